@@ -1,0 +1,177 @@
+//! [`Broker`]: carries envelopes from producers to workers, at least once.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{BackendError, Health, Records, ServiceId};
+use crate::envelope::Envelope;
+use crate::id::{Incarnation, QueueName, TaskId, TaskName, WorkerId};
+use crate::settlement::{Receipt, Settle};
+use crate::time::Timestamp;
+
+/// What became of one published envelope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// Stored, durably.
+    Stored,
+    /// A task with this id exists, or one with this unique key is not final: nothing was stored.
+    Duplicate {
+        /// The task that is already there.
+        existing: TaskId,
+    },
+}
+
+/// What a worker asks for.
+#[derive(Clone, Debug)]
+pub struct ReceiveRequest {
+    /// From these queues, in this order of preference. Paused ones give nothing.
+    pub queues: Vec<QueueName>,
+    /// Only tasks with these names; others wait for a worker that knows them.
+    pub names: Arc<[TaskName]>,
+    /// At most so many deliveries.
+    pub max: usize,
+    /// For so long.
+    pub lease: Duration,
+    /// For this process.
+    pub owner: Incarnation,
+    /// Known to operators by this id.
+    pub worker: WorkerId,
+    /// Waits so long for the first delivery.
+    pub wait: Duration,
+    /// Who keeps the records.
+    pub records: Records,
+}
+
+/// An envelope in a worker's hands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// What to do.
+    pub envelope: Envelope,
+    /// The proof of holding it.
+    pub receipt: Receipt,
+    /// When the lease ends, by the broker's clock.
+    pub lease_until: Timestamp,
+    /// The attempt this delivery is for: 1 for the first. A delivery after a crash is for the same attempt again.
+    pub attempt: u32,
+    /// Deliveries so far, this one included, those that a shutdown gave back excluded.
+    pub deliveries: u32,
+    /// Leases of this task that ran out unsettled.
+    pub losses: u32,
+}
+
+/// Asks for more time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The proof.
+    pub receipt: Receipt,
+    /// The lease then ends this much after now. A renewal never shortens a lease.
+    pub lease: Duration,
+}
+
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// Held until then, by the broker's clock.
+    Until(Timestamp),
+    /// The token is not the newest, or the delivery is gone: nothing was changed.
+    Stale,
+}
+
+/// What became of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It happened.
+    Done,
+    /// The token is not the newest, or the delivery is gone: nothing was changed.
+    Stale,
+}
+
+/// Why a queue gives nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pause {
+    /// In the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// One queue as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueStatus {
+    /// Its name.
+    pub name: QueueName,
+    /// Deliveries that could be taken now.
+    pub ready: u64,
+    /// Tasks whose time has not come.
+    pub delayed: u64,
+    /// Deliveries under a lease.
+    pub inflight: u64,
+    /// Whether and why it is paused.
+    pub paused: Option<Pause>,
+    /// Task names among the ready ones, with counts; for telling which no worker knows.
+    pub names: Vec<(TaskName, u64)>,
+}
+
+/// Carries envelopes from producers to workers, at least once.
+///
+/// Every method is one atomic step for each element of its batch. Deliveries of one queue come by priority, the
+/// highest first, then in the order of enqueueing; a retried or released task keeps its place by that order.
+/// A lease that ran out is a loss: the delivery becomes available again by itself, with a higher token.
+/// Implementations are held to the cases of `tests/conformance/src/broker.rs`.
+#[async_trait]
+pub trait Broker: Send + Sync + Debug {
+    /// Which service this is.
+    fn service(&self) -> &ServiceId;
+
+    /// Stores envelopes durably, or says which task is in the way. The envelopes have passed [`Envelope::check`].
+    /// With [`Records::Here`] the record `queued` is stored in the same step.
+    async fn publish(
+        &self,
+        envelopes: &[Envelope],
+        records: Records,
+    ) -> Result<Vec<Published>, BackendError>;
+
+    /// Leases up to `max` deliveries; waits up to `wait` for the first, and returns an empty list after that.
+    /// Bytes that are not an envelope become dead letters here and are never delivered.
+    async fn receive(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, BackendError>;
+
+    /// Extends leases in place.
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError>;
+
+    /// Settles deliveries. With [`Records::Here`] the record changes in the same step.
+    async fn settle(
+        &self,
+        batch: &[Settle],
+        records: Records,
+    ) -> Result<Vec<Settled>, BackendError>;
+
+    /// Gives up deliveries that have been ready since before `since` and whose name is not in `known`; says how many.
+    async fn bury_unroutable(
+        &self,
+        known: &[TaskName],
+        since: Timestamp,
+        records: Records,
+    ) -> Result<u64, BackendError>;
+
+    /// Every queue that holds or held something, sorted by name.
+    async fn queues(&self) -> Result<Vec<QueueStatus>, BackendError>;
+
+    /// Removes every delivery of a queue that is not under a lease, records included; says how many.
+    async fn purge(&self, queue: &QueueName) -> Result<u64, BackendError>;
+
+    /// Pauses or resumes a queue for every worker; says whether that changed anything.
+    async fn set_paused(
+        &self,
+        queue: &QueueName,
+        pause: Option<Pause>,
+    ) -> Result<bool, BackendError>;
+
+    /// Whether it can be written to, and what is unsafe about it.
+    async fn health(&self) -> Result<Health, BackendError>;
+}

@@ -1,0 +1,110 @@
+//! [`ResultBackend`]: what became of tasks, readable by any process while they run.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{BackendError, Health, ServiceId};
+use crate::envelope::Envelope;
+use crate::id::{QueueName, TaskId, TaskName};
+use crate::settlement::{Receipt, Settle};
+use crate::task::{FailedAttempt, Progress, TaskRecord, TaskState};
+use crate::time::Timestamp;
+
+/// How long a final record is kept.
+pub const RECORD_TTL: Duration = Duration::from_hours(168);
+
+/// Largest checkpoint, in bytes.
+pub const CHECKPOINT_BYTES: usize = 256 << 10;
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// It was stored.
+    Stored,
+    /// The token is not the newest, the record is final, or there is none: nothing was changed.
+    Stale,
+}
+
+/// A start of an attempt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Begun {
+    /// The proof.
+    pub receipt: Receipt,
+    /// 1 for the first.
+    pub attempt: u32,
+    /// Deliveries so far.
+    pub deliveries: u32,
+    /// By the worker's clock.
+    pub at: Timestamp,
+    /// Where.
+    pub worker: crate::id::WorkerId,
+}
+
+/// Which records to list; `None` asks for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordFilter {
+    /// In this state.
+    pub state: Option<TaskState>,
+    /// In this queue.
+    pub queue: Option<QueueName>,
+    /// With this name.
+    pub name: Option<TaskName>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Keeps records, results, progress and checkpoints.
+///
+/// The first group of methods is for a backend that is another service than the broker: the worker then writes the
+/// record first and settles after. Every write names a token and is refused when a newer one is known.
+/// Implementations are held to the cases of `tests/conformance/src/result.rs`.
+#[async_trait]
+pub trait ResultBackend: Send + Sync + Debug {
+    /// Which service this is.
+    fn service(&self) -> &ServiceId;
+
+    /// Records a new task as `queued`, unless it is known.
+    async fn record_queued(&self, envelopes: &[Envelope]) -> Result<(), BackendError>;
+
+    /// Records that an attempt runs.
+    async fn record_begun(&self, begun: &[Begun]) -> Result<Vec<Recorded>, BackendError>;
+
+    /// Records what a settlement means for the task. Recording the same settlement again is `Stored`.
+    async fn record_settled(&self, batch: &[Settle]) -> Result<Vec<Recorded>, BackendError>;
+
+    /// Stores the newest progress of running attempts.
+    async fn record_progress(
+        &self,
+        updates: &[(Receipt, Progress)],
+    ) -> Result<Vec<Recorded>, BackendError>;
+
+    /// Stores a checkpoint for the next attempt. At most [`CHECKPOINT_BYTES`]; gone when the task is final.
+    async fn save_checkpoint(
+        &self,
+        receipt: &Receipt,
+        state: &[u8],
+    ) -> Result<Recorded, BackendError>;
+
+    /// The newest checkpoint.
+    async fn load_checkpoint(&self, task: &TaskId) -> Result<Option<Vec<u8>>, BackendError>;
+
+    /// One record.
+    async fn fetch(&self, task: &TaskId) -> Result<Option<TaskRecord>, BackendError>;
+
+    /// The failed attempts of a task, oldest first, at most [`crate::task::HISTORY`].
+    async fn history(&self, task: &TaskId) -> Result<Vec<FailedAttempt>, BackendError>;
+
+    /// Records, newest first, without results.
+    async fn list(&self, filter: &RecordFilter) -> Result<Vec<TaskRecord>, BackendError>;
+
+    /// Waits until anything may have changed, at most `wait`. May return early for no reason.
+    async fn changed(&self, wait: Duration) -> Result<(), BackendError>;
+
+    /// Removes final records older than [`RECORD_TTL`]; says how many.
+    async fn prune(&self) -> Result<u64, BackendError>;
+
+    /// Whether it can be written to.
+    async fn health(&self) -> Result<Health, BackendError>;
+}

@@ -1,0 +1,201 @@
+//! Commands to workers, their replies, and the heartbeat that says who is there to answer.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Incarnation, Namespace, QueueName, RequestId, TaskName, WorkerId};
+use crate::revoke::Revocation;
+use crate::time::Timestamp;
+
+/// How a worker stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Drain {
+    /// Take nothing new, finish what runs.
+    Warm,
+    /// Ask what runs to stop; force it after the grace.
+    Soft,
+    /// Stop what runs at once and give it back.
+    Hard,
+}
+
+impl Drain {
+    /// The word used in JSON, logs and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Soft => "soft",
+            Self::Hard => "hard",
+        }
+    }
+}
+
+/// What a command asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "payload", rename_all = "lowercase")]
+pub enum Order {
+    /// Are you there?
+    Ping {},
+    /// What runs, and what is revoked?
+    #[serde(rename_all = "camelCase")]
+    Inspect {
+        /// Whether to list the revocations.
+        include_revoked: bool,
+    },
+    /// Counts, depths, settings.
+    Stats {},
+    /// These records were written to the revoke store; apply them now.
+    Revoke {
+        /// The records, as the store has them.
+        revocations: Vec<Revocation>,
+    },
+    /// Stop.
+    #[serde(rename_all = "camelCase")]
+    Shutdown {
+        /// How.
+        mode: Drain,
+        /// For soft: how long to wait before force.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace_ms: Option<u64>,
+    },
+    /// Take nothing from these queues.
+    Pause {
+        /// Which.
+        queues: Vec<QueueName>,
+        /// In the operator's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Take from these queues again.
+    Resume {
+        /// Which.
+        queues: Vec<QueueName>,
+    },
+}
+
+/// One command to the workers of a namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Command {
+    /// Unique; a worker executes a command once.
+    pub request_id: RequestId,
+    /// Its scope.
+    pub namespace: Namespace,
+    /// Who is meant; `None` is everyone. An empty list is nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<WorkerId>>,
+    /// What is asked.
+    #[serde(flatten)]
+    pub order: Order,
+    /// By the requester's clock.
+    pub issued_at: Timestamp,
+    /// Never executed later.
+    pub expires_at: Timestamp,
+    /// Who asks.
+    pub requester: String,
+}
+
+/// How a worker answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "status", rename_all = "lowercase")]
+pub enum Answer {
+    /// Done.
+    Ok {
+        /// What the command's row in the documentation lists.
+        payload: serde_json::Value,
+    },
+    /// Not done.
+    Error {
+        /// Why.
+        error: ControlError,
+    },
+}
+
+/// Why a worker did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlError {
+    /// A machine word.
+    pub code: String,
+    /// For people; never a stack trace.
+    pub message: String,
+}
+
+/// One worker's reply to one command.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reply {
+    /// The command.
+    pub request_id: RequestId,
+    /// Who answers.
+    pub worker: WorkerId,
+    /// What.
+    #[serde(flatten)]
+    pub answer: Answer,
+}
+
+/// What a worker is doing, in the words of its replies and heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// Not ready yet; takes nothing.
+    Starting,
+    /// Takes deliveries.
+    Running,
+    /// Takes nothing new.
+    Draining,
+    /// Gone in good order.
+    Stopped,
+}
+
+impl WorkerState {
+    /// The word used in JSON, logs and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A worker's sign of life.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heartbeat {
+    /// Who.
+    pub worker: WorkerId,
+    /// Which start of it.
+    pub boot_id: Incarnation,
+    /// Its scope.
+    pub namespace: Namespace,
+    /// What it is doing.
+    pub state: WorkerState,
+    /// The machine it runs on.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// When it last said so, by the store's clock.
+    pub seen_at: Timestamp,
+    /// How often it means to say so, in milliseconds.
+    pub interval_ms: u64,
+    /// Attempts that may run at once now.
+    pub concurrency: u32,
+    /// What it serves, with the deliveries in hand from each queue.
+    pub queues: BTreeMap<QueueName, u32>,
+    /// The task names it knows.
+    pub tasks: Vec<TaskName>,
+    /// Deliveries in hand.
+    pub inflight: u32,
+}
+
+impl Heartbeat {
+    /// Whether the worker can be expected to answer: it has not said goodbye, and was heard within three of its intervals.
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        let patience = std::time::Duration::from_millis(self.interval_ms.saturating_mul(3));
+        self.state != WorkerState::Stopped && now.since(self.seen_at) <= patience
+    }
+}

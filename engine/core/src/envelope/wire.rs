@@ -1,0 +1,168 @@
+//! The wire form of an envelope, version 1: one line of JSON, a line feed, the payload's bytes as they are.
+//!
+//! The payload is not inside the JSON so that it is neither escaped nor parsed on its way, and so that a signature can
+//! cover the very bytes that were received. Golden samples lie in `engine/core/tests/golden`.
+//!
+//! | | old reader | new reader |
+//! |---|---|---|
+//! | old writer | reads | reads; new fields are optional |
+//! | new writer | refuses a higher `v`; refuses an unknown field | reads |
+//!
+//! An unknown field is refused and not skipped: a field that an old worker does not know may be one it must obey.
+//! So workers are upgraded before producers use a new field.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Envelope, HEADER_BYTES, HEADERS, Payload, Priority};
+use crate::id::{QueueName, TaskId, TaskName, UniqueKey};
+use crate::retry::RetryPolicy;
+use crate::time::Timestamp;
+
+/// The version this code writes, and the highest it reads.
+pub const VERSION: u32 = 1;
+
+/// The longest header line; it bounds what is parsed as JSON.
+const HEADER_LINE_BYTES: usize = HEADERS * (HEADER_BYTES + 16) * 2 + 8192;
+
+/// Bytes that are not an envelope.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Written by a newer Stem.
+    #[error("envelope version {0} is newer than {VERSION}, the highest this worker reads")]
+    Version(u32),
+    /// Not an envelope, cut short, or out of bounds.
+    #[error("envelope is malformed: {0}")]
+    Malformed(String),
+}
+
+impl WireError {
+    /// The dead-letter reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Version(_) => "envelope-version",
+            Self::Malformed(_) => "envelope-malformed",
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Header<'a> {
+    v: u32,
+    id: TaskId,
+    name: TaskName,
+    queue: QueueName,
+    media_type: Cow<'a, str>,
+    payload_bytes: usize,
+    /// Milliseconds since 1970, as every time here.
+    enqueued_at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<i64>,
+    priority: Priority,
+    retry: RetryPolicy,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unique_key: Option<UniqueKey>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace_parent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent_id: Option<TaskId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root_id: Option<TaskId>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
+}
+
+/// Reads only the version, so that a newer form is told from a broken one.
+#[derive(Deserialize)]
+struct Version {
+    v: u32,
+}
+
+/// Writes the wire form. Infallible for an envelope that passed [`Envelope::check`].
+pub fn encode(envelope: &Envelope) -> Vec<u8> {
+    let header = Header {
+        v: VERSION,
+        id: envelope.id.clone(),
+        name: envelope.name.clone(),
+        queue: envelope.queue.clone(),
+        media_type: Cow::Borrowed(&envelope.payload.media_type),
+        payload_bytes: envelope.payload.bytes.len(),
+        enqueued_at: envelope.enqueued_at.unix_millis(),
+        not_before: envelope.not_before.map(Timestamp::unix_millis),
+        expires_at: envelope.expires_at.map(Timestamp::unix_millis),
+        priority: envelope.priority,
+        retry: envelope.retry.clone(),
+        timeout_ms: envelope
+            .timeout
+            .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
+        unique_key: envelope.unique_key.clone(),
+        trace_parent: envelope.trace_parent.clone(),
+        parent_id: envelope.parent_id.clone(),
+        root_id: Some(&envelope.root_id).filter(|root| **root != envelope.id).cloned(),
+        headers: envelope.headers.clone(),
+    };
+    let mut bytes = serde_json::to_vec(&header).expect("a header holds only text and numbers");
+    bytes.push(b'\n');
+    bytes.extend_from_slice(&envelope.payload.bytes);
+    bytes
+}
+
+/// Reads the wire form and checks every bound.
+pub fn decode(bytes: &[u8]) -> Result<Envelope, WireError> {
+    let malformed = |problem: String| WireError::Malformed(crate::text::printable(&problem, 512));
+    let line = bytes
+        .iter()
+        .take(HEADER_LINE_BYTES)
+        .position(|byte| *byte == b'\n')
+        .ok_or_else(|| malformed("no header line".to_owned()))?;
+    let (line, payload) = (&bytes[..line], &bytes[line + 1..]);
+    let header: Header<'_> = match serde_json::from_slice(line) {
+        Ok(header) => header,
+        Err(error) => {
+            return Err(match serde_json::from_slice::<Version>(line) {
+                Ok(Version { v }) if v > VERSION => WireError::Version(v),
+                _ => malformed(error.to_string()),
+            });
+        }
+    };
+    if header.v > VERSION {
+        return Err(WireError::Version(header.v));
+    }
+    if header.v != VERSION {
+        return Err(malformed(format!("version {} was never written", header.v)));
+    }
+    if payload.len() != header.payload_bytes {
+        return Err(malformed(format!(
+            "the header says {} payload bytes and {} follow",
+            header.payload_bytes,
+            payload.len()
+        )));
+    }
+    let envelope = Envelope {
+        root_id: header.root_id.unwrap_or_else(|| header.id.clone()),
+        id: header.id,
+        name: header.name,
+        queue: header.queue,
+        payload: Payload { media_type: header.media_type.into_owned(), bytes: payload.to_vec() },
+        enqueued_at: Timestamp::from_unix_millis(header.enqueued_at),
+        not_before: header.not_before.map(Timestamp::from_unix_millis),
+        expires_at: header.expires_at.map(Timestamp::from_unix_millis),
+        priority: header.priority,
+        retry: header.retry,
+        timeout: header.timeout_ms.map(Duration::from_millis),
+        unique_key: header.unique_key,
+        trace_parent: header.trace_parent,
+        parent_id: header.parent_id,
+        headers: header.headers,
+    };
+    envelope.check().map_err(|error| malformed(error.to_string()))?;
+    Ok(envelope)
+}

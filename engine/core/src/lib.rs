@@ -1,0 +1,34 @@
+//! The pure core of Stem: vocabulary, decisions, and the traits that backends implement.
+//!
+//! Nothing here performs I/O, reads a clock, draws randomness, spawns or sleeps; time and seeds are arguments.
+//! That is what lets every decision be tested from a table and replayed from a seed.
+//!
+//! The map:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`id`], [`time`] | newtypes: ids, names, lease tokens, timestamps |
+//! | [`envelope`] | what travels, and its wire form |
+//! | [`task`] | task states, the one table of legal moves, the record an operator reads |
+//! | [`outcome`] | how an attempt ended, as data |
+//! | [`limits`] | what an attempt may use, and what it used |
+//! | [`retry`] | when to try again |
+//! | [`revoke`] | revocations and the cache a worker keeps of them |
+//! | [`control`] | commands to workers and their replies |
+//! | [`settlement`] | the moves by which a delivery leaves a worker's hands |
+//! | [`machine`] | the state machines: attempt, intake, lifecycle |
+//! | [`backend`] | the traits: broker, result backend, revoke store, control plane, presence, dead letters |
+
+pub mod backend;
+pub mod control;
+pub mod envelope;
+pub mod id;
+pub mod limits;
+pub mod machine;
+pub mod outcome;
+pub mod retry;
+pub mod revoke;
+pub mod settlement;
+pub mod task;
+pub mod text;
+pub mod time;

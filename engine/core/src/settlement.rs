@@ -1,0 +1,119 @@
+//! The moves by which a delivery leaves a worker's hands, and what each does to the task's record.
+
+use serde::{Deserialize, Serialize};
+
+use crate::envelope::Payload;
+use crate::id::{Incarnation, LeaseToken, QueueName, TaskId, WorkerId};
+use crate::limits::Usage;
+use crate::outcome::Failure;
+use crate::task::{ModuleRef, RevocationEnd, TaskState};
+use crate::time::Timestamp;
+
+/// Proof of holding a delivery. Every settlement, renewal, progress and checkpoint names it; one whose token is not
+/// the newest changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Receipt {
+    /// The task.
+    pub task: TaskId,
+    /// Where it was waiting.
+    pub queue: QueueName,
+    /// Grows with each delivery.
+    pub token: LeaseToken,
+    /// The process that holds it.
+    pub owner: Incarnation,
+}
+
+/// Why an envelope lies among the dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeadReason {
+    /// The failure said that trying again is useless.
+    Fatal,
+    /// The last allowed attempt failed.
+    RetriesExhausted,
+    /// Its leases ran out too often: it takes its workers down.
+    Poison,
+    /// Its bytes are not an envelope.
+    EnvelopeMalformed,
+    /// Its envelope was written by a newer Stem.
+    EnvelopeVersion,
+    /// No worker knew its name in time.
+    Unroutable,
+}
+
+impl DeadReason {
+    /// The word used in JSON, logs and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fatal => "fatal",
+            Self::RetriesExhausted => "retries-exhausted",
+            Self::Poison => "poison",
+            Self::EnvelopeMalformed => "envelope-malformed",
+            Self::EnvelopeVersion => "envelope-version",
+            Self::Unroutable => "unroutable",
+        }
+    }
+}
+
+/// What becomes of a delivery.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settlement {
+    /// Final: the result is kept, the delivery gone.
+    Succeed(Payload),
+    /// Final: the failure is kept, the envelope goes to the dead letters.
+    Fail {
+        /// Why the last attempt failed.
+        failure: Failure,
+        /// Why there is no other.
+        reason: DeadReason,
+    },
+    /// Back to the queue for another attempt, which counts.
+    Retry {
+        /// Why this attempt failed.
+        failure: Failure,
+        /// When the next may be delivered.
+        not_before: Timestamp,
+    },
+    /// Final: an operator's order.
+    Revoke(RevocationEnd),
+    /// Final: too late to start.
+    Expire,
+    /// Back to the queue as if it had not been delivered: neither the attempt nor the delivery counts.
+    Release,
+    /// The record is final already; the delivery is a leftover and goes without a trace.
+    Discard,
+}
+
+impl Settlement {
+    /// The state the task is in afterwards; `None` leaves the record alone.
+    pub fn state(&self) -> Option<TaskState> {
+        match self {
+            Self::Succeed(_) => Some(TaskState::Succeeded),
+            Self::Fail { .. } => Some(TaskState::Failed),
+            Self::Retry { .. } => Some(TaskState::Retrying),
+            Self::Revoke(_) => Some(TaskState::Revoked),
+            Self::Expire => Some(TaskState::Expired),
+            Self::Release => Some(TaskState::Queued),
+            Self::Discard => None,
+        }
+    }
+}
+
+/// One settlement with the proof that the caller may make it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settle {
+    /// The proof.
+    pub receipt: Receipt,
+    /// The move.
+    pub settlement: Settlement,
+    /// By the worker's clock.
+    pub at: Timestamp,
+    /// Who settles.
+    pub worker: WorkerId,
+    /// The attempt that ended, 1 for the first.
+    pub attempt: u32,
+    /// What the attempt used, if one ran.
+    pub usage: Option<Usage>,
+    /// Which code ran.
+    pub module: Option<ModuleRef>,
+}

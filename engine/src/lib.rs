@@ -1,0 +1,1 @@
+//! Workers and clients: the drivers
