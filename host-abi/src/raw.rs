@@ -1,0 +1,90 @@
+//! Core modules: the names and numbers of the `stem0` functions. Signatures and meaning are in the README.
+
+/// The only module a core module may import from, besides `wasi_snapshot_preview1` when it is a command.
+/// The digit is the version: a break would be called `stem1`.
+pub const MODULE: &str = "stem0";
+
+/// Exported function `() -> i32`, called once: 0 is success.
+pub const EXPORT_RUN: &str = "stem_run";
+/// Exported memory that every pointer points into.
+pub const EXPORT_MEMORY: &str = "memory";
+
+/// `() -> i64`: size of the payload.
+pub const INPUT_LEN: &str = "input_len";
+/// `(dst i32, off i64, len i32) -> i32`: copies a part of the payload, returns how much.
+pub const INPUT_READ: &str = "input_read";
+/// `(src i32, len i32) -> i32`: appends to the result, returns 0.
+pub const OUTPUT_WRITE: &str = "output_write";
+/// `(kind i32, delay_ms i64, src i32, len i32) -> i32`: says how the attempt failed, returns 0.
+pub const FAIL: &str = "fail";
+/// `() -> i32`: [`GO_ON`] or [`STOP_ASKED`].
+pub const HEARTBEAT: &str = "heartbeat";
+/// `(ms i64) -> i64`: milliseconds left on the lease.
+pub const EXTEND_LEASE: &str = "extend_lease";
+/// `(permille i32, src i32, len i32) -> i32`: answers as a heartbeat.
+pub const PROGRESS: &str = "progress";
+/// `(level i32, src i32, len i32)`: level 0 trace to 4 error.
+pub const LOG: &str = "log";
+/// `(ms i64) -> i32`: 0 after the wait.
+pub const SLEEP: &str = "sleep";
+/// `(which i32) -> i64`: milliseconds left.
+pub const TIME_LEFT: &str = "time_left";
+/// `(dst i32, cap i32) -> i32`: task info as JSON, returns its full size.
+pub const INFO: &str = "info";
+
+/// Every function of [`MODULE`], in the README's order.
+pub const FUNCTIONS: [&str; 11] = [
+    INPUT_LEN,
+    INPUT_READ,
+    OUTPUT_WRITE,
+    FAIL,
+    HEARTBEAT,
+    EXTEND_LEASE,
+    PROGRESS,
+    LOG,
+    SLEEP,
+    TIME_LEFT,
+    INFO,
+];
+
+/// No grant covers the call.
+pub const ERR_DENIED: i32 = -1;
+/// An argument is out of its range.
+pub const ERR_INVALID: i32 = -2;
+/// An argument is over its size bound.
+pub const ERR_TOO_LARGE: i32 = -3;
+/// The named thing does not exist.
+pub const ERR_NOT_FOUND: i32 = -4;
+/// A condition of the call did not hold.
+pub const ERR_CONFLICT: i32 = -5;
+/// A rate or a count is used up.
+pub const ERR_QUOTA: i32 = -6;
+/// The service behind the call did not do its work; a later call may succeed.
+pub const ERR_UNAVAILABLE: i32 = -7;
+/// A stop notice is pending and cut the call short.
+pub const ERR_STOPPING: i32 = -8;
+
+/// `fail`: may be tried again.
+pub const FAIL_RETRYABLE: i32 = 1;
+/// `fail`: ends the task.
+pub const FAIL_FATAL: i32 = 2;
+/// `fail`: gave up on a stop notice.
+pub const FAIL_CANCELLED: i32 = 3;
+
+/// The JSON text of one `fail` call. Over it the call returns [`ERR_TOO_LARGE`] and changes nothing.
+pub const FAIL_BYTES: usize = 32 * 1024;
+
+/// `heartbeat`, `progress`: no stop notice is pending.
+pub const GO_ON: i32 = 0;
+/// `heartbeat`, `progress`: a stop notice is pending.
+pub const STOP_ASKED: i32 = 1;
+
+/// `progress`: the share of work done cannot be told.
+pub const PERMILLE_UNKNOWN: i32 = -1;
+
+/// `time_left`: until the soft limit.
+pub const TIME_LEFT_SOFT: i32 = 0;
+/// `time_left`: until the hard limit.
+pub const TIME_LEFT_HARD: i32 = 1;
+/// `time_left` answers this where no limit is set; here it is not [`ERR_DENIED`].
+pub const NO_LIMIT: i64 = -1;
