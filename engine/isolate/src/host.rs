@@ -1,0 +1,230 @@
+//! The functions that guests may call, one interface a file, for components and for core modules alike.
+//!
+//! Every function begins with [`AttemptState::enter`]: a stopped attempt's next host call never returns.
+
+pub(crate) mod abi;
+mod checkpoint;
+mod context;
+mod lifecycle;
+mod log;
+pub(crate) mod raw;
+pub(crate) mod stdio;
+mod stop_events;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use stem_core::limits::Limits;
+use stem_core::outcome::{StopHow, StopNotice};
+use stem_core::task::Progress;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+pub use self::log::LogLevel;
+pub(crate) use self::log::Logs;
+use crate::exit::HostTrap;
+use crate::interrupt::Shared;
+use crate::isolate::TaskInfo;
+use crate::limiter::Limiter;
+
+/// Why the worker could not do what a guest asked of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Somebody else owns the task: the guest is stopped.
+    LeaseLost,
+    /// The service behind it failed; asking again may work.
+    Unavailable(String),
+}
+
+/// What the worker does for one attempt. The functions without `async` are called often and must not wait.
+#[async_trait]
+pub trait AttemptHost: Send + Sync + fmt::Debug + 'static {
+    /// Takes the newest progress, already bounded and printable.
+    fn progress(&self, progress: Progress);
+    /// Takes a log line, already bounded, printable and within its rate.
+    fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]);
+    /// Whether anybody keeps lines of this level.
+    fn log_enabled(&self, level: LogLevel) -> bool;
+    /// Asks the broker for so much time from now; returns what is left of the lease.
+    async fn extend_lease(&self, by: Duration) -> Result<Duration, Refusal>;
+    /// The state that an earlier attempt saved.
+    async fn load_checkpoint(&self) -> Result<Option<Vec<u8>>, Refusal>;
+    /// Keeps state for the next attempt, already bounded.
+    async fn save_checkpoint(&self, state: Vec<u8>) -> Result<(), Refusal>;
+}
+
+/// What host functions know of the attempt they are called from.
+pub(crate) struct AttemptState {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) host: Arc<dyn AttemptHost>,
+    pub(crate) info: Arc<TaskInfo>,
+    pub(crate) limits: Limits,
+    pub(crate) limiter: Limiter,
+    pub(crate) logs: Logs,
+    calls: u64,
+    calls_allowed: u64,
+    extended: Option<(Instant, Duration)>,
+    /// The attempt stopped by itself after it saw a notice with this code.
+    pub(crate) seen_notice: Option<&'static str>,
+}
+
+impl AttemptState {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        host: Arc<dyn AttemptHost>,
+        info: Arc<TaskInfo>,
+        limits: Limits,
+        logs: Logs,
+    ) -> Self {
+        let limiter = Limiter::new(limits.memory_bytes, limits.table_entries, Arc::clone(&shared));
+        let calls_allowed = limits.host_calls_per_second;
+        Self {
+            shared,
+            host,
+            info,
+            limits,
+            limiter,
+            logs,
+            calls: 0,
+            calls_allowed,
+            extended: None,
+            seen_notice: None,
+        }
+    }
+
+    /// Ends the guest here if it is to stop, or calls too often.
+    fn enter(&mut self) -> wasmtime::Result<()> {
+        if let Some((reason, _)) = self.shared.stop() {
+            return Err(wasmtime::Error::new(HostTrap::Stopped {
+                reason,
+                how: StopHow::Checkpoint,
+            }));
+        }
+        self.calls += 1;
+        if self.calls > self.calls_allowed {
+            // What the rate allows by now, and a second's worth on top. Looked at only when the last allowance is used
+            // up, so that the clock is read rarely.
+            let seconds = self.shared.running_for().as_secs().saturating_add(1);
+            self.calls_allowed = self.limits.host_calls_per_second.saturating_mul(seconds);
+            if self.calls > self.calls_allowed {
+                return Err(wasmtime::Error::new(HostTrap::HostCallFlood));
+            }
+        }
+        Ok(())
+    }
+
+    /// [`enter`](Self::enter), and notes that the guest is alive.
+    fn checkpoint(&mut self) -> wasmtime::Result<()> {
+        self.enter()?;
+        self.shared.checkpoint();
+        Ok(())
+    }
+
+    fn notice(&mut self) -> Option<StopNotice> {
+        let notice = self.shared.notice();
+        if let Some(notice) = &notice {
+            self.seen_notice = Some(notice.code);
+        }
+        notice
+    }
+
+    fn trap_lease_lost() -> wasmtime::Error {
+        wasmtime::Error::new(HostTrap::Stopped {
+            reason: stem_core::outcome::StopReason::LeaseLost,
+            how: StopHow::Checkpoint,
+        })
+    }
+
+    /// Until the hard limit.
+    fn left(&self) -> Duration {
+        self.limits.hard.saturating_sub(self.shared.running_for())
+    }
+
+    /// Waits; `true` if the time passed, `false` if a notice came. A stop never comes back from here: it traps.
+    async fn wait(&mut self, duration: Duration) -> wasmtime::Result<bool> {
+        let shared = Arc::clone(&self.shared);
+        let timer = tokio::time::sleep(duration.min(self.left()));
+        tokio::pin!(timer);
+        loop {
+            let woken = shared.woken.notified();
+            tokio::pin!(woken);
+            // Registered before the flags are looked at, so that what is set in between is not missed.
+            woken.as_mut().enable();
+            self.enter()?;
+            if self.notice().is_some() {
+                return Ok(false);
+            }
+            tokio::select! {
+                () = &mut timer => {
+                    self.enter()?;
+                    return Ok(true);
+                }
+                () = woken => {}
+            }
+        }
+    }
+
+    /// Asks the broker for more time, at most once a second; in between what is known is the answer.
+    async fn extend(&mut self, by: Duration) -> wasmtime::Result<Result<Duration, Refusal>> {
+        self.checkpoint()?;
+        if let Some((at, left)) = self.extended
+            && at.elapsed() < Duration::from_secs(1)
+        {
+            return Ok(Ok(left.saturating_sub(at.elapsed())));
+        }
+        let host = Arc::clone(&self.host);
+        let answer = self.unless_stopped(host.extend_lease(by.min(self.left()))).await?;
+        match answer {
+            Ok(left) => {
+                self.extended = Some((Instant::now(), left));
+                Ok(Ok(left))
+            }
+            Err(Refusal::LeaseLost) => Err(Self::trap_lease_lost()),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// Waits for the worker, and no longer than until the attempt is stopped.
+    async fn unless_stopped<T>(&mut self, work: impl Future<Output = T>) -> wasmtime::Result<T> {
+        let shared = Arc::clone(&self.shared);
+        tokio::pin!(work);
+        loop {
+            let woken = shared.woken.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            if let Some((reason, _)) = shared.stop() {
+                return Err(wasmtime::Error::new(HostTrap::Stopped {
+                    reason,
+                    how: StopHow::Checkpoint,
+                }));
+            }
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = woken => {}
+            }
+        }
+    }
+}
+
+/// The state behind a component.
+pub(crate) struct ComponentState {
+    pub(crate) wasi: WasiCtx,
+    pub(crate) table: ResourceTable,
+    pub(crate) attempt: AttemptState,
+}
+
+impl WasiView for ComponentState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// The state behind a core module.
+pub(crate) struct CoreState {
+    pub(crate) wasi: WasiP1Ctx,
+    pub(crate) attempt: AttemptState,
+    pub(crate) raw: raw::RawState,
+}

@@ -1,0 +1,83 @@
+//! What the engine generates from the WIT package, and the conversions between its types and ours.
+
+wasmtime::component::bindgen!({
+    path: "../../host-abi/wit",
+    inline: "
+        package stem:isolate;
+        world isolate {
+            import stem:task/context@0.1.0;
+            import stem:task/lifecycle@0.1.0;
+            import stem:task/stop-events@0.1.0;
+            import stem:task/log@0.1.0;
+            import stem:task/checkpoint@0.1.0;
+            export stem:task/handler@0.1.0;
+        }
+    ",
+    world: "stem:isolate/isolate",
+    imports: {
+        "stem:task/lifecycle@0.1.0.sleep": async | trappable,
+        "stem:task/lifecycle@0.1.0.extend-lease": async | trappable,
+        "stem:task/checkpoint@0.1.0.load": async | trappable,
+        "stem:task/checkpoint@0.1.0.save": async | trappable,
+        default: trappable,
+    },
+    exports: { default: async },
+    with: { "wasi:io": wasmtime_wasi::p2::bindings::io },
+});
+
+use std::time::Duration;
+
+use stem_core::envelope::Payload;
+use stem_core::outcome::{Failure, FailureKind, StopNotice};
+use stem_host_abi::limits;
+
+pub(crate) use self::stem::task::types;
+use crate::host::Refusal;
+
+/// Milliseconds, saturating.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl From<StopNotice> for types::StopNotice {
+    fn from(notice: StopNotice) -> Self {
+        Self {
+            code: notice.code.to_owned(),
+            message: notice.message,
+            grace: notice.force_after.map(millis),
+        }
+    }
+}
+
+impl From<Refusal> for types::HostError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unavailable(problem) => Self::Unavailable(problem),
+            Refusal::LeaseLost => Self::Conflict,
+        }
+    }
+}
+
+/// Takes a payload from a guest; a media type over its bound or not printable becomes bytes of no known type.
+pub(crate) fn payload(payload: types::Payload) -> Payload {
+    let printable = payload.media_type.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    let fits = (1..=stem_core::envelope::MEDIA_TYPE_BYTES).contains(&payload.media_type.len());
+    let media_type =
+        if printable && fits { payload.media_type } else { stem_host_abi::OCTET_STREAM.to_owned() };
+    Payload { media_type, bytes: payload.bytes }
+}
+
+/// Takes a failure from a guest; detail over its bound is left out and the message says so.
+pub(crate) fn failure(failure: types::Failure) -> Failure {
+    let detail = failure.detail.map(payload);
+    let dropped = detail
+        .as_ref()
+        .filter(|detail| detail.bytes.len() > limits::FAILURE_DETAIL_BYTES)
+        .map(|detail| detail.bytes.len());
+    let mut told = Failure::new(FailureKind::Error, &failure.code, &failure.message);
+    match dropped {
+        Some(size) => told.message.push_str(&format!(" (detail of {size} bytes left out)")),
+        None => told.detail = detail,
+    }
+    told
+}

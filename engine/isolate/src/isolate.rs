@@ -1,0 +1,565 @@
+//! One attempt: a store, its limits, one call, and how it ended.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+use stem_core::envelope::Payload;
+use stem_core::limits::{Limits, Usage};
+use stem_core::outcome::{Failure, FailureKind, Outcome, RetryAdvice, StopHow, StopReason};
+use stem_host_abi::{command, limits, stop};
+use tokio::sync::oneshot;
+use wasmtime::component::ResourceTable;
+use wasmtime::{Store, UpdateDeadline};
+use wasmtime_wasi::p2::pipe::MemoryInputPipe;
+use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
+
+use crate::exit::{self, Circumstances, HostTrap};
+use crate::host::abi::{self, types};
+use crate::host::raw::RawState;
+use crate::host::stdio::Output;
+use crate::host::{AttemptHost, AttemptState, ComponentState, CoreState, LogLevel, Logs};
+use crate::interrupt::{InterruptHandle, Shared};
+use crate::limiter::Limiter;
+use crate::module::{Linked, Module, OnFailure};
+use crate::report::Report;
+use crate::runtime::IsolateRuntime;
+
+/// Handles (streams, pollables, descriptors) a guest may hold at once.
+const HANDLES: usize = 4_096;
+/// Random bytes a guest may ask for in one call.
+const RANDOM_BYTES: u64 = 64 << 10;
+/// Bytes a guest may pass to the host in one call, beside its result: above every argument's own bound, so that those
+/// answer first, and small enough that copying cannot be felt.
+const CALL_BYTES: usize = 2 << 20;
+
+/// Facts about the attempt that the guest is told. As JSON it is the answer to `stem0.info`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TaskInfo {
+    /// The task.
+    pub task_id: String,
+    /// Its handler.
+    pub task_name: String,
+    /// Its queue.
+    pub queue: String,
+    /// 1 for the first.
+    pub attempt: u32,
+    /// Retries included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// Milliseconds since 1970.
+    pub enqueued_at_ms: u64,
+    /// The task that enqueued this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_id: Option<String>,
+    /// The first of the chain.
+    pub root_id: String,
+    /// The same in every attempt.
+    pub idempotency_key: String,
+    /// W3C `traceparent`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_parent: Option<String>,
+    /// The producer's own.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What to run.
+#[derive(Debug)]
+pub struct AttemptSpec {
+    /// The arguments.
+    pub input: Payload,
+    /// What the guest is told.
+    pub info: TaskInfo,
+    /// What it may use. The hard limit is told to the guest and enforced by whoever holds the [`InterruptHandle`].
+    pub limits: Limits,
+    /// What a failure without words means.
+    pub on_failure: OnFailure,
+}
+
+/// How an attempt ended, and what it used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exit {
+    /// How.
+    pub outcome: Outcome,
+    /// What.
+    pub usage: Usage,
+}
+
+/// An attempt under way.
+#[derive(Debug)]
+pub struct RunningIsolate {
+    /// Stops and watches it.
+    pub interrupt: InterruptHandle,
+    exit: oneshot::Receiver<Exit>,
+}
+
+impl RunningIsolate {
+    /// Waits for the end. No guest code runs any more when this returns. Dropping it stops nothing.
+    pub async fn exit(self) -> Exit {
+        self.exit.await.unwrap_or_else(|_| Exit {
+            outcome: Outcome::Stopped {
+                reason: StopReason::Shutdown,
+                how: StopHow::Preempted,
+                elapsed: Duration::ZERO,
+            },
+            usage: Usage::default(),
+        })
+    }
+
+    /// Both parts.
+    pub fn into_parts(self) -> (InterruptHandle, impl Future<Output = Exit> + Send) {
+        (self.interrupt.clone(), self.exit())
+    }
+}
+
+impl IsolateRuntime {
+    /// Starts an attempt on the guests' threads. Instantiating runs guest code too, so it happens there.
+    pub fn start(
+        self: &Arc<Self>,
+        module: &Arc<Module>,
+        spec: AttemptSpec,
+        host: Arc<dyn AttemptHost>,
+    ) -> RunningIsolate {
+        let (exit, receiver) = oneshot::channel();
+        let shared = Arc::new(Shared::new(spec.limits.cpu, exit));
+        let interrupt = InterruptHandle::new(Arc::clone(&shared), Arc::clone(&self.ticker));
+        let call = run(Arc::clone(self), Arc::clone(module), spec, host, Arc::clone(&shared));
+        shared.fill(Box::pin(call));
+        self.guests().spawn(std::future::poll_fn(move |context| shared.poll(context)));
+        RunningIsolate { interrupt, exit: receiver }
+    }
+}
+
+/// A store with every limit set.
+fn store<T: 'static>(
+    runtime: &IsolateRuntime,
+    state: T,
+    attempt: impl Fn(&mut T) -> &mut AttemptState + Copy + Send + Sync + 'static,
+) -> Store<T> {
+    let mut store = Store::new(&runtime.engine, state);
+    store.limiter(move |state| -> &mut dyn wasmtime::ResourceLimiter {
+        let limiter: &mut Limiter = &mut attempt(state).limiter;
+        limiter
+    });
+    store.set_hostcall_fuel(CALL_BYTES);
+    store.set_epoch_deadline(1);
+    let slices = runtime.ticker.slices();
+    let mut slice = slices.load(Ordering::Relaxed);
+    store.epoch_deadline_callback(move |mut context| {
+        let shared = &attempt(context.data_mut()).shared;
+        if let Some(reason) = shared.forced() {
+            return Err(wasmtime::Error::new(HostTrap::Stopped {
+                reason,
+                how: StopHow::Preempted,
+            }));
+        }
+        if shared.cpu_is_used_up() {
+            return Err(wasmtime::Error::new(HostTrap::CpuLimit));
+        }
+        // The epoch also rises when somebody else is stopped; only the end of a slice makes a guest give way.
+        let now = slices.load(Ordering::Relaxed);
+        Ok(if std::mem::replace(&mut slice, now) == now {
+            UpdateDeadline::Continue(1)
+        } else {
+            UpdateDeadline::Yield(1)
+        })
+    });
+    store
+}
+
+/// The WASI side of an attempt: nothing but output, clocks and randomness.
+fn wasi(
+    spec: &AttemptSpec,
+    stdout: Output,
+    stderr: Output,
+    stdin: Option<Vec<u8>>,
+) -> WasiCtxBuilder {
+    let mut wasi = WasiCtxBuilder::new();
+    wasi.stdout(stdout).stderr(stderr).max_random_size(RANDOM_BYTES).arg(&spec.info.task_name);
+    if let Some(stdin) = stdin {
+        wasi.stdin(MemoryInputPipe::new(stdin));
+    }
+    wasi
+}
+
+/// What a command finds in its environment.
+fn environment(wasi: &mut WasiCtxBuilder, spec: &AttemptSpec) {
+    let info = &spec.info;
+    let deadline = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .saturating_add(spec.limits.hard);
+    wasi.env(command::ENV_TASK_ID, &info.task_id)
+        .env(command::ENV_TASK_NAME, &info.task_name)
+        .env(command::ENV_QUEUE, &info.queue)
+        .env(command::ENV_ATTEMPT, info.attempt.to_string())
+        .env(command::ENV_DEADLINE_MS, abi::millis(deadline).to_string())
+        .env(command::ENV_IDEMPOTENCY_KEY, &info.idempotency_key)
+        .env(command::ENV_MEDIA_TYPE, &spec.input.media_type);
+    if let Some(attempts) = info.max_attempts {
+        wasi.env(command::ENV_MAX_ATTEMPTS, attempts.to_string());
+    }
+    if let Some(trace) = &info.trace_parent {
+        wasi.env(command::ENV_TRACEPARENT, trace);
+    }
+}
+
+async fn run(
+    runtime: Arc<IsolateRuntime>,
+    module: Arc<Module>,
+    mut spec: AttemptSpec,
+    host: Arc<dyn AttemptHost>,
+    shared: Arc<Shared>,
+) -> Outcome {
+    let logs = Logs::new(Arc::clone(&host), spec.limits.log_bytes);
+    let input = std::mem::replace(&mut spec.input.bytes, Vec::new());
+    let spec = Arc::new(spec);
+    let attempt = AttemptState::new(
+        Arc::clone(&shared),
+        Arc::clone(&host),
+        Arc::new(spec.info.clone()),
+        spec.limits.clone(),
+        logs.clone(),
+    );
+    let run = Run { runtime, spec, shared, logs: logs.clone() };
+    let outcome = match &module.linked {
+        Linked::Task(pre) => run.task(pre, input, attempt).await,
+        Linked::Command(pre) => run.command(pre, input, attempt).await,
+        Linked::CoreCommand(pre) => run.core(pre, input, attempt, Entry::Start).await,
+        Linked::Raw(pre) => run.core(pre, input, attempt, Entry::Run).await,
+    };
+    match logs.dropped() {
+        0 => {}
+        dropped => host.log(
+            LogLevel::Warn,
+            &format!("{dropped} log lines were dropped in this attempt"),
+            &[],
+        ),
+    }
+    outcome
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Start,
+    Run,
+}
+
+struct Run {
+    runtime: Arc<IsolateRuntime>,
+    spec: Arc<AttemptSpec>,
+    shared: Arc<Shared>,
+    logs: Logs,
+}
+
+impl Run {
+    fn classify(&self, error: &wasmtime::Error, limiter: &Limiter) -> Outcome {
+        exit::classify(
+            error,
+            &Circumstances {
+                shared: &self.shared,
+                refused: limiter.refused(),
+                memory_limit: self.spec.limits.memory_bytes,
+                table_limit: self.spec.limits.table_entries,
+                result_limit: self.spec.limits.result_bytes,
+            },
+        )
+    }
+
+    /// The result, or the failure of one that is too large.
+    fn succeeded(&self, result: Payload) -> Outcome {
+        if result.bytes.len() as u64 > self.spec.limits.result_bytes {
+            return exit::result_too_large(self.spec.limits.result_bytes);
+        }
+        Outcome::Succeeded(result)
+    }
+
+    /// A guest that gave up: in good order if it was asked to, otherwise it cannot dodge a failure this way.
+    fn cancelled(&self, failure: Failure) -> Outcome {
+        let reason = match self.shared.notice().map(|notice| notice.code) {
+            Some(stop::REVOKED) => StopReason::Revoked,
+            Some(stop::SOFT_TIME_LIMIT) => StopReason::TimeLimit,
+            Some(_) => StopReason::Shutdown,
+            None => return Outcome::Failed { failure, retry: RetryAdvice::Never },
+        };
+        Outcome::Stopped { reason, how: StopHow::Checkpoint, elapsed: self.shared.stopping_for() }
+    }
+
+    /// A failure without words.
+    fn failed_silently(&self, code: &str, message: &str) -> Outcome {
+        match self.spec.on_failure {
+            OnFailure::Retry => Outcome::failed(FailureKind::Error, code, message),
+            OnFailure::Fail => Outcome::fatal(FailureKind::Error, code, message),
+        }
+    }
+
+    async fn task(
+        &self,
+        pre: &abi::IsolatePre<ComponentState>,
+        input: Vec<u8>,
+        attempt: AttemptState,
+    ) -> Outcome {
+        let stdout = Output::lines(self.logs.clone(), LogLevel::Info);
+        let stderr = Output::lines(self.logs.clone(), LogLevel::Info);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES);
+        let wasi = wasi(&self.spec, stdout.clone(), stderr.clone(), None).build();
+        let mut store = store(&self.runtime, ComponentState { wasi, table, attempt }, |state| {
+            &mut state.attempt
+        });
+        store.set_max_component_handles(HANDLES);
+        let media_type = self.spec.input.media_type.clone();
+        let called = async {
+            let isolate = pre.instantiate_async(&mut store).await?;
+            // The result's bytes are counted too: a result just over its own bound is told as that.
+            store.set_hostcall_fuel(
+                CALL_BYTES
+                    + usize::try_from(self.spec.limits.result_bytes).unwrap_or(usize::MAX / 4),
+            );
+            let input = types::Payload { media_type, bytes: input };
+            isolate.stem_task_handler().call_run(&mut store, &input).await
+        }
+        .await;
+        stdout.finish();
+        stderr.finish();
+        match called {
+            Ok(Ok(result)) => self.succeeded(abi::payload(result)),
+            // A guest that was told of a drain and asks to run again has done what was asked; no attempt is used up.
+            Ok(Err(types::TaskError::Retryable(_)))
+                if matches!(
+                    store.data().attempt.seen_notice,
+                    Some(stop::WORKER_DRAIN | stop::WORKER_STOP)
+                ) =>
+            {
+                Outcome::Stopped {
+                    reason: StopReason::Shutdown,
+                    how: StopHow::Checkpoint,
+                    elapsed: self.shared.stopping_for(),
+                }
+            }
+            Ok(Err(types::TaskError::Retryable(retryable))) => {
+                let failure = abi::failure(retryable.cause);
+                let retry = retryable.not_before.map_or(RetryAdvice::Policy, |ms| {
+                    RetryAdvice::After(Duration::from_millis(ms))
+                });
+                Outcome::Failed { failure, retry }
+            }
+            Ok(Err(types::TaskError::Fatal(failure))) => {
+                Outcome::Failed { failure: abi::failure(failure), retry: RetryAdvice::Never }
+            }
+            Ok(Err(types::TaskError::Cancelled(failure))) => self.cancelled(abi::failure(failure)),
+            Err(error) => self.classify(&error, &store.data().attempt.limiter),
+        }
+    }
+
+    async fn command(
+        &self,
+        pre: &wasmtime_wasi::p2::bindings::CommandPre<ComponentState>,
+        input: Vec<u8>,
+        attempt: AttemptState,
+    ) -> Outcome {
+        let stdout = Output::result(self.spec.limits.result_bytes);
+        let stderr = Output::lines(self.logs.clone(), LogLevel::Info);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(HANDLES);
+        let mut wasi = wasi(&self.spec, stdout.clone(), stderr.clone(), Some(input));
+        environment(&mut wasi, &self.spec);
+        let mut store =
+            store(&self.runtime, ComponentState { wasi: wasi.build(), table, attempt }, |state| {
+                &mut state.attempt
+            });
+        store.set_max_component_handles(HANDLES);
+        let called = async {
+            let command = pre.instantiate_async(&mut store).await?;
+            command.wasi_cli_run().call_run(&mut store).await
+        }
+        .await;
+        let report = stderr.finish();
+        match called {
+            Ok(Ok(())) => self.command_ended(Some(0), &stdout, report),
+            Ok(Err(())) => self.command_ended(None, &stdout, report),
+            Err(error) => match error.downcast_ref::<I32Exit>() {
+                // The exit call of WASI 0.2 knows success and failure only; a failure arrives as 1.
+                Some(I32Exit(1)) => self.command_ended(None, &stdout, report),
+                Some(I32Exit(code)) => self.command_ended(Some(*code), &stdout, report),
+                None => self.command_broke(&error, &store.data().attempt.limiter, &stdout),
+            },
+        }
+    }
+
+    fn command_broke(
+        &self,
+        error: &wasmtime::Error,
+        limiter: &Limiter,
+        stdout: &Output,
+    ) -> Outcome {
+        // The preview 1 layer wraps a stream's trap in an error of its own.
+        if stdout.is_over() && self.shared.forced().is_none() {
+            return exit::result_too_large(self.spec.limits.result_bytes);
+        }
+        self.classify(error, limiter)
+    }
+
+    /// What a command's end means; `None` is a failure without a code.
+    fn command_ended(&self, code: Option<i32>, stdout: &Output, report: Option<Report>) -> Outcome {
+        if code == Some(command::EXIT_OK) {
+            return match stdout.take_result() {
+                Some(bytes) => {
+                    self.succeeded(Payload { media_type: media_type_of(&bytes).to_owned(), bytes })
+                }
+                None => exit::result_too_large(self.spec.limits.result_bytes),
+            };
+        }
+        let name = code.map_or_else(|| "exit".to_owned(), |code| format!("exit-{code}"));
+        let words =
+            || "the command ended with a failure and told nothing on a stem-error: line".to_owned();
+        let failure = || {
+            report.as_ref().map_or_else(
+                || Failure::new(FailureKind::Error, &name, &words()),
+                |report| report.failure.clone(),
+            )
+        };
+        let after =
+            report.as_ref().map(|report| report.retry_after).filter(|after| !after.is_zero());
+        match code {
+            Some(command::EXIT_RETRYABLE) => Outcome::Failed {
+                failure: failure(),
+                retry: after.map_or(RetryAdvice::Policy, RetryAdvice::After),
+            },
+            Some(command::EXIT_CANCELLED) => self.cancelled(failure()),
+            Some(code) if command::FATAL_EXITS.contains(&code) => {
+                Outcome::Failed { failure: failure(), retry: RetryAdvice::Never }
+            }
+            _ => match report {
+                Some(report) => report.outcome(|failure| self.cancelled(failure)),
+                None => self.failed_silently(&name, &words()),
+            },
+        }
+    }
+
+    async fn core(
+        &self,
+        pre: &wasmtime::InstancePre<CoreState>,
+        input: Vec<u8>,
+        attempt: AttemptState,
+        entry: Entry,
+    ) -> Outcome {
+        let stdout = match entry {
+            Entry::Start => Output::result(self.spec.limits.result_bytes),
+            Entry::Run => Output::lines(self.logs.clone(), LogLevel::Info),
+        };
+        let stderr = Output::lines(self.logs.clone(), LogLevel::Info);
+        let stdin = (entry == Entry::Start).then(|| input.clone());
+        let mut wasi = wasi(&self.spec, stdout.clone(), stderr.clone(), stdin);
+        environment(&mut wasi, &self.spec);
+        let info =
+            serde_json::to_vec(&self.spec.info).expect("task info holds only text and numbers");
+        let state = CoreState { wasi: wasi.build_p1(), attempt, raw: RawState::new(input, info) };
+        let mut store = store(&self.runtime, state, |state| &mut state.attempt);
+        let called = async {
+            let instance = pre.instantiate_async(&mut store).await?;
+            if let Some(initialize) = instance.get_func(&mut store, "_initialize") {
+                initialize.typed::<(), ()>(&store)?.call_async(&mut store, ()).await?;
+            }
+            match entry {
+                Entry::Start => instance
+                    .get_typed_func::<(), ()>(&mut store, "_start")?
+                    .call_async(&mut store, ())
+                    .await
+                    .map(|()| 0),
+                Entry::Run => {
+                    let name = stem_host_abi::raw::EXPORT_RUN;
+                    instance
+                        .get_typed_func::<(), i32>(&mut store, name)?
+                        .call_async(&mut store, ())
+                        .await
+                }
+            }
+        }
+        .await;
+        let line = stderr.finish();
+        stdout.finish();
+        let told = store.data_mut().raw.report.take();
+        let output = std::mem::take(&mut store.data_mut().raw.output);
+        match (called, entry) {
+            (Ok(0), Entry::Run) => self.succeeded(Payload {
+                media_type: media_type_of(&output).to_owned(),
+                bytes: output,
+            }),
+            (Ok(code), Entry::Run) => match told {
+                Some(report) => report.outcome(|failure| self.cancelled(failure)),
+                None => self.failed_silently(
+                    &format!("exit-{code}"),
+                    &format!("stem_run returned {code} and told nothing"),
+                ),
+            },
+            (Ok(_), Entry::Start) => self.command_ended(Some(0), &stdout, line.or(told)),
+            (Err(error), _) => match error.downcast_ref::<I32Exit>() {
+                Some(I32Exit(code)) => self.command_ended(Some(*code), &stdout, line.or(told)),
+                None => self.command_broke(&error, &store.data().attempt.limiter, &stdout),
+            },
+        }
+    }
+}
+
+/// What a command's output is: JSON if it is one JSON document, else bytes.
+fn media_type_of(bytes: &[u8]) -> &'static str {
+    if serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() {
+        stem_host_abi::JSON
+    } else {
+        stem_host_abi::OCTET_STREAM
+    }
+}
+
+const _: () = assert!(
+    CALL_BYTES > limits::CHECKPOINT_BYTES + limits::LOG_LINE_BYTES,
+    "arguments answer before the fuel does"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn task_info_is_written_as_the_golden_samples_say() {
+        let minimal = TaskInfo {
+            task_id: "0198c5d2-7c1e-7b3a-9f00-2d1c5a6b7e8f".to_owned(),
+            task_name: "render-image".to_owned(),
+            queue: "default".to_owned(),
+            attempt: 1,
+            max_attempts: None,
+            enqueued_at_ms: 1_767_225_600_123,
+            parent_id: None,
+            root_id: "0198c5d2-7c1e-7b3a-9f00-2d1c5a6b7e8f".to_owned(),
+            idempotency_key: "0198c5d2-7c1e-7b3a-9f00-2d1c5a6b7e8f".to_owned(),
+            trace_parent: None,
+            headers: vec![],
+        };
+        assert_eq!(
+            serde_json::to_string(&minimal).unwrap(),
+            include_str!("../../../host-abi/golden/task-info.minimal.json")
+        );
+        let parent = "0198c5d2-7c1e-7b3a-9f00-000000000001".to_owned();
+        let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let full = TaskInfo {
+            attempt: 2,
+            max_attempts: Some(4),
+            parent_id: Some(parent.clone()),
+            root_id: parent,
+            trace_parent: Some(
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned(),
+            ),
+            headers: vec![
+                header("tenant", "blue"),
+                header("note", "café"),
+                header("tenant", "green"),
+            ],
+            ..minimal
+        };
+        assert_eq!(
+            serde_json::to_string(&full).unwrap(),
+            include_str!("../../../host-abi/golden/task-info.full.json")
+        );
+    }
+}

@@ -1,0 +1,310 @@
+//! The sandbox of one process: engine, linkers, the guests' threads, the ticker.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use stem_core::id::Digest;
+use wasmtime::component::{Component, HasSelf};
+use wasmtime::{Engine, Linker};
+
+use crate::admission::{self, Encoded};
+use crate::cache::{CodeCache, EntryName};
+use crate::config::{self, Allocator, Compiler, RuntimeConfig};
+use crate::host::abi::stem::task;
+use crate::host::{ComponentState, CoreState, raw};
+use crate::interrupt::{Reaper, Ticker};
+use crate::module::{self, Linked, LoadError, Module, ModuleKind, Outline};
+use crate::{compile, native};
+
+/// Why the sandbox cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The kernel's limit on mappings does not allow it.
+    #[error("{0}")]
+    Mappings(String),
+    /// The cache's directory cannot be used.
+    #[error("the cache for compiled modules cannot be used: {0}")]
+    Cache(#[source] std::io::Error),
+    /// Threads or the engine cannot be started.
+    #[error("the sandbox cannot be started: {0}")]
+    Start(String),
+}
+
+/// The sandbox of one process. Dropping the last handle stops its threads; guests that still run are dropped with them.
+pub struct IsolateRuntime {
+    pub(crate) engine: Engine,
+    pub(crate) ticker: Arc<Ticker>,
+    components: wasmtime::component::Linker<ComponentState>,
+    cores: Linker<CoreState>,
+    cache: Option<CodeCache>,
+    compiler: Compiler,
+    /// One compile at a time: it uses every core.
+    compiling: tokio::sync::Mutex<()>,
+    loaded: Mutex<HashMap<Digest, Weak<Module>>>,
+    allocator: Allocator,
+    guests: Option<tokio::runtime::Runtime>,
+}
+
+impl fmt::Debug for IsolateRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IsolateRuntime").field("allocator", &self.allocator).finish_non_exhaustive()
+    }
+}
+
+impl IsolateRuntime {
+    /// Sets the sandbox up. Tries a pool first, with the page-map scan where that is safe, and falls back to mapping on
+    /// demand where the address space does not hold a pool; [`allocator`](Self::allocator) tells which.
+    pub fn new(config: &RuntimeConfig) -> Result<Arc<Self>, RuntimeError> {
+        config::check_mappings(config.isolates).map_err(RuntimeError::Mappings)?;
+        let start = |error: &dyn fmt::Display| RuntimeError::Start(error.to_string());
+        let cache = config
+            .cache_dir
+            .as_deref()
+            .map(CodeCache::open)
+            .transpose()
+            .map_err(RuntimeError::Cache)?;
+        let (engine, allocator) = engine(config).map_err(|error| start(&format!("{error:#}")))?;
+        let guests = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.threads.max(1))
+            .thread_name("stem-guest")
+            // Timers and wake-ups are looked at after so many polls; a poll may take a whole slice.
+            .event_interval(4)
+            .enable_time()
+            // Behind the threads that renew leases and obey operators, when both want a core.
+            .on_thread_start(|| {
+                // A worker that may not lower itself still works; it only gives way later.
+                let _ = rustix::process::nice(10);
+            })
+            .build()
+            .map_err(|error| start(&error))?;
+        let reaper = Reaper::start(guests.handle().clone()).map_err(|error| start(&error))?;
+        let ticker = Ticker::start(&engine, config.slice, reaper).map_err(|error| start(&error))?;
+        let (components, cores) = linkers(&engine).map_err(|error| start(&format!("{error:#}")))?;
+        Ok(Arc::new(Self {
+            engine,
+            ticker,
+            components,
+            cores,
+            cache,
+            compiler: config.compiler.clone(),
+            compiling: tokio::sync::Mutex::new(()),
+            loaded: Mutex::default(),
+            allocator,
+            guests: Some(guests),
+        }))
+    }
+
+    /// Where the memory of isolates comes from.
+    pub fn allocator(&self) -> Allocator {
+        self.allocator
+    }
+
+    pub(crate) fn guests(&self) -> &tokio::runtime::Runtime {
+        self.guests.as_ref().expect("taken only when this is dropped")
+    }
+
+    /// Admits, compiles (or takes from the cache), links. The same bytes give the same module as long as it is in use.
+    /// Cancel-safe. Compiles one module at a time.
+    pub async fn load(&self, wasm: &[u8]) -> Result<Arc<Module>, LoadError> {
+        let digest = admission::digest(wasm);
+        if let Some(module) = self.loaded(&digest) {
+            return Ok(module);
+        }
+        let encoded = admission::check(wasm)?;
+        let _turn = self.compiling.lock().await;
+        if let Some(module) = self.loaded(&digest) {
+            return Ok(module);
+        }
+        let name = EntryName::new(&digest, &self.engine);
+        let cached = self.cache.as_ref().and_then(|cache| cache.get(&name));
+        let (code, fresh) = match cached {
+            Some(code) => (code, false),
+            None => (compile::compile(&self.compiler, wasm, encoded).await?, true),
+        };
+        let (kind, outline, linked) = match encoded {
+            Encoded::Component => self.link_component(&code)?,
+            Encoded::Core => self.link_core(&code)?,
+        };
+        if let Some(cache) = self.cache.as_ref().filter(|_| fresh)
+            && let Err(error) = cache.put(&name, &code)
+        {
+            tracing::warn!(%error, "compiled code could not be kept; the module is compiled again at the next start");
+        }
+        let module = Arc::new(Module { digest, kind, outline, linked });
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.retain(|_, module| module.strong_count() > 0);
+        loaded.insert(digest, Arc::downgrade(&module));
+        Ok(module)
+    }
+
+    fn loaded(&self, digest: &Digest) -> Option<Arc<Module>> {
+        self.loaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(digest)
+            .and_then(Weak::upgrade)
+    }
+
+    /// What a module needs and gives, without linking it; for showing why it is refused.
+    pub async fn outline(&self, wasm: &[u8]) -> Result<Outline, LoadError> {
+        let encoded = admission::check(wasm)?;
+        let _turn = self.compiling.lock().await;
+        let code = compile::compile(&self.compiler, wasm, encoded).await?;
+        match encoded {
+            Encoded::Component => {
+                let component =
+                    native::component(&self.engine, &code).map_err(|error| refuse(&error))?;
+                Ok(module::outline_of_component(&self.engine, &component))
+            }
+            Encoded::Core => {
+                let core =
+                    native::core_module(&self.engine, &code).map_err(|error| refuse(&error))?;
+                Ok(Self::outline_of_core(&core))
+            }
+        }
+    }
+
+    fn link_component(
+        &self,
+        code: &crate::cache::Trusted,
+    ) -> Result<(ModuleKind, Outline, Linked), LoadError> {
+        let component: Component =
+            native::component(&self.engine, code).map_err(|error| refuse(&error))?;
+        let outline = module::outline_of_component(&self.engine, &component);
+        if !outline.unknown.is_empty() {
+            return Err(LoadError::UnknownImports(outline.unknown));
+        }
+        let kind = module::kind_of_component(&outline).ok_or_else(|| outline.not_a_task())?;
+        let pre = self.components.instantiate_pre(&component).map_err(|error| refuse(&error))?;
+        component.initialize_copy_on_write_image().map_err(|error| refuse(&error))?;
+        Ok((kind, outline, module::link_component(kind, pre)?))
+    }
+
+    fn outline_of_core(core: &wasmtime::Module) -> Outline {
+        module::outline_of_core(core, |module, name| match module {
+            stem_host_abi::raw::MODULE => stem_host_abi::raw::FUNCTIONS.contains(&name),
+            "wasi_snapshot_preview1" => PREVIEW1.contains(&name),
+            _ => false,
+        })
+    }
+
+    fn link_core(
+        &self,
+        code: &crate::cache::Trusted,
+    ) -> Result<(ModuleKind, Outline, Linked), LoadError> {
+        let core = native::core_module(&self.engine, code).map_err(|error| refuse(&error))?;
+        let outline = Self::outline_of_core(&core);
+        if !outline.unknown.is_empty() {
+            return Err(LoadError::UnknownImports(outline.unknown));
+        }
+        let kind = module::kind_of_core(&core).ok_or_else(|| outline.not_a_task())?;
+        let pre = self.cores.instantiate_pre(&core).map_err(|error| refuse(&error))?;
+        core.initialize_copy_on_write_image().map_err(|error| refuse(&error))?;
+        let linked =
+            if kind == ModuleKind::Raw { Linked::Raw(pre) } else { Linked::CoreCommand(pre) };
+        Ok((kind, outline, linked))
+    }
+}
+
+impl Drop for IsolateRuntime {
+    fn drop(&mut self) {
+        self.ticker.end();
+        if let Some(guests) = self.guests.take() {
+            // Not from inside a runtime's thread: this may be the last handle, held by a task.
+            guests.shutdown_background();
+        }
+    }
+}
+
+/// The functions of WASI preview 1. A frozen list: the interface ended with this version.
+const PREVIEW1: [&str; 46] = [
+    "args_get",
+    "args_sizes_get",
+    "environ_get",
+    "environ_sizes_get",
+    "clock_res_get",
+    "clock_time_get",
+    "fd_advise",
+    "fd_allocate",
+    "fd_close",
+    "fd_datasync",
+    "fd_fdstat_get",
+    "fd_fdstat_set_flags",
+    "fd_fdstat_set_rights",
+    "fd_filestat_get",
+    "fd_filestat_set_size",
+    "fd_filestat_set_times",
+    "fd_pread",
+    "fd_prestat_get",
+    "fd_prestat_dir_name",
+    "fd_pwrite",
+    "fd_read",
+    "fd_readdir",
+    "fd_renumber",
+    "fd_seek",
+    "fd_sync",
+    "fd_tell",
+    "fd_write",
+    "path_create_directory",
+    "path_filestat_get",
+    "path_filestat_set_times",
+    "path_link",
+    "path_open",
+    "path_readlink",
+    "path_remove_directory",
+    "path_rename",
+    "path_symlink",
+    "path_unlink_file",
+    "poll_oneoff",
+    "proc_exit",
+    "proc_raise",
+    "random_get",
+    "sched_yield",
+    "sock_accept",
+    "sock_recv",
+    "sock_send",
+    "sock_shutdown",
+];
+
+fn refuse(error: &wasmtime::Error) -> LoadError {
+    LoadError::Link(stem_core::text::printable(&format!("{error:#}"), 2_000))
+}
+
+fn engine(config: &RuntimeConfig) -> wasmtime::Result<(Engine, Allocator)> {
+    let scan = Allocator::Pool { pagemap_scan: true };
+    let plain = Allocator::Pool { pagemap_scan: false };
+    let tries: &[Allocator] = if config::swap_possible() {
+        &[plain, Allocator::OnDemand]
+    } else {
+        &[scan, plain, Allocator::OnDemand]
+    };
+    let mut last = None;
+    for allocator in tries {
+        match Engine::new(&config::running(config, *allocator)) {
+            Ok(engine) => return Ok((engine, *allocator)),
+            Err(error) => {
+                tracing::info!(?allocator, error = %format!("{error:#}"), "this allocator cannot be had here; the next is tried");
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.expect("at least one allocator was tried"))
+}
+
+fn linkers(
+    engine: &Engine,
+) -> wasmtime::Result<(wasmtime::component::Linker<ComponentState>, Linker<CoreState>)> {
+    let mut components = wasmtime::component::Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut components)?;
+    task::types::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    task::context::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    task::lifecycle::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    task::stop_events::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    task::log::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    task::checkpoint::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    let mut cores = Linker::new(engine);
+    wasmtime_wasi::p1::add_to_linker_async(&mut cores, |state: &mut CoreState| &mut state.wasi)?;
+    raw::add_to_linker(&mut cores)?;
+    Ok((components, cores))
+}
