@@ -1,0 +1,207 @@
+//! [`Client`]: what producers and operators do with tasks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stem_core::backend::broker::Published;
+use stem_core::backend::{BackendError, Records};
+use stem_core::envelope::{Envelope, EnvelopeError, Payload, Priority};
+use stem_core::id::{Namespace, QueueName, TaskId, TaskName, UniqueKey};
+use stem_core::retry::RetryPolicy;
+use stem_core::revoke::{Revocation, RevokeRequest};
+use stem_core::task::TaskRecord;
+use stem_core::time::{Clock, Timestamp};
+use tokio::time::Instant;
+
+use crate::Backends;
+
+/// The queue of tasks whose producer names none.
+pub const DEFAULT_QUEUE: &str = "default";
+
+/// How long one look at a waiting task may last before the record is read again, also without a wake-up.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What a producer may choose; everything else is given.
+#[derive(Clone, Debug)]
+pub struct EnqueueOptions {
+    /// Where it waits.
+    pub queue: QueueName,
+    /// Order within the queue.
+    pub priority: Priority,
+    /// Not to be delivered earlier.
+    pub not_before: Option<Timestamp>,
+    /// Not to be started later.
+    pub expires_at: Option<Timestamp>,
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// A hard limit shorter than the worker's.
+    pub timeout: Option<Duration>,
+    /// Its id; a second enqueue with it changes nothing.
+    pub id: Option<TaskId>,
+    /// While a task with this key is not final, another enqueue changes nothing.
+    pub unique_key: Option<UniqueKey>,
+    /// W3C `traceparent`.
+    pub trace_parent: Option<String>,
+    /// The producer's own.
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Default for EnqueueOptions {
+    fn default() -> Self {
+        Self {
+            queue: QueueName::new(DEFAULT_QUEUE).expect("a constant that follows the rules"),
+            priority: Priority::DEFAULT,
+            not_before: None,
+            expires_at: None,
+            retry: RetryPolicy::DEFAULT,
+            timeout: None,
+            id: None,
+            unique_key: None,
+            trace_parent: None,
+            headers: BTreeMap::new(),
+        }
+    }
+}
+
+/// What became of an enqueue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enqueued {
+    /// The task: the new one, or the one that was there.
+    pub id: TaskId,
+    /// Nothing was stored, since a task with this id or unique key was there.
+    pub deduplicated: bool,
+}
+
+/// Why nothing was enqueued.
+#[derive(Debug, thiserror::Error)]
+pub enum EnqueueError {
+    /// The task breaks a bound.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// A service could not do its work.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+/// Enqueues tasks, looks at them, waits for them. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    backends: Backends,
+    clock: Arc<dyn Clock>,
+}
+
+impl Client {
+    /// A client of these services.
+    pub fn new(backends: Backends, clock: Arc<dyn Clock>) -> Self {
+        Self { backends, clock }
+    }
+
+    /// The services.
+    pub fn backends(&self) -> &Backends {
+        &self.backends
+    }
+
+    /// Makes the envelope of a task, and checks it.
+    pub fn envelope(
+        &self,
+        name: TaskName,
+        payload: Payload,
+        options: EnqueueOptions,
+    ) -> Result<Envelope, EnvelopeError> {
+        let id = options.id.unwrap_or_else(new_task_id);
+        let envelope = Envelope {
+            root_id: id.clone(),
+            id,
+            name,
+            queue: options.queue,
+            payload,
+            enqueued_at: self.clock.now(),
+            not_before: options.not_before,
+            expires_at: options.expires_at,
+            priority: options.priority,
+            retry: options.retry,
+            timeout: options.timeout,
+            unique_key: options.unique_key,
+            trace_parent: options.trace_parent,
+            parent_id: None,
+            headers: options.headers,
+        };
+        envelope.check()?;
+        Ok(envelope)
+    }
+
+    /// Stores a task durably. When this returns, it will run at least once, or be found revoked or expired.
+    pub async fn enqueue(
+        &self,
+        name: TaskName,
+        payload: Payload,
+        options: EnqueueOptions,
+    ) -> Result<Enqueued, EnqueueError> {
+        let envelope = self.envelope(name, payload, options)?;
+        let mut enqueued = self.enqueue_all(std::slice::from_ref(&envelope)).await?;
+        Ok(enqueued.pop().expect("one answer for each envelope"))
+    }
+
+    /// Stores tasks in one step. The envelopes must have passed [`Envelope::check`].
+    pub async fn enqueue_all(&self, envelopes: &[Envelope]) -> Result<Vec<Enqueued>, EnqueueError> {
+        let records = self.backends.records();
+        if records == Records::Elsewhere {
+            // The record first: a crash in between leaves a queued record that a repeated enqueue with the same id heals,
+            // never a task that runs and cannot be seen.
+            self.backends.results.record_queued(envelopes).await?;
+        }
+        let published = self.backends.broker.publish(envelopes, records).await?;
+        Ok(envelopes
+            .iter()
+            .zip(published)
+            .map(|(envelope, published)| match published {
+                Published::Stored => Enqueued { id: envelope.id.clone(), deduplicated: false },
+                Published::Duplicate { existing } => Enqueued { id: existing, deduplicated: true },
+            })
+            .collect())
+    }
+
+    /// What became of a task so far.
+    pub async fn show(&self, task: &TaskId) -> Result<Option<TaskRecord>, BackendError> {
+        self.backends.results.fetch(task).await
+    }
+
+    /// Waits until a task is final, and shows every change to `on_change` (newer may replace older). Returns the record
+    /// as it is then, or as it is after `timeout`; `None` if there is no such task.
+    pub async fn wait(
+        &self,
+        task: &TaskId,
+        timeout: Option<Duration>,
+        mut on_change: impl FnMut(&TaskRecord),
+    ) -> Result<Option<TaskRecord>, BackendError> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut shown = None;
+        loop {
+            let Some(record) = self.show(task).await? else { return Ok(None) };
+            if shown.as_ref() != Some(&record) {
+                on_change(&record);
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if record.state.is_final() || left.is_some_and(|left| left.is_zero()) {
+                return Ok(Some(record));
+            }
+            shown = Some(record);
+            self.backends.results.changed(left.map_or(LOOK, |left| left.min(LOOK))).await?;
+        }
+    }
+
+    /// Stores revocations durably; workers follow the store. Telling them at once is the control plane's business.
+    pub async fn revoke(
+        &self,
+        namespace: &Namespace,
+        requests: &[(TaskId, RevokeRequest)],
+    ) -> Result<Vec<Revocation>, BackendError> {
+        self.backends.revokes.revoke(namespace, requests).await
+    }
+}
+
+/// A fresh id that sorts by time.
+pub fn new_task_id() -> TaskId {
+    TaskId::new(uuid::Uuid::now_v7().to_string()).expect("a UUID follows the rules for names")
+}

@@ -1,0 +1,247 @@
+//! A directory of modules: `stem.toml` files and `.wasm` files, in it and in the directories right below it.
+//!
+//! A `.wasm` file that no manifest names is a handler by the name of the file, with the default limits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use stem_core::id::TaskName;
+use stem_core::limits::Limits;
+use stem_core::task::ModuleRef;
+use stem_isolate::{IsolateRuntime, LoadError, Module, OnFailure};
+
+use crate::manifest::{self, HandlerManifest, ManifestError};
+
+/// Largest manifest.
+const MANIFEST_BYTES: u64 = 1 << 20;
+
+/// A handler that runs as an isolate.
+#[derive(Clone, Debug)]
+pub struct ModuleHandler {
+    /// The task name it serves.
+    pub name: TaskName,
+    /// Its code.
+    pub module: Arc<Module>,
+    /// What it gets: what it asks for, capped by the worker.
+    pub limits: Limits,
+    /// What a failure without words means.
+    pub on_failure: OnFailure,
+    /// What its author calls this version.
+    pub version: Option<String>,
+}
+
+impl ModuleHandler {
+    /// What is written into the task's record.
+    pub fn reference(&self) -> ModuleRef {
+        ModuleRef { digest: self.module.digest(), version: self.version.clone() }
+    }
+}
+
+/// Why a directory of modules cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModulesError {
+    /// A file or directory cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A manifest is wrong.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The name of a module's file is not a task name, or two files serve one name.
+    #[error("{path}: {problem}")]
+    Name {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A module is refused.
+    #[error("{path} is refused: {source}")]
+    Load {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: LoadError,
+    },
+    /// A module is not the one its manifest describes.
+    #[error("{path}: {problem}")]
+    Mismatch {
+        /// Which file.
+        path: PathBuf,
+        /// What differs.
+        problem: String,
+    },
+}
+
+/// One module's file and what its manifest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The file.
+    pub path: PathBuf,
+    /// Its manifest, or the defaults.
+    pub manifest: HandlerManifest,
+}
+
+fn read_error(path: &Path) -> impl FnOnce(io::Error) -> ModulesError {
+    let path = path.to_owned();
+    move |source| ModulesError::Read { path, source }
+}
+
+fn sorted_entries(dir: &Path) -> Result<Vec<PathBuf>, ModulesError> {
+    let entries = std::fs::read_dir(dir)
+        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+        .map_err(read_error(dir))?;
+    let mut paths: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+/// Finds modules and manifests; reads manifests, loads nothing.
+pub fn find(dir: &Path) -> Result<BTreeMap<TaskName, Found>, ModulesError> {
+    let mut dirs = vec![dir.to_owned()];
+    dirs.extend(sorted_entries(dir)?.into_iter().filter(|path| path.is_dir()));
+    let mut found = BTreeMap::new();
+    for dir in dirs {
+        let entries = sorted_entries(&dir)?;
+        let mut described = BTreeSet::new();
+        let manifest = dir.join("stem.toml");
+        if entries.contains(&manifest) {
+            for handler in read_manifest(&manifest)? {
+                let path = dir.join(&handler.source);
+                described.insert(path.clone());
+                insert(&mut found, path, handler)?;
+            }
+        }
+        for path in entries {
+            if path.extension().is_some_and(|extension| extension == "wasm")
+                && !described.contains(&path)
+                && path.is_file()
+            {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                let name = TaskName::new(&*stem).map_err(|error| ModulesError::Name {
+                    path: path.clone(),
+                    problem: error.to_string(),
+                })?;
+                let source = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let manifest = HandlerManifest {
+                    name,
+                    source,
+                    digest: None,
+                    kind: None,
+                    version: None,
+                    on_failure: OnFailure::default(),
+                    limits: Limits::DEFAULT,
+                };
+                insert(&mut found, path, manifest)?;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Reads one manifest file.
+pub fn read_manifest(path: &Path) -> Result<Vec<HandlerManifest>, ModulesError> {
+    let size = std::fs::metadata(path).map_err(read_error(path))?.len();
+    if size > MANIFEST_BYTES {
+        let problem =
+            format!("the manifest has {size} bytes; at most {MANIFEST_BYTES} are allowed");
+        return Err(ManifestError { file: path.display().to_string(), problem }.into());
+    }
+    let text = std::fs::read_to_string(path).map_err(read_error(path))?;
+    Ok(manifest::read(path, &text)?)
+}
+
+fn insert(
+    found: &mut BTreeMap<TaskName, Found>,
+    path: PathBuf,
+    manifest: HandlerManifest,
+) -> Result<(), ModulesError> {
+    if let Some(earlier) = found.get(&manifest.name) {
+        let problem = format!(
+            "the task name {} is served by {} already",
+            manifest.name,
+            earlier.path.display()
+        );
+        return Err(ModulesError::Name { path, problem });
+    }
+    found.insert(manifest.name.clone(), Found { path, manifest });
+    Ok(())
+}
+
+/// Loads one module as its manifest describes it.
+pub async fn load(
+    runtime: &IsolateRuntime,
+    found: &Found,
+    cap: &Limits,
+) -> Result<ModuleHandler, ModulesError> {
+    let path = &found.path;
+    let size = std::fs::metadata(path).map_err(read_error(path))?.len();
+    let bound = stem_isolate::admission::MODULE_BYTES as u64;
+    if size > bound {
+        let source = stem_isolate::admission::NotAdmitted::TooLarge {
+            what: "module size in bytes",
+            size,
+            bound,
+        };
+        return Err(ModulesError::Load { path: path.clone(), source: source.into() });
+    }
+    let wasm = std::fs::read(path).map_err(read_error(path))?;
+    let mismatch = |problem: String| ModulesError::Mismatch { path: path.clone(), problem };
+    let digest = stem_isolate::admission::digest(&wasm);
+    if let Some(wanted) = found.manifest.digest.filter(|wanted| *wanted != digest) {
+        return Err(mismatch(format!("the manifest asks for {wanted} and the file is {digest}")));
+    }
+    let module = runtime
+        .load(&wasm)
+        .await
+        .map_err(|source| ModulesError::Load { path: path.clone(), source })?;
+    if let Some(kind) = found.manifest.kind.filter(|kind| *kind != module.kind()) {
+        return Err(mismatch(format!(
+            "the manifest says kind {} and the module is a {}",
+            kind.as_str(),
+            module.kind().as_str()
+        )));
+    }
+    Ok(ModuleHandler {
+        name: found.manifest.name.clone(),
+        module,
+        limits: found.manifest.limits.capped_by(cap),
+        on_failure: found.manifest.on_failure,
+        version: found.manifest.version.clone(),
+    })
+}
+
+/// Loads every module of a directory; the first that is refused stops it.
+pub async fn load_dir(
+    runtime: &IsolateRuntime,
+    dir: &Path,
+    cap: &Limits,
+) -> Result<Vec<ModuleHandler>, ModulesError> {
+    let mut handlers = Vec::new();
+    for found in find(dir)?.values() {
+        handlers.push(load(runtime, found, cap).await?);
+    }
+    Ok(handlers)
+}
+
+/// What a directory holds, for noticing a change without reading modules: each file's name, size and time.
+pub fn fingerprint(dir: &Path) -> BTreeSet<(PathBuf, u64, Option<std::time::SystemTime>)> {
+    let mut dirs = vec![dir.to_owned()];
+    dirs.extend(sorted_entries(dir).unwrap_or_default().into_iter().filter(|path| path.is_dir()));
+    let files = dirs.iter().flat_map(|dir| sorted_entries(dir).unwrap_or_default());
+    files
+        .filter(|path| {
+            path.extension().is_some_and(|extension| extension == "wasm" || extension == "toml")
+        })
+        .filter_map(|path| {
+            let about = std::fs::metadata(&path).ok()?;
+            Some((path, about.len(), about.modified().ok()))
+        })
+        .collect()
+}

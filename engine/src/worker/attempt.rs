@@ -1,0 +1,442 @@
+//! One delivery in hand: feeds its machine with facts and performs its orders.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stem_core::backend::broker::Delivery;
+use stem_core::backend::result::{Begun, Recorded};
+use stem_core::backend::{BackendError, Records};
+use stem_core::control::Drain;
+use stem_core::limits::Usage;
+use stem_core::machine::attempt::{Attempt, Effect, Event, Retirement, Rules};
+use stem_core::settlement::{Receipt, Settle, Settlement};
+use stem_core::task::{ModuleRef, Progress};
+use stem_core::time::Timestamp;
+use stem_isolate::{AttemptHost, Exit, LogLevel, Refusal, TaskInfo};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::handler::Handler;
+use super::keeper::{RenewFor, RenewOrder, SettleOrder};
+use super::shared::{Counters, InHand, RevokedEnd, Running, Shared};
+
+/// A delivery as the intake hands it over.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) delivery: Delivery,
+    /// Before the broker was asked.
+    pub(super) asked_at: Timestamp,
+    /// Free again when this attempt is over.
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+/// Sees a delivery through to its end. Runs as a task of its own; the driver waits for all of them.
+pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
+    let Taken { delivery, asked_at, permit } = taken;
+    let (events, mut facts) = mpsc::unbounded_channel();
+    let hand = Arc::new(InHand::new(
+        delivery.receipt.clone(),
+        delivery.envelope.name.clone(),
+        delivery.attempt,
+        events,
+    ));
+    hand.held_until.store(asked_at.after(shared.config.lease).unix_millis(), Ordering::Relaxed);
+    // In hand before anything is looked up: a revocation or a drain that comes from now on is told to it.
+    shared.take_in_hand(&hand);
+    if let Some(mode) = shared.draining() {
+        hand.tell(Event::Draining { mode, grace: None });
+    }
+    let handler = shared.handler(&delivery.envelope.name);
+    let limits = handler.as_ref().map(|handler| handler.limits(&shared.config.limits_cap));
+    let rules = Rules {
+        lease: shared.config.lease,
+        max_losses: shared.config.max_losses,
+        soft: limits.as_ref().and_then(|limits| limits.soft),
+        hard: limits.as_ref().map_or(Duration::from_secs(1), |limits| limits.hard),
+    };
+    let machine = Attempt::new(&delivery, rules, asked_at, seed());
+    let first = admission(&shared, &delivery).await;
+    let module = handler.as_ref().and_then(Handler::module);
+    let mut driver = Driver {
+        shared: &shared,
+        hand: &hand,
+        delivery,
+        handler,
+        module,
+        exit: None,
+        usage: None,
+        ended: None,
+    };
+    driver.drive(machine, &mut facts, first).await;
+    shared.progress.take_last(&hand.receipt);
+    shared.let_go(&hand.receipt);
+    drop(permit);
+}
+
+/// Decides the jitter of a retry.
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness every task gets the same jitter, which is worse for the service behind them and no worse for us.
+    let _ = getrandom::fill(&mut bytes);
+    u64::from_ne_bytes(bytes)
+}
+
+struct Driver<'a> {
+    shared: &'a Arc<Shared>,
+    hand: &'a Arc<InHand>,
+    delivery: Delivery,
+    handler: Option<Handler>,
+    module: Option<ModuleRef>,
+    exit: Option<Pin<Box<dyn Future<Output = Exit> + Send>>>,
+    usage: Option<Usage>,
+    /// What was settled, for the line in the log.
+    ended: Option<Settlement>,
+}
+
+/// The end of the handler if one runs; never, otherwise. Cancel-safe: the future stays where it is.
+async fn exited(exit: &mut Option<Pin<Box<dyn Future<Output = Exit> + Send>>>) -> Exit {
+    match exit {
+        Some(exit) => exit.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Looks up what must be known before a start.
+async fn admission(shared: &Shared, delivery: &Delivery) -> Vec<Event> {
+    let task = &delivery.envelope.id;
+    let revocation = shared.revocations().get(task, shared.now()).cloned();
+    let mut already_final = false;
+    if shared.records == Records::Elsewhere {
+        match begin_elsewhere(shared, delivery).await {
+            Ok(is_final) => already_final = is_final,
+            Err(error) => {
+                tracing::warn!(%task, %error, "the record cannot be written; the task goes back to its queue");
+                // For this delivery it is as if the worker drained: not started, given back, nothing counted.
+                return vec![
+                    Event::Draining { mode: Drain::Warm, grace: None },
+                    Event::Admitted { already_final: false, revocation },
+                ];
+            }
+        }
+    }
+    vec![Event::Admitted { already_final, revocation }]
+}
+
+/// Writes the record where the broker does not; says whether it was final already.
+async fn begin_elsewhere(shared: &Shared, delivery: &Delivery) -> Result<bool, BackendError> {
+    let results = &shared.backends.results;
+    let begun = Begun {
+        receipt: delivery.receipt.clone(),
+        attempt: delivery.attempt,
+        deliveries: delivery.deliveries,
+        at: shared.now(),
+        worker: shared.config.id.clone(),
+    };
+    let answer = results.record_begun(std::slice::from_ref(&begun)).await?;
+    if answer.first() == Some(&Recorded::Stored) {
+        return Ok(false);
+    }
+    match results.fetch(&delivery.envelope.id).await? {
+        Some(record) => Ok(record.state.is_final()),
+        None => {
+            // The producer died between its two writes, or the record's time ran out: the delivery is the truth.
+            results.record_queued(std::slice::from_ref(&delivery.envelope)).await?;
+            results.record_begun(&[begun]).await?;
+            Ok(false)
+        }
+    }
+}
+
+impl Driver<'_> {
+    async fn drive(
+        &mut self,
+        mut machine: Attempt,
+        facts: &mut mpsc::UnboundedReceiver<Event>,
+        first: Vec<Event>,
+    ) {
+        let mut effects = Vec::new();
+        // What came while the record was looked up (a drain, a revocation) counts before the question whether to start.
+        while let Ok(event) = facts.try_recv() {
+            machine.handle(self.shared.now(), event, &mut effects);
+        }
+        for event in first {
+            machine.handle(self.shared.now(), event, &mut effects);
+        }
+        loop {
+            for effect in std::mem::take(&mut effects) {
+                if let Some(event) = self.perform(effect, &machine) {
+                    machine.handle(self.shared.now(), event, &mut effects);
+                }
+            }
+            if !effects.is_empty() {
+                continue;
+            }
+            if machine.is_over() {
+                return;
+            }
+            let wait = machine.next_wakeup().map(|at| self.shared.now().until(at));
+            let event = tokio::select! {
+                // All three are cancel-safe: a message stays in its channel, the exit in its slot, time passes anyway.
+                Some(event) = facts.recv() => event,
+                exit = exited(&mut self.exit) => {
+                    self.exit = None;
+                    self.usage = Some(exit.usage).filter(|usage| *usage != Usage::default());
+                    Event::Exited(exit.outcome)
+                }
+                () = sleep(wait) => Event::Ticked,
+            };
+            machine.handle(self.shared.now(), event, &mut effects);
+        }
+    }
+
+    /// Performs an order; some are facts at once.
+    fn perform(&mut self, effect: Effect, machine: &Attempt) -> Option<Event> {
+        match effect {
+            Effect::Start => return self.start(machine),
+            Effect::Notify(notice) => {
+                if let Some(running) = self.hand.running.get() {
+                    running.interrupt.notify(notice);
+                }
+            }
+            Effect::Stop { reason, force } => {
+                self.hand.set_stopping(reason);
+                if let Some(running) = self.hand.running.get() {
+                    running.interrupt.stop(reason, force);
+                }
+            }
+            Effect::Renew => {
+                let order = RenewOrder {
+                    receipt: self.hand.receipt.clone(),
+                    lease: self.shared.config.lease,
+                    whom: RenewFor::Attempt(Arc::clone(self.hand)),
+                };
+                if self.shared.renewals.send(order).is_err() {
+                    return Some(Event::RenewalFailed);
+                }
+            }
+            Effect::Settle(settlement) => return self.settle(settlement),
+            Effect::Retire(how) => self.retire(how),
+        }
+        None
+    }
+
+    fn start(&mut self, machine: &Attempt) -> Option<Event> {
+        let Some(handler) = self.handler.clone() else {
+            // The name was taken out of service between asking and starting: another worker may know it.
+            return Some(Event::Exited(stem_core::outcome::Outcome::Stopped {
+                reason: stem_core::outcome::StopReason::Shutdown,
+                how: stem_core::outcome::StopHow::BeforeStart,
+                elapsed: Duration::ZERO,
+            }));
+        };
+        let envelope = &self.delivery.envelope;
+        let mut limits = handler.limits(&self.shared.config.limits_cap);
+        if let Some(hard_at) = machine.hard_at() {
+            limits.hard = self.shared.now().until(hard_at);
+        }
+        let info = TaskInfo {
+            task_id: envelope.id.to_string(),
+            task_name: envelope.name.to_string(),
+            queue: envelope.queue.to_string(),
+            attempt: self.delivery.attempt,
+            max_attempts: Some(envelope.retry.max_retries.saturating_add(1)),
+            enqueued_at_ms: u64::try_from(envelope.enqueued_at.unix_millis()).unwrap_or(0),
+            parent_id: envelope.parent_id.as_ref().map(ToString::to_string),
+            root_id: envelope.root_id.to_string(),
+            idempotency_key: envelope.id.to_string(),
+            trace_parent: envelope.trace_parent.clone(),
+            headers: envelope
+                .headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        };
+        let host = Arc::new(Host {
+            shared: Arc::clone(self.shared),
+            receipt: self.hand.receipt.clone(),
+            task: envelope.name.to_string(),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        Counters::count(&self.shared.counters.started);
+        let started =
+            handler.start(&self.shared.threads, envelope.payload.clone(), info, limits, host);
+        let running = Running {
+            kind: handler.kind(),
+            started_at: self.shared.now(),
+            interrupt: started.interrupt,
+        };
+        self.hand.running.set(running).expect("an attempt starts once");
+        self.exit = Some(started.exit);
+        None
+    }
+
+    fn settle(&mut self, settlement: Settlement) -> Option<Event> {
+        self.ended = Some(settlement.clone());
+        let ran = self.hand.running.get().is_some();
+        let order = SettleOrder {
+            settle: Settle {
+                receipt: self.hand.receipt.clone(),
+                settlement,
+                at: self.shared.now(),
+                worker: self.shared.config.id.clone(),
+                attempt: self.delivery.attempt,
+                usage: self.usage,
+                module: self.module.clone().filter(|_| ran),
+            },
+            progress: self.shared.progress.take_last(&self.hand.receipt),
+            hand: Arc::clone(self.hand),
+        };
+        self.shared.settlements.send(order).is_err().then_some(Event::SettleFailed)
+    }
+
+    fn retire(&self, how: Retirement) {
+        let shared = self.shared;
+        let counters = &shared.counters;
+        let envelope = &self.delivery.envelope;
+        let (task, name, queue, attempt) =
+            (&envelope.id, &envelope.name, &envelope.queue, self.delivery.attempt);
+        let ms = self
+            .hand
+            .running
+            .get()
+            .map_or(Duration::ZERO, |running| shared.now().since(running.started_at))
+            .as_millis();
+        match (how, &self.ended) {
+            (Retirement::Settled, Some(settlement)) => {
+                let state = settlement.state().map_or("discarded", |state| state.as_str());
+                match settlement {
+                    Settlement::Succeed(_) => Counters::count(&counters.succeeded),
+                    Settlement::Fail { .. } => Counters::count(&counters.failed),
+                    Settlement::Retry { .. } => Counters::count(&counters.retried),
+                    Settlement::Revoke(end) => {
+                        Counters::count(&counters.revoked);
+                        if self.hand.running.get().is_some() {
+                            Counters::count(&counters.terminated);
+                        }
+                        shared.remember_revoked(RevokedEnd {
+                            task: task.clone(),
+                            how: end.how,
+                            elapsed_ms: end.elapsed_ms,
+                        });
+                    }
+                    Settlement::Expire | Settlement::Release | Settlement::Discard => {}
+                }
+                match settlement {
+                    Settlement::Fail { failure, reason } => {
+                        tracing::info!(%task, %name, %queue, attempt, state, ms, %failure, reason = reason.as_str(), "attempt ended");
+                    }
+                    Settlement::Retry { failure, not_before } => {
+                        tracing::info!(%task, %name, %queue, attempt, state, ms, %failure, %not_before, "attempt ended");
+                    }
+                    Settlement::Revoke(end) => {
+                        tracing::info!(%task, %name, %queue, attempt, state, ms, how = end.how.as_str(), elapsed_ms = end.elapsed_ms,
+                            reason = end.reason.as_deref(), requested_by = end.requested_by.as_deref(), "attempt ended");
+                    }
+                    _ => tracing::info!(%task, %name, %queue, attempt, state, ms, "attempt ended"),
+                }
+            }
+            (Retirement::Stale, _) => {
+                Counters::count(&counters.lease_lost);
+                tracing::warn!(%task, %name, %queue, attempt, ms, "lease lost; somebody else owns the task, and nothing was settled");
+            }
+            (Retirement::Abandoned | Retirement::Settled, _) => {
+                tracing::warn!(%task, %name, %queue, attempt, ms, "not settled before the worker had to end; the lease will run out");
+            }
+        }
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the worker does for one attempt's host functions. They run on other threads; backends are called from ours.
+#[derive(Debug)]
+struct Host {
+    shared: Arc<Shared>,
+    receipt: Receipt,
+    task: String,
+    runtime: tokio::runtime::Handle,
+}
+
+fn unavailable(error: &BackendError) -> Refusal {
+    Refusal::Unavailable(stem_core::text::printable(&error.problem, 500))
+}
+
+fn worker_ends() -> Refusal {
+    Refusal::Unavailable("the worker ends".to_owned())
+}
+
+#[async_trait]
+impl AttemptHost for Host {
+    fn progress(&self, progress: Progress) {
+        self.shared.progress.put(&self.receipt, progress);
+    }
+
+    fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]) {
+        let fields = fields
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect::<Vec<_>>()
+            .join(" ");
+        let (task, id) = (&self.task, &self.receipt.task);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(target: "stem::task", %task, %id, fields = (!fields.is_empty()).then_some(&fields), "{message}")
+            };
+        }
+        match level {
+            LogLevel::Trace => line!(trace),
+            LogLevel::Debug => line!(debug),
+            LogLevel::Info => line!(info),
+            LogLevel::Warn => line!(warn),
+            LogLevel::Error => line!(error),
+        }
+    }
+
+    fn log_enabled(&self, level: LogLevel) -> bool {
+        match level {
+            LogLevel::Trace => tracing::enabled!(target: "stem::task", tracing::Level::TRACE),
+            LogLevel::Debug => tracing::enabled!(target: "stem::task", tracing::Level::DEBUG),
+            LogLevel::Info => tracing::enabled!(target: "stem::task", tracing::Level::INFO),
+            LogLevel::Warn => tracing::enabled!(target: "stem::task", tracing::Level::WARN),
+            LogLevel::Error => tracing::enabled!(target: "stem::task", tracing::Level::ERROR),
+        }
+    }
+
+    async fn extend_lease(&self, by: Duration) -> Result<Duration, Refusal> {
+        let (answer, waiting) = oneshot::channel();
+        let order = RenewOrder {
+            receipt: self.receipt.clone(),
+            lease: by.max(self.shared.config.lease),
+            whom: RenewFor::Handler(answer),
+        };
+        self.shared.renewals.send(order).map_err(|_| worker_ends())?;
+        waiting.await.map_err(|_| worker_ends())?
+    }
+
+    async fn load_checkpoint(&self) -> Result<Option<Vec<u8>>, Refusal> {
+        let (results, task) =
+            (Arc::clone(&self.shared.backends.results), self.receipt.task.clone());
+        let loaded = self.runtime.spawn(async move { results.load_checkpoint(&task).await }).await;
+        loaded.map_err(|_| worker_ends())?.map_err(|error| unavailable(&error))
+    }
+
+    async fn save_checkpoint(&self, state: Vec<u8>) -> Result<(), Refusal> {
+        let (results, receipt) = (Arc::clone(&self.shared.backends.results), self.receipt.clone());
+        let saved = self
+            .runtime
+            .spawn(async move { results.save_checkpoint(&receipt, &state).await })
+            .await;
+        match saved.map_err(|_| worker_ends())? {
+            Ok(Recorded::Stored) => Ok(()),
+            Ok(Recorded::Stale) => Err(Refusal::LeaseLost),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! [`WorkerBuilder`]: what a worker is put together from.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use stem_core::id::{NameError, TaskName};
+use stem_isolate::IsolateRuntime;
+
+use super::config::WorkerConfig;
+use super::driver::{Worker, WorkerError};
+use super::handler::Handler;
+use crate::inline::{self, TaskContext, TaskError};
+use crate::modules::ModuleHandler;
+use crate::{Backends, modules};
+
+/// Puts a [`Worker`] together.
+#[derive(Debug)]
+pub struct WorkerBuilder {
+    pub(super) backends: Backends,
+    pub(super) config: WorkerConfig,
+    pub(super) handlers: BTreeMap<TaskName, Handler>,
+    pub(super) isolates: Option<Arc<IsolateRuntime>>,
+    pub(super) modules_dir: Option<PathBuf>,
+}
+
+impl WorkerBuilder {
+    pub(super) fn new(backends: Backends, config: WorkerConfig) -> Self {
+        Self { backends, config, handlers: BTreeMap::new(), isolates: None, modules_dir: None }
+    }
+
+    /// Serves a name with a native handler. Arguments are read from JSON, the result is written as JSON; arguments that
+    /// do not fit fail the task for good, with code `invalid-arguments`. The handler runs on threads that the worker
+    /// keeps for it.
+    pub fn inline<Args, Out, Run, Running>(
+        mut self,
+        name: &str,
+        run: Run,
+    ) -> Result<Self, NameError>
+    where
+        Args: DeserializeOwned + Send + 'static,
+        Out: Serialize + 'static,
+        Run: Fn(TaskContext, Args) -> Running + Send + Sync + 'static,
+        Running: Future<Output = Result<Out, TaskError>> + Send + 'static,
+    {
+        self.handlers.insert(TaskName::new(name)?, Handler::Inline(inline::erase(run)));
+        Ok(self)
+    }
+
+    /// Runs isolates in this sandbox. Needed for modules.
+    #[must_use]
+    pub fn isolates(mut self, runtime: Arc<IsolateRuntime>) -> Self {
+        self.isolates = Some(runtime);
+        self
+    }
+
+    /// Serves a module's name.
+    #[must_use]
+    pub fn module(mut self, handler: ModuleHandler) -> Self {
+        self.handlers.insert(handler.name.clone(), Handler::Isolate(Arc::new(handler)));
+        self
+    }
+
+    /// Serves every module of a directory, and looks at it again every second: a changed module is picked up without a
+    /// restart, and attempts that run finish on the one they began with. Fails if any module is refused now; one that is
+    /// refused later is logged, and the old one stays.
+    pub async fn modules_dir(mut self, dir: PathBuf) -> Result<Self, modules::ModulesError> {
+        if let Some(runtime) = &self.isolates {
+            for handler in modules::load_dir(runtime, &dir, &self.config.limits_cap).await? {
+                self.handlers.insert(handler.name.clone(), Handler::Isolate(Arc::new(handler)));
+            }
+        }
+        self.modules_dir = Some(dir);
+        Ok(self)
+    }
+
+    /// Checks that all parts are there.
+    pub fn build(self) -> Result<Worker, WorkerError> {
+        let needs_isolates = self.modules_dir.is_some()
+            || self.handlers.values().any(|handler| matches!(handler, Handler::Isolate(_)));
+        if needs_isolates && self.isolates.is_none() {
+            return Err(WorkerError::Config(
+                "modules need a sandbox: call isolates() first".to_owned(),
+            ));
+        }
+        if self.config.queues.is_empty() {
+            return Err(WorkerError::Config("a worker needs at least one queue".to_owned()));
+        }
+        if self.config.concurrency == 0 || self.config.prefetch == 0 {
+            return Err(WorkerError::Config(
+                "concurrency and prefetch must be at least 1".to_owned(),
+            ));
+        }
+        if self.config.lease.as_millis() < 100 {
+            return Err(WorkerError::Config("a lease must be at least 100ms".to_owned()));
+        }
+        Worker::new(self)
+    }
+}

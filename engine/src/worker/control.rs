@@ -1,0 +1,348 @@
+//! Obeys operators: reads the log of commands from its own position, does what is asked once, and replies. Goes on until
+//! the last delivery is settled, so that a worker that drains answers and can be hurried.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use stem_core::backend::broker::Pause;
+use stem_core::backend::control::Position;
+use stem_core::backend::{BackendError, ErrorClass};
+use stem_core::control::{Answer, Command, ControlError, Drain, Order, Reply, WorkerState};
+use stem_core::id::{QueueName, RequestId, TaskId};
+use stem_core::machine::lifecycle;
+use stem_core::revoke::{Revocation, RevocationChange};
+use stem_core::time::Timestamp;
+use tokio::task::JoinSet;
+
+use super::shared::{InHand, Shared};
+use super::{presence, revocations};
+
+/// How long one look at the log waits.
+const WAIT: Duration = Duration::from_secs(1);
+/// The pause after a look that failed.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long a reply to a terminate waits for the end beyond the grace, before it says that it is still under way.
+const TERMINATE_WAIT: Duration = Duration::from_secs(2);
+
+/// Reads and obeys until dropped.
+pub(super) async fn obey(shared: Arc<Shared>, from: Position) {
+    let mut position = from;
+    let mut done: HashMap<RequestId, Timestamp> = HashMap::new();
+    let mut replies = JoinSet::new();
+    loop {
+        // Finished ones are let go; those under way stay with us.
+        while replies.try_join_next().is_some() {}
+        let read = shared.backends.control.commands(&shared.config.namespace, position, WAIT).await;
+        let commands = match read {
+            Ok(commands) => commands,
+            Err(error) => {
+                tracing::debug!(%error, "the log of commands cannot be read");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let now = shared.now();
+        done.retain(|_, expires_at| *expires_at > now);
+        for (at, command) in commands {
+            position = position.max(at);
+            let ours =
+                command.targets.as_ref().is_none_or(|targets| targets.contains(&shared.config.id));
+            if !ours || command.expires_at <= now || done.contains_key(&command.request_id) {
+                continue;
+            }
+            done.insert(command.request_id.clone(), command.expires_at);
+            shared.replying.send_modify(|count| *count += 1);
+            let shared = Arc::clone(&shared);
+            // A reply may wait (for a guest to end); the next command must not.
+            replies.spawn(async move {
+                reply(&shared, command).await;
+                shared.replying.send_modify(|count| *count -= 1);
+            });
+        }
+    }
+}
+
+/// Waits until no reply is under way.
+pub(super) async fn finish(shared: &Shared) {
+    // Only fails when the sender is gone, and then nothing is under way.
+    let _ = shared.replying.subscribe().wait_for(|count| *count == 0).await;
+}
+
+async fn reply(shared: &Arc<Shared>, command: Command) {
+    let request_id = command.request_id.clone();
+    let answer = match execute(shared, command).await {
+        Ok(payload) => Answer::Ok { payload },
+        Err(error) => {
+            let code = match error.class() {
+                ErrorClass::Transient => "unavailable",
+                ErrorClass::Refused => "refused",
+                ErrorClass::Corrupt => "corrupt",
+                ErrorClass::Unsupported => "unsupported",
+            };
+            Answer::Error {
+                error: ControlError { code: code.to_owned(), message: error.to_string() },
+            }
+        }
+    };
+    let reply = Reply { request_id, worker: shared.config.id.clone(), answer };
+    if let Err(error) = shared.backends.control.reply(&shared.config.namespace, &reply).await {
+        tracing::warn!(%error, request = %reply.request_id, "a reply was not written");
+    }
+}
+
+async fn execute(shared: &Arc<Shared>, command: Command) -> Result<Value, BackendError> {
+    match command.order {
+        Order::Ping {} => Ok(ping(shared)),
+        Order::Inspect { include_revoked } => inspect(shared, include_revoked).await,
+        Order::Stats {} => stats(shared).await,
+        Order::Revoke { revocations } => Ok(revoke(shared, revocations).await),
+        Order::Shutdown { mode, grace_ms } => {
+            tracing::info!(mode = mode.as_str(), requester = command.requester, request = %command.request_id, "shutdown asked");
+            Ok(shutdown(shared, mode, grace_ms))
+        }
+        Order::Pause { queues, reason } => {
+            let pause = Pause { reason, since: shared.now() };
+            set_paused(shared, &queues, Some(&pause)).await
+        }
+        Order::Resume { queues } => set_paused(shared, &queues, None).await,
+    }
+}
+
+fn ping(shared: &Shared) -> Value {
+    json!({
+        "timestamp": shared.now(),
+        "state": shared.worker_state(),
+        "bootId": shared.incarnation,
+        "queues": shared.config.queues,
+        "inflight": shared.inflight(),
+    })
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+async fn paused_queues(shared: &Shared) -> Result<Vec<QueueName>, BackendError> {
+    let queues = shared.backends.broker.queues().await?;
+    Ok(queues.into_iter().filter(|queue| queue.paused.is_some()).map(|queue| queue.name).collect())
+}
+
+fn active(shared: &Shared, hand: &InHand) -> Value {
+    let now = shared.now();
+    let held_until = Timestamp::from_unix_millis(hand.held_until.load(Ordering::Relaxed));
+    let mut row = Map::new();
+    row.insert("id".to_owned(), json!(hand.receipt.task));
+    row.insert("task".to_owned(), json!(hand.name));
+    row.insert("queue".to_owned(), json!(hand.receipt.queue));
+    row.insert("attempt".to_owned(), json!(hand.attempt));
+    row.insert("leaseExpiresInMs".to_owned(), json!(millis(now.until(held_until))));
+    if let Some(running) = hand.running.get() {
+        row.insert("kind".to_owned(), json!(running.kind));
+        row.insert("startedAt".to_owned(), json!(running.started_at));
+        row.insert("runtimeMs".to_owned(), json!(millis(now.since(running.started_at))));
+        row.insert(
+            "lastCheckpointMsAgo".to_owned(),
+            json!(millis(running.interrupt.since_checkpoint())),
+        );
+        if let Some(usage) = running.interrupt.usage() {
+            row.insert("memoryBytes".to_owned(), json!(usage.peak_memory_bytes));
+            row.insert("cpuMs".to_owned(), json!(usage.cpu_ms));
+        }
+    }
+    if let Some(progress) = shared.progress.newest(&hand.receipt) {
+        row.insert("progress".to_owned(), json!(progress));
+    }
+    if hand.is_stopping() {
+        row.insert("terminating".to_owned(), json!(true));
+    }
+    Value::Object(row)
+}
+
+async fn inspect(shared: &Shared, include_revoked: bool) -> Result<Value, BackendError> {
+    let mut hands = shared.in_hand();
+    hands.sort_by(|a, b| a.receipt.task.cmp(&b.receipt.task));
+    let mut payload = json!({
+        "timestamp": shared.now(),
+        "state": shared.worker_state(),
+        "active": hands.iter().map(|hand| active(shared, hand)).collect::<Vec<_>>(),
+        "pausedQueues": paused_queues(shared).await?,
+    });
+    if include_revoked {
+        let revocations = shared.revocations();
+        let mut revoked: Vec<_> = revocations.iter(shared.now()).collect();
+        revoked.sort_by_key(|revocation| revocation.version);
+        payload["revoked"] = json!(revoked);
+    }
+    Ok(payload)
+}
+
+/// Resident memory of this process.
+fn rss_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+async fn stats(shared: &Shared) -> Result<Value, BackendError> {
+    let now = shared.now();
+    let known = shared.names();
+    let in_broker = shared.backends.broker.queues().await?;
+    let mut unroutable = 0;
+    let queues: Vec<_> = shared
+        .config
+        .queues
+        .iter()
+        .map(|name| {
+            let status = in_broker.iter().find(|queue| queue.name == *name);
+            let names = status.map(|status| status.names.as_slice()).unwrap_or_default();
+            unroutable += names
+                .iter()
+                .filter(|(name, _)| !known.contains(name))
+                .map(|(_, count)| count)
+                .sum::<u64>();
+            json!({
+                "name": name,
+                "depth": status.map_or(0, |status| status.ready),
+                "inflight": status.map_or(0, |status| status.inflight),
+                "paused": status.is_some_and(|status| status.paused.is_some()),
+            })
+        })
+        .collect();
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let counters = &shared.counters;
+    let modules: Vec<_> = shared
+        .handlers()
+        .iter()
+        .filter_map(|(name, handler)| {
+            let module = handler.module()?;
+            let mut row = json!({ "task": name, "digest": module.digest });
+            if let Some(version) = module.version {
+                row["version"] = json!(version);
+            }
+            Some(row)
+        })
+        .collect();
+    let mut payload = json!({
+        "timestamp": now,
+        "state": shared.worker_state(),
+        "host": presence::host(),
+        "pid": std::process::id(),
+        "startedAt": shared.started_at,
+        "uptimeSeconds": now.since(shared.started_at).as_secs_f64(),
+        "namespace": shared.config.namespace,
+        "queues": queues,
+        "unroutable": unroutable,
+        "inflight": shared.inflight(),
+        "activeConcurrency": shared.config.concurrency,
+        "minConcurrency": shared.config.concurrency,
+        "maxConcurrency": shared.config.concurrency,
+        "autoscale": false,
+        "prefetch": shared.config.prefetch,
+        "counters": {
+            "started": count(&counters.started),
+            "succeeded": count(&counters.succeeded),
+            "failed": count(&counters.failed),
+            "retried": count(&counters.retried),
+            "revoked": count(&counters.revoked),
+            "terminated": count(&counters.terminated),
+            "recycled": count(&counters.recycled),
+            "leaseLost": count(&counters.lease_lost),
+        },
+        "modules": modules,
+    });
+    let renewed = shared.last_renewal.load(Ordering::Relaxed);
+    if renewed != 0 {
+        payload["lastLeaseRenewalMsAgo"] =
+            json!(millis(now.since(Timestamp::from_unix_millis(renewed))));
+    }
+    if let Some(rss) = rss_bytes() {
+        payload["rssBytes"] = json!(rss);
+    }
+    if let Some(runtime) = &shared.threads.isolates {
+        payload["sandbox"] = json!(match runtime.allocator() {
+            stem_isolate::config::Allocator::Pool { pagemap_scan: true } => "pool, page-map scan",
+            stem_isolate::config::Allocator::Pool { pagemap_scan: false } => "pool",
+            stem_isolate::config::Allocator::OnDemand => "on demand",
+        });
+    }
+    Ok(payload)
+}
+
+async fn revoke(shared: &Arc<Shared>, revocations: Vec<Revocation>) -> Value {
+    let now = shared.now();
+    let (mut applied, mut inflight, mut ignored, mut expired) = (vec![], vec![], vec![], vec![]);
+    let mut waiting = JoinSet::new();
+    for revocation in revocations {
+        let task = revocation.task_id.clone();
+        if revocation.expired(now) {
+            expired.push(task);
+            continue;
+        }
+        // What follows the store may have been faster than the command; that is not a reason to ignore it.
+        let version = revocation.version;
+        let in_hand = !shared.in_hand_of(&task).is_empty();
+        let terminate = revocation.request.terminate;
+        let grace = Duration::from_millis(revocation.request.grace_ms.unwrap_or(0));
+        revocations::apply(shared, RevocationChange::Revoked(revocation));
+        let in_force = shared.revocations().get(&task, now).map(|revocation| revocation.version);
+        if in_force == Some(version) {
+            applied.push(task.clone());
+        } else {
+            ignored.push(task.clone());
+        }
+        if in_hand {
+            inflight.push(task.clone());
+        }
+        if terminate {
+            let shared = Arc::clone(shared);
+            waiting.spawn(async move { ended(&shared, task, grace + TERMINATE_WAIT).await });
+        }
+    }
+    let mut terminated = Vec::new();
+    while let Some(ended) = waiting.join_next().await {
+        terminated.extend(ended.ok().flatten());
+    }
+    json!({ "applied": applied, "inflight": inflight, "ignored": ignored, "expired": expired, "terminated": terminated })
+}
+
+/// Waits until a task is out of this worker's hands, and tells how it was revoked, if it was.
+async fn ended(shared: &Shared, task: TaskId, patience: Duration) -> Option<Value> {
+    let mut changes = shared.in_hand_changed.subscribe();
+    let gone =
+        async { while !shared.in_hand_of(&task).is_empty() && changes.changed().await.is_ok() {} };
+    let _ = tokio::time::timeout(patience, gone).await;
+    let end = shared.revoked_end(&task)?;
+    Some(json!({ "id": end.task, "how": end.how, "elapsedMs": end.elapsed_ms }))
+}
+
+fn shutdown(shared: &Shared, mode: Drain, grace_ms: Option<u64>) -> Value {
+    let before = shared.draining();
+    shared
+        .tell(lifecycle::Event::ShutdownAsked { mode, grace: grace_ms.map(Duration::from_millis) });
+    let mut payload = json!({
+        "mode": before.max(Some(mode)),
+        "state": WorkerState::Draining,
+        "active": shared.inflight(),
+    });
+    if before.is_some() {
+        payload["already"] = json!(before);
+    }
+    payload
+}
+
+async fn set_paused(
+    shared: &Shared,
+    queues: &[QueueName],
+    pause: Option<&Pause>,
+) -> Result<Value, BackendError> {
+    let mut updated = Vec::new();
+    for queue in queues {
+        if shared.backends.broker.set_paused(queue, pause.cloned()).await? {
+            updated.push(queue.clone());
+        }
+    }
+    Ok(json!({ "updated": updated, "paused": paused_queues(shared).await? }))
+}

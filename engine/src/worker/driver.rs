@@ -1,0 +1,322 @@
+//! The worker itself: starts its parts, obeys its lifecycle, and ends when nothing is left in hand.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stem_core::backend::BackendError;
+use stem_core::backend::control::Position;
+use stem_core::backend::presence::Registered;
+use stem_core::control::Drain;
+use stem_core::id::{QueueName, TaskName, WorkerId};
+use stem_core::machine::lifecycle::{Effect, Event, Lifecycle};
+use stem_core::time::Timestamp;
+use stem_isolate::IsolateRuntime;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::attempt::{Taken, see_through};
+use super::builder::WorkerBuilder;
+use super::config::WorkerConfig;
+use super::handler::Threads;
+use super::shared::{Parts, Shared};
+use super::{control, intake, keeper, presence, progress, reload, revocations, signals};
+use crate::Backends;
+use crate::modules::ModulesError;
+
+/// The pause between two tries to reach a service at the start.
+const START_PAUSE: Duration = Duration::from_millis(500);
+/// Time for the last heartbeat and the last replies.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why a worker cannot start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Its parts do not fit together.
+    #[error("{0}")]
+    Config(String),
+    /// A live worker has its name.
+    #[error("a live worker has the name {worker} already; it was last heard at {seen_at}")]
+    NameTaken {
+        /// The name.
+        worker: WorkerId,
+        /// When the other was last heard.
+        seen_at: Timestamp,
+    },
+    /// A service refuses for good.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// Its modules cannot be used.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
+    /// A thread or a signal handler cannot be had.
+    #[error("the system refuses: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A worker that is ready.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Its name.
+    pub worker: WorkerId,
+    /// What it serves.
+    pub queues: Vec<QueueName>,
+    /// The task names it knows.
+    pub tasks: Vec<TaskName>,
+    /// Attempts that may run at once.
+    pub concurrency: usize,
+}
+
+type OnReady = Box<dyn FnOnce(&Ready) + Send>;
+
+/// A worker that has not started yet.
+pub struct Worker {
+    shared: Arc<Shared>,
+    inline: tokio::runtime::Runtime,
+    isolates: Option<Arc<IsolateRuntime>>,
+    modules_dir: Option<PathBuf>,
+    renewals: mpsc::UnboundedReceiver<keeper::RenewOrder>,
+    settlements: mpsc::UnboundedReceiver<keeper::SettleOrder>,
+    lifecycle: mpsc::UnboundedReceiver<Event>,
+    on_ready: Option<OnReady>,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+/// Stops a worker from inside its process. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct WorkerHandle(Arc<Shared>);
+
+impl WorkerHandle {
+    /// Drains the worker; a harder mode replaces a softer one, never the reverse. For soft, `grace` is in place of the
+    /// configured one. Does not wait: [`Worker::run`] returns when the worker has ended.
+    pub fn shutdown(&self, mode: Drain, grace: Option<Duration>) {
+        self.0.tell(Event::ShutdownAsked { mode, grace });
+    }
+}
+
+impl Worker {
+    /// Begins to put a worker together.
+    pub fn builder(backends: Backends, config: WorkerConfig) -> WorkerBuilder {
+        WorkerBuilder::new(backends, config)
+    }
+
+    pub(super) fn new(builder: WorkerBuilder) -> Result<Self, WorkerError> {
+        let (renewals, renew_orders) = mpsc::unbounded_channel();
+        let (settlements, settle_orders) = mpsc::unbounded_channel();
+        let (lifecycle, lifecycle_events) = mpsc::unbounded_channel();
+        let inline = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+            .thread_name("stem-inline")
+            .enable_all()
+            .build()?;
+        let shared = Shared::new(Parts {
+            config: builder.config,
+            backends: builder.backends,
+            threads: Threads {
+                isolates: builder.isolates.clone(),
+                inline: inline.handle().clone(),
+            },
+            handlers: builder.handlers,
+            renewals,
+            settlements,
+            lifecycle,
+        });
+        Ok(Self {
+            shared: Arc::new(shared),
+            inline,
+            isolates: builder.isolates,
+            modules_dir: builder.modules_dir,
+            renewals: renew_orders,
+            settlements: settle_orders,
+            lifecycle: lifecycle_events,
+            on_ready: None,
+        })
+    }
+
+    /// For stopping it from elsewhere.
+    pub fn handle(&self) -> WorkerHandle {
+        WorkerHandle(Arc::clone(&self.shared))
+    }
+
+    /// Called once, when it takes deliveries.
+    #[must_use]
+    pub fn on_ready(mut self, call: impl FnOnce(&Ready) + Send + 'static) -> Self {
+        self.on_ready = Some(Box::new(call));
+        self
+    }
+
+    /// Works until it is drained. A shutdown loses and cancels nothing: what is interrupted goes back to its queue.
+    /// Dropping this future is a hard stop without the giving back: leases run out.
+    pub async fn run(self) -> Result<(), WorkerError> {
+        let Self {
+            shared,
+            inline,
+            isolates,
+            modules_dir,
+            renewals,
+            settlements,
+            mut lifecycle,
+            mut on_ready,
+        } = self;
+        // Owns every part that runs beside the lifecycle; dropped, and so aborted, at the end.
+        let mut parts = JoinSet::new();
+        if shared.config.signal_handlers {
+            parts.spawn(signals::listen(Arc::clone(&shared))?);
+        }
+        let mut machine = Lifecycle::new(shared.config.soft_grace);
+        let mut effects = Vec::new();
+        let started = tokio::select! {
+            position = start(&shared) => Some(position?),
+            // Nothing is in hand yet, so any order to stop ends it.
+            () = asked_to_stop(&mut lifecycle) => None,
+        };
+        let Some(position) = started else { return Ok(()) };
+        parts.spawn(keeper::renew(Arc::clone(&shared), renewals));
+        parts.spawn(keeper::settle(Arc::clone(&shared), settlements));
+        parts.spawn(progress::flush(Arc::clone(&shared)));
+        parts.spawn(revocations::follow(Arc::clone(&shared)));
+        parts.spawn(control::obey(Arc::clone(&shared), position));
+        parts.spawn(presence::beat(Arc::clone(&shared)));
+        parts.spawn(presence::keep_house(Arc::clone(&shared)));
+        if let Some((runtime, dir)) = isolates.clone().zip(modules_dir) {
+            parts.spawn(reload::watch(Arc::clone(&shared), runtime, dir));
+        }
+        let (taken, mut deliveries) = mpsc::channel::<Taken>(shared.config.prefetch.max(1));
+        let mut intake = tokio::spawn(intake::take(Arc::clone(&shared), taken));
+        let mut attempts = JoinSet::new();
+        machine.handle(shared.now(), Event::BecameReady, &mut effects);
+        let (mut intake_over, mut over) = (false, false);
+        while !over {
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::StartIntake => {
+                        shared.state.send_replace(machine.state());
+                        if let Some(call) = on_ready.take() {
+                            call(&ready(&shared));
+                        }
+                    }
+                    Effect::StopIntake => {
+                        tracing::info!(
+                            inflight = shared.inflight(),
+                            "draining: no new deliveries are taken"
+                        );
+                    }
+                    Effect::DrainAttempts { mode, grace } => {
+                        tracing::info!(
+                            mode = mode.as_str(),
+                            grace_ms = grace.map(|grace| grace.as_millis()),
+                            "draining"
+                        );
+                        shared.drain_all(mode, grace);
+                    }
+                    Effect::Stop => over = true,
+                }
+            }
+            shared.state.send_if_modified(|state| {
+                std::mem::replace(state, machine.state()) != machine.state()
+            });
+            if over {
+                break;
+            }
+            let wait = machine.next_wakeup().map(|at| shared.now().until(at));
+            let event = tokio::select! {
+                Some(event) = lifecycle.recv() => Some(event),
+                Some(taken) = deliveries.recv() => {
+                    attempts.spawn(see_through(Arc::clone(&shared), taken));
+                    None
+                }
+                Some(ended) = attempts.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "an attempt's driver broke; its lease will run out");
+                    }
+                    None
+                }
+                _ = &mut intake, if !intake_over => {
+                    intake_over = true;
+                    None
+                }
+                () = sleep(wait) => Some(Event::Ticked),
+            };
+            if let Some(event) = event {
+                machine.handle(shared.now(), event, &mut effects);
+            }
+            let idle = intake_over && attempts.is_empty() && deliveries.is_empty();
+            if effects.is_empty() && idle {
+                machine.handle(shared.now(), Event::BecameIdle, &mut effects);
+            }
+        }
+        let _ = tokio::time::timeout(GOODBYE, presence::say_goodbye(&shared)).await;
+        // Replies under way are the last thing that may still be written.
+        let _ = tokio::time::timeout(GOODBYE, control::finish(&shared)).await;
+        parts.shutdown().await;
+        // Native code that blocks cannot be waited for.
+        inline.shutdown_background();
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn asked_to_stop(lifecycle: &mut mpsc::UnboundedReceiver<Event>) {
+    while let Some(event) = lifecycle.recv().await {
+        if matches!(event, Event::Signalled(_) | Event::ShutdownAsked { .. }) {
+            return;
+        }
+    }
+}
+
+fn ready(shared: &Shared) -> Ready {
+    Ready {
+        worker: shared.config.id.clone(),
+        queues: shared.config.queues.clone(),
+        tasks: shared.names().to_vec(),
+        concurrency: shared.config.concurrency,
+    }
+}
+
+/// Takes the name, notes where the log of commands ends, and reads every revocation; in this order, so that nothing falls
+/// in between. Without the revocations the worker is not ready: a revoked task must never start.
+async fn start(shared: &Arc<Shared>) -> Result<Position, WorkerError> {
+    let heartbeat = presence::heartbeat(shared);
+    let namespace = &shared.config.namespace;
+    match persist(|| shared.backends.presence.register(&heartbeat)).await? {
+        Registered::Yes => {}
+        Registered::NameTaken { seen_at, .. } => {
+            return Err(WorkerError::NameTaken { worker: shared.config.id.clone(), seen_at });
+        }
+    }
+    let position = persist(|| shared.backends.control.position(namespace)).await?;
+    persist(|| revocations::catch_up(shared)).await?;
+    Ok(position)
+}
+
+/// Tries until it works; gives up on what trying again cannot mend.
+async fn persist<T, Work>(call: impl Fn() -> Work) -> Result<T, BackendError>
+where
+    Work: Future<Output = Result<T, BackendError>>,
+{
+    let mut said = false;
+    loop {
+        match call().await {
+            Ok(done) => return Ok(done),
+            Err(error) if error.class() == stem_core::backend::ErrorClass::Transient => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "not ready; tried until it works");
+                }
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

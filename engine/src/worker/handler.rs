@@ -1,0 +1,136 @@
+//! A handler of either kind, and an attempt of either kind under way.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stem_core::limits::{Limits, Usage};
+use stem_core::outcome::{StopNotice, StopReason};
+use stem_core::task::ModuleRef;
+use stem_isolate::{AttemptHost, AttemptSpec, Exit, InterruptHandle, IsolateRuntime, TaskInfo};
+
+use crate::inline::{self, InlineHandler, InlineInterrupt, InlineSpec};
+use crate::modules::ModuleHandler;
+
+/// What serves a task name.
+#[derive(Clone)]
+pub(super) enum Handler {
+    /// Native.
+    Inline(Arc<dyn InlineHandler>),
+    /// WebAssembly.
+    Isolate(Arc<ModuleHandler>),
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inline(_) => f.write_str("Inline"),
+            Self::Isolate(module) => module.fmt(f),
+        }
+    }
+}
+
+/// The threads that handlers run on.
+#[derive(Debug)]
+pub(super) struct Threads {
+    pub(super) isolates: Option<Arc<IsolateRuntime>>,
+    pub(super) inline: tokio::runtime::Handle,
+}
+
+/// Stops and watches an attempt of either kind.
+#[derive(Clone, Debug)]
+pub(super) enum Interrupt {
+    Inline(InlineInterrupt),
+    Isolate(InterruptHandle),
+}
+
+impl Interrupt {
+    pub(super) fn stop(&self, reason: StopReason, force: bool) {
+        match self {
+            Self::Inline(interrupt) => interrupt.stop(reason, force),
+            Self::Isolate(interrupt) => interrupt.stop(reason, force),
+        }
+    }
+
+    pub(super) fn notify(&self, notice: StopNotice) {
+        match self {
+            Self::Inline(interrupt) => interrupt.notify(notice),
+            Self::Isolate(interrupt) => interrupt.notify(notice),
+        }
+    }
+
+    pub(super) fn since_checkpoint(&self) -> Duration {
+        match self {
+            Self::Inline(interrupt) => interrupt.since_checkpoint(),
+            Self::Isolate(interrupt) => interrupt.since_checkpoint(),
+        }
+    }
+
+    /// What it has used so far; nothing is known of native code.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Isolate(interrupt) => Some(interrupt.usage()),
+        }
+    }
+}
+
+/// An attempt under way.
+pub(super) struct Started {
+    pub(super) interrupt: Interrupt,
+    pub(super) exit: Pin<Box<dyn Future<Output = Exit> + Send>>,
+}
+
+impl Handler {
+    /// The word used in replies.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Inline(_) => "inline",
+            Self::Isolate(_) => "isolate",
+        }
+    }
+
+    /// What is written into the task's record.
+    pub(super) fn module(&self) -> Option<ModuleRef> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Isolate(module) => Some(module.reference()),
+        }
+    }
+
+    /// What an attempt gets.
+    pub(super) fn limits(&self, cap: &Limits) -> Limits {
+        match self {
+            Self::Inline(_) => Limits::DEFAULT.capped_by(cap),
+            Self::Isolate(module) => module.limits.clone(),
+        }
+    }
+
+    /// Starts an attempt.
+    pub(super) fn start(
+        &self,
+        threads: &Threads,
+        input: stem_core::envelope::Payload,
+        info: TaskInfo,
+        limits: Limits,
+        host: Arc<dyn AttemptHost>,
+    ) -> Started {
+        match (self, &threads.isolates) {
+            (Self::Isolate(module), Some(runtime)) => {
+                let spec = AttemptSpec { input, info, limits, on_failure: module.on_failure };
+                let (interrupt, exit) = runtime.start(&module.module, spec, host).into_parts();
+                Started { interrupt: Interrupt::Isolate(interrupt), exit: Box::pin(exit) }
+            }
+            (Self::Isolate(_), None) => {
+                unreachable!("the builder refuses modules without a sandbox")
+            }
+            (Self::Inline(handler), _) => {
+                let spec = InlineSpec { input, info, limits };
+                let (interrupt, exit) = inline::start(handler, spec, host, &threads.inline);
+                Started { interrupt: Interrupt::Inline(interrupt), exit: Box::pin(exit) }
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Asks for deliveries while permits are free.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stem_core::backend::broker::ReceiveRequest;
+use stem_core::control::WorkerState;
+use stem_core::machine::intake::Intake;
+use tokio::sync::{mpsc, watch};
+
+use super::attempt::Taken;
+use super::shared::Shared;
+
+/// How long one request waits for a delivery; also the longest that a drain waits for a request under way.
+const WAIT: Duration = Duration::from_millis(500);
+/// The pause after a request that failed; doubles up to [`PAUSE_CAP`].
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_CAP: Duration = Duration::from_secs(2);
+
+/// Asks until the worker drains, then ends. A request under way is never dropped: what it leased would be lost until
+/// its lease ran out.
+pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
+    let mut state = shared.state.subscribe();
+    let mut pause = PAUSE;
+    while running(&mut state).await {
+        let free = shared.permits.available_permits();
+        let intake = Intake {
+            state: *state.borrow(),
+            concurrency: shared.config.concurrency,
+            busy: shared.config.concurrency.saturating_sub(free),
+            prefetch: shared.config.prefetch,
+        };
+        let ask = intake.ask();
+        if ask == 0 {
+            tokio::select! {
+                // Taken and given back: only to be woken when one is free.
+                permit = shared.permits.acquire() => drop(permit),
+                _ = state.changed() => {}
+            }
+            continue;
+        }
+        let Ok(mut permits) = Arc::clone(&shared.permits)
+            .try_acquire_many_owned(u32::try_from(ask).unwrap_or(u32::MAX))
+        else {
+            continue;
+        };
+        let names = shared.names();
+        let request = ReceiveRequest {
+            queues: shared.config.queues.clone(),
+            names,
+            max: ask,
+            lease: shared.config.lease,
+            owner: shared.incarnation,
+            worker: shared.config.id.clone(),
+            wait: WAIT,
+            records: shared.records,
+        };
+        let asked_at = shared.now();
+        match shared.backends.broker.receive(&request).await {
+            Ok(deliveries) => {
+                if pause > PAUSE {
+                    tracing::info!("the broker answers again");
+                    pause = PAUSE;
+                }
+                // A request may have waited; the lease began when it was answered, and not before this.
+                let asked_at = if deliveries.is_empty() {
+                    asked_at
+                } else {
+                    asked_at.max(earliest(&shared, &deliveries))
+                };
+                for delivery in deliveries {
+                    let permit = permits.split(1).expect("no more deliveries than were asked for");
+                    if taken.send(Taken { delivery, asked_at, permit }).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => {
+                if pause == PAUSE {
+                    tracing::warn!(%error, "the broker gives no deliveries; it is tried until it does");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_CAP);
+            }
+        }
+    }
+}
+
+/// When the leases of these deliveries began, by our clock: no earlier than their end less their length, and never later
+/// than now. Where the broker's clock is ahead of ours this errs to the safe side only up to now.
+fn earliest(
+    shared: &Shared,
+    deliveries: &[stem_core::backend::broker::Delivery],
+) -> stem_core::time::Timestamp {
+    let lease = i64::try_from(shared.config.lease.as_millis()).unwrap_or(i64::MAX);
+    let began = deliveries
+        .iter()
+        .map(|delivery| delivery.lease_until.unix_millis().saturating_sub(lease))
+        .min()
+        .unwrap_or(0);
+    stem_core::time::Timestamp::from_unix_millis(began).min(shared.now())
+}
+
+/// Waits for the worker to run; `false` once it drains.
+async fn running(state: &mut watch::Receiver<WorkerState>) -> bool {
+    loop {
+        match *state.borrow_and_update() {
+            WorkerState::Running => return true,
+            WorkerState::Draining | WorkerState::Stopped => return false,
+            WorkerState::Starting => {}
+        }
+        if state.changed().await.is_err() {
+            return false;
+        }
+    }
+}

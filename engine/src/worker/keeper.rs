@@ -1,0 +1,187 @@
+//! Leases and settlements, in batches: whatever has gathered while the last call was under way goes out in the next.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use stem_core::backend::broker::{Renewal, Renewed, Settled};
+use stem_core::backend::{BackendError, Records};
+use stem_core::machine::attempt::Event;
+use stem_core::settlement::{Receipt, Settle};
+use stem_core::task::Progress;
+use stem_core::time::Timestamp;
+use stem_isolate::Refusal;
+use tokio::sync::{mpsc, oneshot};
+
+use super::shared::{InHand, Shared};
+
+/// The most that one call carries.
+const BATCH: usize = 512;
+
+/// Who waits for a renewal.
+#[derive(Debug)]
+pub(super) enum RenewFor {
+    /// The attempt's machine.
+    Attempt(Arc<InHand>),
+    /// A handler that asked for more time.
+    Handler(oneshot::Sender<Result<Duration, Refusal>>),
+}
+
+/// Asks for more time on a lease.
+#[derive(Debug)]
+pub(super) struct RenewOrder {
+    pub(super) receipt: Receipt,
+    pub(super) lease: Duration,
+    pub(super) whom: RenewFor,
+}
+
+/// Asks for a settlement.
+#[derive(Debug)]
+pub(super) struct SettleOrder {
+    pub(super) settle: Settle,
+    /// Written first, so that the record's last progress is the attempt's last.
+    pub(super) progress: Option<Progress>,
+    pub(super) hand: Arc<InHand>,
+}
+
+/// Says once that the broker is away, and once that it is back.
+#[derive(Debug, Default)]
+struct Outage(AtomicBool);
+
+impl Outage {
+    fn note<T>(&self, what: &'static str, result: &Result<T, BackendError>) {
+        match result {
+            Ok(_) if self.0.swap(false, Ordering::Relaxed) => tracing::info!("{what} works again"),
+            Err(error) if !self.0.swap(true, Ordering::Relaxed) => {
+                tracing::warn!(%error, "{what} fails; it is tried until it works")
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Bounds a call: a backend bounds its own, and a lease cannot wait that long.
+async fn within<T>(
+    limit: Duration,
+    service: &stem_core::backend::ServiceId,
+    call: impl Future<Output = Result<T, BackendError>>,
+) -> Result<T, BackendError> {
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        let class = stem_core::backend::ErrorClass::Transient;
+        Err(BackendError::new(
+            class,
+            &service.0,
+            "answer",
+            format!("no answer within {} ms", limit.as_millis()),
+        ))
+    })
+}
+
+/// Renews leases until every sender is gone.
+pub(super) async fn renew(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<RenewOrder>) {
+    let outage = Outage::default();
+    let mut batch = Vec::new();
+    while orders.recv_many(&mut batch, BATCH).await > 0 {
+        let asked_at = shared.now();
+        let renewals: Vec<_> = batch
+            .iter()
+            .map(|order| Renewal { receipt: order.receipt.clone(), lease: order.lease })
+            .collect();
+        let broker = &shared.backends.broker;
+        let answers =
+            within(shared.config.lease / 3, broker.service(), broker.renew(&renewals)).await;
+        outage.note("renewing leases", &answers);
+        match answers {
+            Ok(answers) => {
+                shared.last_renewal.store(asked_at.unix_millis(), Ordering::Relaxed);
+                for (order, answer) in batch.drain(..).zip(answers) {
+                    renewed(&shared, order, answer, asked_at);
+                }
+            }
+            Err(error) => {
+                for order in batch.drain(..) {
+                    match order.whom {
+                        RenewFor::Attempt(hand) => hand.tell(Event::RenewalFailed),
+                        RenewFor::Handler(answer) => {
+                            let _ = answer.send(Err(Refusal::Unavailable(error.problem.clone())));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn renewed(shared: &Shared, order: RenewOrder, answer: Renewed, asked_at: Timestamp) {
+    match (order.whom, answer) {
+        (RenewFor::Attempt(hand), Renewed::Until(_)) => {
+            let until = asked_at.after(order.lease);
+            hand.held_until.fetch_max(until.unix_millis(), Ordering::Relaxed);
+            hand.tell(Event::Renewed { asked_at });
+        }
+        (RenewFor::Attempt(hand), Renewed::Stale) => hand.tell(Event::LeaseLost),
+        (RenewFor::Handler(waiting), answer) => {
+            let answer = match answer {
+                Renewed::Until(_) => {
+                    Ok(shared.now().until(asked_at.after(order.lease.max(shared.config.lease))))
+                }
+                Renewed::Stale => Err(Refusal::LeaseLost),
+            };
+            if answer.is_err() {
+                for hand in shared.in_hand_of(&order.receipt.task) {
+                    if hand.receipt == order.receipt {
+                        hand.tell(Event::LeaseLost);
+                    }
+                }
+            }
+            // The handler may be gone by now.
+            let _ = waiting.send(answer);
+        }
+    }
+}
+
+/// Settles deliveries until every sender is gone.
+pub(super) async fn settle(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<SettleOrder>) {
+    let outage = Outage::default();
+    let mut batch = Vec::new();
+    while orders.recv_many(&mut batch, BATCH).await > 0 {
+        let answers = settle_batch(&shared, &mut batch).await;
+        outage.note("settling deliveries", &answers);
+        match answers {
+            Ok(answers) => {
+                for (order, answer) in batch.drain(..).zip(answers) {
+                    order.hand.tell(match answer {
+                        Settled::Done => Event::Settled,
+                        Settled::Stale => Event::SettleStale,
+                    });
+                }
+            }
+            Err(_) => batch.drain(..).for_each(|order| order.hand.tell(Event::SettleFailed)),
+        }
+    }
+}
+
+async fn settle_batch(
+    shared: &Shared,
+    batch: &mut [SettleOrder],
+) -> Result<Vec<Settled>, BackendError> {
+    let results = &shared.backends.results;
+    let progress: Vec<_> = batch
+        .iter_mut()
+        .filter_map(|order| {
+            order.progress.take().map(|progress| (order.settle.receipt.clone(), progress))
+        })
+        .collect();
+    if !progress.is_empty()
+        && let Err(error) = results.record_progress(&progress).await
+    {
+        // Progress is told, not promised; the settlement must not wait for it.
+        tracing::debug!(%error, "last progress was not written");
+    }
+    let settles: Vec<_> = batch.iter().map(|order| order.settle.clone()).collect();
+    if shared.records == Records::Elsewhere {
+        // The record first. A crash before the next line makes a redelivery that finds a final record and is discarded.
+        results.record_settled(&settles).await?;
+    }
+    shared.backends.broker.settle(&settles, shared.records).await
+}

@@ -1,0 +1,110 @@
+//! Heartbeats, and the housekeeping that goes along with them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stem_core::control::{Heartbeat, WorkerState};
+use stem_core::time::Timestamp;
+
+use super::shared::Shared;
+
+/// How often what has expired is removed.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+
+/// The machine's name.
+pub(super) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// What the worker says of itself now.
+pub(super) fn heartbeat(shared: &Shared) -> Heartbeat {
+    let mut queues: BTreeMap<_, _> =
+        shared.config.queues.iter().map(|queue| (queue.clone(), 0)).collect();
+    let in_hand = shared.in_hand();
+    for hand in &in_hand {
+        *queues.entry(hand.receipt.queue.clone()).or_default() += 1;
+    }
+    Heartbeat {
+        worker: shared.config.id.clone(),
+        boot_id: shared.incarnation,
+        namespace: shared.config.namespace.clone(),
+        state: shared.worker_state(),
+        host: host(),
+        pid: std::process::id(),
+        started_at: shared.started_at,
+        seen_at: Timestamp::default(),
+        interval_ms: u64::try_from(shared.config.heartbeat_interval.as_millis())
+            .unwrap_or(u64::MAX),
+        concurrency: u32::try_from(shared.config.concurrency).unwrap_or(u32::MAX),
+        queues,
+        tasks: shared.names().to_vec(),
+        inflight: u32::try_from(in_hand.len()).unwrap_or(u32::MAX),
+    }
+}
+
+/// Beats until dropped, at its interval and at each change of state.
+pub(super) async fn beat(shared: Arc<Shared>) {
+    let mut state = shared.state.subscribe();
+    loop {
+        if let Err(error) = shared.backends.presence.beat(&heartbeat(&shared)).await {
+            tracing::debug!(%error, "a heartbeat was not written");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(shared.config.heartbeat_interval) => {}
+            changed = state.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The last heartbeat: says `stopped`.
+pub(super) async fn say_goodbye(shared: &Shared) {
+    let goodbye = Heartbeat { state: WorkerState::Stopped, ..heartbeat(shared) };
+    if let Err(error) = shared.backends.presence.beat(&goodbye).await {
+        tracing::debug!(%error, "the last heartbeat was not written");
+    }
+}
+
+/// Removes what has expired, until dropped. Every worker does it; all of it may be done twice.
+pub(super) async fn keep_house(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let backends = &shared.backends;
+        let now = shared.now();
+        let swept = [
+            ("records", backends.results.prune().await),
+            ("revocations", backends.revokes.prune(&shared.config.namespace).await),
+            ("commands", backends.control.prune().await),
+            ("tasks that no worker knows", bury_unroutable(&shared, now).await),
+        ];
+        for (what, result) in swept {
+            match result {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "removed {what} whose time was over"),
+                Err(error) => tracing::debug!(%error, "{what} were not looked through"),
+            }
+        }
+        shared.revocations().prune(now);
+    }
+}
+
+/// Gives up tasks whose name no live worker has known for too long.
+async fn bury_unroutable(
+    shared: &Shared,
+    now: Timestamp,
+) -> Result<u64, stem_core::backend::BackendError> {
+    let (workers, at) = shared.backends.presence.workers(&shared.config.namespace).await?;
+    let mut known: Vec<_> = workers
+        .into_iter()
+        .filter(|worker| worker.is_fresh(at))
+        .flat_map(|worker| worker.tasks)
+        .collect();
+    known.extend(shared.names().iter().cloned());
+    let patience = i64::try_from(shared.config.unroutable_after.as_millis()).unwrap_or(i64::MAX);
+    let since = Timestamp::from_unix_millis(now.unix_millis().saturating_sub(patience));
+    shared.backends.broker.bury_unroutable(&known, since, shared.records).await
+}

@@ -1,0 +1,73 @@
+//! Picks up changed modules without a restart. Attempts that run keep the module they began with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stem_isolate::IsolateRuntime;
+
+use super::handler::Handler;
+use super::shared::Shared;
+use crate::modules;
+
+/// How often the directory is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Watches a directory until dropped.
+pub(super) async fn watch(shared: Arc<Shared>, runtime: Arc<IsolateRuntime>, dir: PathBuf) {
+    let mut seen = modules::fingerprint(&dir);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = modules::fingerprint(&dir);
+        if now == seen {
+            continue;
+        }
+        // A file that is being written changes again; it is read when it has been still for one look.
+        tokio::time::sleep(LOOK).await;
+        if modules::fingerprint(&dir) != now {
+            continue;
+        }
+        seen = now;
+        reload(&shared, &runtime, &dir).await;
+    }
+}
+
+async fn reload(shared: &Shared, runtime: &IsolateRuntime, dir: &std::path::Path) {
+    let found = match modules::find(dir) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "the modules have changed and cannot be read; the old ones stay");
+            return;
+        }
+    };
+    let old = shared.handlers();
+    let mut new: std::collections::BTreeMap<_, _> = old
+        .iter()
+        .filter(|(_, handler)| matches!(handler, Handler::Inline(_)))
+        .map(|(name, handler)| (name.clone(), handler.clone()))
+        .collect();
+    for (name, found) in &found {
+        let before = match old.get(name) {
+            Some(Handler::Isolate(before)) => Some(before),
+            _ => None,
+        };
+        match modules::load(runtime, found, &shared.config.limits_cap).await {
+            Ok(handler) => {
+                if before.is_none_or(|before| before.module.digest() != handler.module.digest()) {
+                    tracing::info!(task = %name, digest = %handler.module.digest(), "module loaded");
+                }
+                new.insert(name.clone(), Handler::Isolate(Arc::new(handler)));
+            }
+            Err(error) => {
+                tracing::warn!(task = %name, %error, "a changed module is refused; the old one stays, if there was one");
+                if let Some(before) = before {
+                    new.insert(name.clone(), Handler::Isolate(Arc::clone(before)));
+                }
+            }
+        }
+    }
+    for name in old.keys().filter(|name| !new.contains_key(*name)) {
+        tracing::info!(task = %name, "module removed; its tasks wait for a worker that has it");
+    }
+    shared.replace_handlers(new);
+}

@@ -1,0 +1,85 @@
+//! Follows the revoke store: first everything, then every change, whether or not anybody told us of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stem_core::backend::BackendError;
+use stem_core::machine::attempt::Event;
+use stem_core::revoke::{Revocation, RevocationChange};
+
+use super::shared::Shared;
+
+/// Changes read at once.
+const CHUNK: usize = 10_000;
+/// The longest between two looks at the store, without a wake-up.
+const LOOK: Duration = Duration::from_millis(500);
+/// The pause after a look that failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Reads everything that is newer than what is known; says how many changes were new.
+pub(super) async fn catch_up(shared: &Shared) -> Result<usize, BackendError> {
+    let mut news = 0;
+    loop {
+        let seen = shared.revocations().seen();
+        let changes = shared.backends.revokes.since(&shared.config.namespace, seen, CHUNK).await?;
+        if changes.is_empty() {
+            return Ok(news);
+        }
+        for change in changes {
+            news += usize::from(apply(shared, change));
+        }
+    }
+}
+
+/// Takes a change in, and tells the attempts in hand; says whether it was new.
+pub(super) fn apply(shared: &Shared, mut change: RevocationChange) -> bool {
+    if let RevocationChange::Revoked(revocation) = &mut change
+        && revocation.request.grace_ms.is_none()
+        && !shared.config.terminate_grace.is_zero()
+    {
+        revocation.request.grace_ms = u64::try_from(shared.config.terminate_grace.as_millis()).ok();
+    }
+    let told = match &change {
+        RevocationChange::Revoked(revocation) => Some(revocation.clone()),
+        RevocationChange::Undone { .. } => None,
+    };
+    let new = shared.revocations().apply(change);
+    if let Some(revocation) = told.filter(|_| new) {
+        tell(shared, &revocation);
+    }
+    new
+}
+
+fn tell(shared: &Shared, revocation: &Revocation) {
+    if revocation.expired(shared.now()) {
+        return;
+    }
+    for hand in shared.in_hand_of(&revocation.task_id) {
+        hand.tell(Event::Revoked(revocation.clone()));
+    }
+}
+
+/// Follows the store until dropped. Between two reads nothing is held, so dropping it loses nothing.
+pub(super) async fn follow(shared: Arc<Shared>) {
+    let mut failing = false;
+    loop {
+        let looked = match shared.backends.revokes.changed(LOOK).await {
+            Ok(()) => catch_up(&shared).await,
+            Err(error) => Err(error),
+        };
+        match looked {
+            Ok(_) if failing => {
+                failing = false;
+                tracing::info!("the revoke store can be read again");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(%error, "the revoke store cannot be read; revocations of this moment are seen when it can");
+                }
+                failing = true;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! What the parts of one worker share.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+
+use stem_core::backend::Records;
+use stem_core::control::{Drain, WorkerState};
+use stem_core::id::{Incarnation, LeaseToken, TaskId, TaskName};
+use stem_core::machine::{attempt, lifecycle};
+use stem_core::outcome::{StopHow, StopReason};
+use stem_core::revoke::Revocations;
+use stem_core::settlement::Receipt;
+use stem_core::time::{Clock, Timestamp};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::config::WorkerConfig;
+use super::handler::{Handler, Interrupt, Threads};
+use super::keeper::{RenewOrder, SettleOrder};
+use super::progress::ProgressBook;
+use crate::Backends;
+use crate::clock::SteadyClock;
+
+/// Counts since the start, as `stats` shows them.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) started: AtomicU64,
+    pub(super) succeeded: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) retried: AtomicU64,
+    pub(super) revoked: AtomicU64,
+    pub(super) terminated: AtomicU64,
+    pub(super) recycled: AtomicU64,
+    pub(super) lease_lost: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A delivery in the worker's hands.
+#[derive(Debug)]
+pub(super) struct InHand {
+    pub(super) receipt: Receipt,
+    pub(super) name: TaskName,
+    pub(super) attempt: u32,
+    pub(super) events: mpsc::UnboundedSender<attempt::Event>,
+    /// Set when the handler starts.
+    pub(super) running: OnceLock<Running>,
+    /// Milliseconds since 1970; moves with each renewal.
+    pub(super) held_until: AtomicI64,
+    /// 0, or 1 + the stop reason ordered.
+    stopping: AtomicU32,
+}
+
+/// What is known of a running attempt.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) kind: &'static str,
+    pub(super) started_at: Timestamp,
+    pub(super) interrupt: Interrupt,
+}
+
+impl InHand {
+    pub(super) fn new(
+        receipt: Receipt,
+        name: TaskName,
+        attempt: u32,
+        events: mpsc::UnboundedSender<attempt::Event>,
+    ) -> Self {
+        Self {
+            receipt,
+            name,
+            attempt,
+            events,
+            running: OnceLock::new(),
+            held_until: AtomicI64::new(0),
+            stopping: AtomicU32::new(0),
+        }
+    }
+
+    pub(super) fn set_stopping(&self, reason: StopReason) {
+        self.stopping.store(1 + reason as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed) != 0
+    }
+
+    /// Tells the attempt a fact. One that is over has nobody to tell.
+    pub(super) fn tell(&self, event: attempt::Event) {
+        let _ = self.events.send(event);
+    }
+}
+
+/// How a task was revoked, kept for a while for the reply to the command that asked for it.
+#[derive(Clone, Debug)]
+pub(super) struct RevokedEnd {
+    pub(super) task: TaskId,
+    pub(super) how: StopHow,
+    pub(super) elapsed_ms: f64,
+}
+
+/// So many revoked ends are remembered.
+const REVOKED_ENDS: usize = 1024;
+
+/// Everything that more than one part of a worker needs.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: WorkerConfig,
+    pub(super) backends: Backends,
+    pub(super) records: Records,
+    pub(super) clock: SteadyClock,
+    pub(super) incarnation: Incarnation,
+    pub(super) started_at: Timestamp,
+    pub(super) threads: Threads,
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) counters: Counters,
+    pub(super) progress: ProgressBook,
+    pub(super) renewals: mpsc::UnboundedSender<RenewOrder>,
+    pub(super) settlements: mpsc::UnboundedSender<SettleOrder>,
+    pub(super) lifecycle: mpsc::UnboundedSender<lifecycle::Event>,
+    pub(super) state: watch::Sender<WorkerState>,
+    pub(super) last_renewal: AtomicI64,
+    /// Raised whenever the number of deliveries in hand changes.
+    pub(super) in_hand_changed: watch::Sender<usize>,
+    /// Replies to commands that are being made.
+    pub(super) replying: watch::Sender<usize>,
+    drain: Mutex<Option<Drain>>,
+    handlers: RwLock<Handlers>,
+    in_hand: Mutex<HashMap<(TaskId, LeaseToken), Arc<InHand>>>,
+    revocations: Mutex<Revocations>,
+    revoked_ends: Mutex<VecDeque<RevokedEnd>>,
+}
+
+#[derive(Clone, Debug)]
+struct Handlers {
+    by_name: Arc<BTreeMap<TaskName, Handler>>,
+    names: Arc<[TaskName]>,
+}
+
+impl Handlers {
+    fn new(by_name: BTreeMap<TaskName, Handler>) -> Self {
+        Self { names: by_name.keys().cloned().collect(), by_name: Arc::new(by_name) }
+    }
+}
+
+/// The channels and parts that [`Shared::new`] puts together.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) config: WorkerConfig,
+    pub(super) backends: Backends,
+    pub(super) threads: Threads,
+    pub(super) handlers: BTreeMap<TaskName, Handler>,
+    pub(super) renewals: mpsc::UnboundedSender<RenewOrder>,
+    pub(super) settlements: mpsc::UnboundedSender<SettleOrder>,
+    pub(super) lifecycle: mpsc::UnboundedSender<lifecycle::Event>,
+}
+
+impl Shared {
+    pub(super) fn new(parts: Parts) -> Self {
+        let clock = SteadyClock::start();
+        Self {
+            records: parts.backends.records(),
+            permits: Arc::new(Semaphore::new(parts.config.concurrency)),
+            config: parts.config,
+            backends: parts.backends,
+            clock,
+            incarnation: Incarnation(uuid::Uuid::now_v7()),
+            started_at: clock.now(),
+            threads: parts.threads,
+            counters: Counters::default(),
+            progress: ProgressBook::default(),
+            renewals: parts.renewals,
+            settlements: parts.settlements,
+            lifecycle: parts.lifecycle,
+            state: watch::channel(WorkerState::Starting).0,
+            last_renewal: AtomicI64::new(0),
+            in_hand_changed: watch::channel(0).0,
+            replying: watch::channel(0).0,
+            drain: Mutex::new(None),
+            handlers: RwLock::new(Handlers::new(parts.handlers)),
+            in_hand: Mutex::default(),
+            revocations: Mutex::default(),
+            revoked_ends: Mutex::default(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(super) fn handler(&self, name: &TaskName) -> Option<Handler> {
+        self.handlers.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned()
+    }
+
+    pub(super) fn names(&self) -> Arc<[TaskName]> {
+        Arc::clone(&self.handlers.read().unwrap_or_else(PoisonError::into_inner).names)
+    }
+
+    pub(super) fn handlers(&self) -> Arc<BTreeMap<TaskName, Handler>> {
+        Arc::clone(&self.handlers.read().unwrap_or_else(PoisonError::into_inner).by_name)
+    }
+
+    pub(super) fn replace_handlers(&self, by_name: BTreeMap<TaskName, Handler>) {
+        *self.handlers.write().unwrap_or_else(PoisonError::into_inner) = Handlers::new(by_name);
+    }
+
+    pub(super) fn revocations(&self) -> MutexGuard<'_, Revocations> {
+        self.revocations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hands(&self) -> MutexGuard<'_, HashMap<(TaskId, LeaseToken), Arc<InHand>>> {
+        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn take_in_hand(&self, hand: &Arc<InHand>) {
+        let mut hands = self.hands();
+        hands.insert((hand.receipt.task.clone(), hand.receipt.token), Arc::clone(hand));
+        self.in_hand_changed.send_replace(hands.len());
+    }
+
+    pub(super) fn let_go(&self, receipt: &Receipt) {
+        let mut hands = self.hands();
+        hands.remove(&(receipt.task.clone(), receipt.token));
+        self.in_hand_changed.send_replace(hands.len());
+    }
+
+    /// Everything in hand.
+    pub(super) fn in_hand(&self) -> Vec<Arc<InHand>> {
+        self.hands().values().cloned().collect()
+    }
+
+    /// The deliveries of one task in hand; more than one only while a lost lease is being noticed.
+    pub(super) fn in_hand_of(&self, task: &TaskId) -> Vec<Arc<InHand>> {
+        self.hands()
+            .iter()
+            .filter(|((id, _), _)| id == task)
+            .map(|(_, hand)| Arc::clone(hand))
+            .collect()
+    }
+
+    pub(super) fn inflight(&self) -> usize {
+        self.hands().len()
+    }
+
+    pub(super) fn remember_revoked(&self, end: RevokedEnd) {
+        let mut ends = self.revoked_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends.len() == REVOKED_ENDS {
+            ends.pop_front();
+        }
+        ends.push_back(end);
+    }
+
+    pub(super) fn revoked_end(&self, task: &TaskId) -> Option<RevokedEnd> {
+        let ends = self.revoked_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.iter().rev().find(|end| end.task == *task).cloned()
+    }
+
+    pub(super) fn worker_state(&self) -> WorkerState {
+        *self.state.borrow()
+    }
+
+    /// How the worker drains, if it does.
+    pub(super) fn draining(&self) -> Option<Drain> {
+        *self.drain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells every delivery in hand that the worker drains. One that is taken later asks [`draining`](Self::draining)
+    /// after it is in hand; so none is missed.
+    pub(super) fn drain_all(&self, mode: Drain, grace: Option<std::time::Duration>) {
+        *self.drain.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode);
+        for hand in self.in_hand() {
+            hand.tell(attempt::Event::Draining { mode, grace });
+        }
+    }
+
+    /// Tells the lifecycle a fact.
+    pub(super) fn tell(&self, event: lifecycle::Event) {
+        let _ = self.lifecycle.send(event);
+    }
+}
