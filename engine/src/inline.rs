@@ -349,13 +349,14 @@ pub(crate) fn start(
         };
         let ended = match ended {
             Some(ended) => Some(ended),
-            None => match tokio::time::timeout(COURTESY, &mut running).await {
-                Ok(ended) => Some(ended),
-                Err(_) => {
+            None => {
+                if let Ok(ended) = tokio::time::timeout(COURTESY, &mut running).await {
+                    Some(ended)
+                } else {
                     running.abort();
                     tokio::time::timeout(PATIENCE, &mut running).await.ok()
                 }
-            },
+            }
         };
         let outcome = match ended {
             Some(Ok(Ok(result))) => Outcome::Succeeded(result),

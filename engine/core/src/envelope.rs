@@ -18,7 +18,7 @@ pub const HEADERS: usize = 64;
 /// Largest header, name and value together, in bytes.
 pub const HEADER_BYTES: usize = 4096;
 /// Longest media type, in bytes.
-pub const MEDIA_TYPE_BYTES: usize = 128;
+pub const MEDIA_TYPE_BYTES: usize = 255;
 /// Most retries a producer may ask for.
 pub const MAX_RETRIES: u32 = 1_000;
 /// The longest hard limit a producer may ask for.

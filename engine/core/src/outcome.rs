@@ -64,7 +64,7 @@ impl fmt::Display for FailureKind {
 }
 
 /// Longest failure code, in bytes; a longer one is cut.
-pub const CODE_BYTES: usize = 128;
+pub const CODE_BYTES: usize = 64;
 /// Longest failure message, in bytes; a longer one is cut.
 pub const MESSAGE_BYTES: usize = 4096;
 

@@ -138,15 +138,13 @@ async fn begin_elsewhere(shared: &Shared, delivery: &Delivery) -> Result<bool, B
     if answer.first() == Some(&Recorded::Stored) {
         return Ok(false);
     }
-    match results.fetch(&delivery.envelope.id).await? {
-        Some(record) => Ok(record.state.is_final()),
-        None => {
-            // The producer died between its two writes, or the record's time ran out: the delivery is the truth.
-            results.record_queued(std::slice::from_ref(&delivery.envelope)).await?;
-            results.record_begun(&[begun]).await?;
-            Ok(false)
-        }
+    if let Some(record) = results.fetch(&delivery.envelope.id).await? {
+        return Ok(record.state.is_final());
     }
+    // The producer died between its two writes, or the record's time ran out: the delivery is the truth.
+    results.record_queued(std::slice::from_ref(&delivery.envelope)).await?;
+    results.record_begun(&[begun]).await?;
+    Ok(false)
 }
 
 impl Driver<'_> {

@@ -55,11 +55,11 @@ impl WorkerConfig {
             terminate_grace: Duration::ZERO,
             soft_grace: Duration::from_secs(10),
             heartbeat_interval: Duration::from_secs(5),
-            unroutable_after: Duration::from_secs(7 * 24 * 3600),
+            unroutable_after: Duration::from_hours(168),
             limits_cap: Limits {
                 memory_bytes: 1 << 30,
-                cpu: Duration::from_secs(24 * 3600),
-                hard: Duration::from_secs(24 * 3600),
+                cpu: Duration::from_hours(24),
+                hard: Duration::from_hours(24),
                 result_bytes: 8 << 20,
                 log_bytes: 8 << 20,
                 ..Limits::DEFAULT

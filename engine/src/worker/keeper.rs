@@ -53,7 +53,7 @@ impl Outage {
         match result {
             Ok(_) if self.0.swap(false, Ordering::Relaxed) => tracing::info!("{what} works again"),
             Err(error) if !self.0.swap(true, Ordering::Relaxed) => {
-                tracing::warn!(%error, "{what} fails; it is tried until it works")
+                tracing::warn!(%error, "{what} fails; it is tried until it works");
             }
             _ => {}
         }

@@ -10,7 +10,7 @@ use stem_core::time::Timestamp;
 use super::shared::Shared;
 
 /// How often what has expired is removed.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
+const HOUSEKEEPING: Duration = Duration::from_mins(1);
 
 /// The machine's name.
 pub(super) fn host() -> String {

@@ -1,0 +1,379 @@
+//! A whole worker on the memory backend, with native handlers: fast enough to run every path.
+
+#![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use stem_core::backend::broker::Pause;
+use stem_core::control::{Answer, Command, Drain, Order};
+use stem_core::envelope::Payload;
+use stem_core::id::{Namespace, RequestId, TaskId, TaskName};
+use stem_core::outcome::{FailureKind, StopHow};
+use stem_core::retry::RetryPolicy;
+use stem_core::revoke::RevokeRequest;
+use stem_core::task::{TaskRecord, TaskState};
+use stem_core::time::Clock;
+use stem_engine::{
+    Backends, Client, EnqueueOptions, SystemClock, TaskError, Worker, WorkerBuilder, WorkerConfig,
+    WorkerHandle,
+};
+use stem_memory::Memory;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Bench {
+    client: Client,
+    handle: WorkerHandle,
+    running: tokio::task::JoinHandle<Result<(), stem_engine::WorkerError>>,
+}
+
+fn memory() -> Arc<Memory> {
+    Memory::new(Arc::new(SystemClock))
+}
+
+/// Broker and results in one service, and in two.
+fn both_ways() -> [Backends; 2] {
+    let apart = Backends { results: memory(), ..Backends::all_in_one(memory()) };
+    [Backends::all_in_one(memory()), apart]
+}
+
+fn config() -> WorkerConfig {
+    let mut config = WorkerConfig::new("w".parse().unwrap());
+    config.lease = Duration::from_millis(600);
+    config
+}
+
+async fn start(
+    backends: Backends,
+    config: WorkerConfig,
+    handlers: impl FnOnce(WorkerBuilder) -> WorkerBuilder,
+) -> Bench {
+    let worker = handlers(Worker::builder(backends.clone(), config)).build().unwrap();
+    let handle = worker.handle();
+    let (ready, wait) = tokio::sync::oneshot::channel();
+    let running = tokio::spawn(worker.on_ready(|_| ready.send(()).expect("the test waits")).run());
+    tokio::time::timeout(PATIENCE, wait).await.unwrap().unwrap();
+    Bench { client: Client::new(backends, Arc::new(SystemClock)), handle, running }
+}
+
+impl Bench {
+    async fn enqueue(&self, name: &str, options: EnqueueOptions) -> TaskId {
+        self.client
+            .enqueue(TaskName::new(name).unwrap(), Payload::json("{}"), options)
+            .await
+            .unwrap()
+            .id
+    }
+
+    async fn ended(&self, task: &TaskId) -> TaskRecord {
+        let record = self.client.wait(task, Some(PATIENCE), |_| {}).await.unwrap().unwrap();
+        assert!(record.state.is_final(), "{record:?}");
+        record
+    }
+
+    async fn until(&self, task: &TaskId, state: TaskState) -> TaskRecord {
+        let poll = async {
+            loop {
+                let record = self.client.show(task).await.unwrap().unwrap();
+                if record.state == state {
+                    return record;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, poll).await.unwrap()
+    }
+
+    async fn revoke(&self, task: &TaskId, request: RevokeRequest) {
+        self.client
+            .revoke(&Namespace::new("stem").unwrap(), &[(task.clone(), request)])
+            .await
+            .unwrap();
+    }
+
+    async fn stop(self, mode: Drain) {
+        self.handle.shutdown(mode, None);
+        tokio::time::timeout(PATIENCE, self.running).await.unwrap().unwrap().unwrap();
+    }
+}
+
+fn terminate() -> RevokeRequest {
+    RevokeRequest {
+        terminate: true,
+        reason: Some("why".to_owned()),
+        requested_by: Some("who".to_owned()),
+        ..RevokeRequest::default()
+    }
+}
+
+fn no_wait() -> RetryPolicy {
+    RetryPolicy { max_retries: 2, base_ms: 1, factor: 1, cap_ms: 1 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_and_a_failure_reach_whoever_waits() {
+    for backends in both_ways() {
+        let tries = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&tries);
+        let bench = start(backends, config(), |builder| {
+            builder
+                .inline("good", |context, _: serde_json::Value| async move {
+                    context.progress(0.5, "half")?;
+                    Ok("done")
+                })
+                .unwrap()
+                .inline("flaky", move |_, _: serde_json::Value| {
+                    let last = counted.fetch_add(1, Ordering::Relaxed) == 2;
+                    async move {
+                        if last { Ok(3) } else { Err(TaskError::retryable("again", "not yet")) }
+                    }
+                })
+                .unwrap()
+                .inline("fatal", |_, _: serde_json::Value| async move {
+                    Err::<(), _>(TaskError::fatal("no", "never"))
+                })
+                .unwrap()
+                .inline("panics", |_, _: serde_json::Value| async move {
+                    assert!(std::env::args().count() > 1_000, "on purpose");
+                    Ok(())
+                })
+                .unwrap()
+        })
+        .await;
+        let good = bench.enqueue("good", EnqueueOptions::default()).await;
+        let record = bench.ended(&good).await;
+        assert_eq!(
+            (record.state, record.attempt, record.delivery_count),
+            (TaskState::Succeeded, 1, 1)
+        );
+        assert_eq!(record.result.unwrap().bytes, b"\"done\"");
+        assert_eq!(record.progress.unwrap().fraction, Some(0.5));
+
+        let flaky = bench
+            .enqueue("flaky", EnqueueOptions { retry: no_wait(), ..EnqueueOptions::default() })
+            .await;
+        let record = bench.ended(&flaky).await;
+        assert_eq!((record.state, record.attempt), (TaskState::Succeeded, 3));
+
+        let fatal = bench.enqueue("fatal", EnqueueOptions::default()).await;
+        let record = bench.ended(&fatal).await;
+        assert_eq!((record.state, record.attempt), (TaskState::Failed, 1));
+        assert_eq!(record.failure.unwrap().code, "no");
+
+        let panics = bench
+            .enqueue(
+                "panics",
+                EnqueueOptions {
+                    retry: RetryPolicy { max_retries: 0, ..no_wait() },
+                    ..EnqueueOptions::default()
+                },
+            )
+            .await;
+        let failure = bench.ended(&panics).await.failure.unwrap();
+        assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Trap, "on purpose"));
+        bench.stop(Drain::Warm).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminated_handler_ends_at_its_checkpoint_or_is_dropped_and_the_record_tells() {
+    for backends in both_ways() {
+        let bench = start(backends, config(), |builder| {
+            builder
+                .inline("polite", |context, _: serde_json::Value| async move {
+                    loop {
+                        context.heartbeat()?;
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    #[expect(unreachable_code, reason = "it gives the handler its type")]
+                    Ok(())
+                })
+                .unwrap()
+                .inline("deaf", |_, _: serde_json::Value| async move {
+                    tokio::time::sleep(Duration::from_hours(1)).await;
+                    Ok(())
+                })
+                .unwrap()
+        })
+        .await;
+        for (name, how) in [("polite", StopHow::Checkpoint), ("deaf", StopHow::Preempted)] {
+            let task = bench.enqueue(name, EnqueueOptions::default()).await;
+            bench.until(&task, TaskState::Running).await;
+            bench.revoke(&task, terminate()).await;
+            let record = bench.ended(&task).await;
+            let end = record.revocation.unwrap();
+            assert_eq!((record.state, end.how), (TaskState::Revoked, how), "{name}");
+            assert_eq!(
+                (end.reason.as_deref(), end.requested_by.as_deref()),
+                (Some("why"), Some("who"))
+            );
+        }
+        bench.stop(Drain::Warm).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_gives_back_what_it_interrupts_and_another_worker_goes_on() {
+    for backends in both_ways() {
+        for mode in [Drain::Soft, Drain::Hard] {
+            let deaf = |builder: WorkerBuilder| {
+                builder
+                    .inline("deaf", |_, _: serde_json::Value| async move {
+                        tokio::time::sleep(Duration::from_hours(1)).await;
+                        Ok(())
+                    })
+                    .unwrap()
+            };
+            let first = start(
+                backends.clone(),
+                WorkerConfig { soft_grace: Duration::from_millis(50), ..config() },
+                deaf,
+            )
+            .await;
+            let task = first.enqueue("deaf", EnqueueOptions::default()).await;
+            first.until(&task, TaskState::Running).await;
+            let client = first.client.clone();
+            first.stop(mode).await;
+            let record = client.show(&task).await.unwrap().unwrap();
+            assert_eq!((record.state, record.delivery_count), (TaskState::Queued, 0), "{mode:?}");
+            let second = start(backends.clone(), config(), |builder| {
+                builder.inline("deaf", |_, _: serde_json::Value| async move { Ok(()) }).unwrap()
+            })
+            .await;
+            let record = second.ended(&task).await;
+            assert_eq!(
+                (record.state, record.attempt, record.delivery_count),
+                (TaskState::Succeeded, 1, 1),
+                "{mode:?}"
+            );
+            second.stop(Drain::Warm).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_much_longer_than_its_lease_runs_once() {
+    for backends in both_ways() {
+        let starts = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&starts);
+        let short = WorkerConfig { lease: Duration::from_millis(150), ..config() };
+        let bench = start(backends, short, move |builder| {
+            builder
+                .inline("long", move |_, _: serde_json::Value| {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    async move {
+                        tokio::time::sleep(Duration::from_millis(1_500)).await;
+                        Ok(())
+                    }
+                })
+                .unwrap()
+        })
+        .await;
+        let task = bench.enqueue("long", EnqueueOptions::default()).await;
+        let record = bench.ended(&task).await;
+        assert_eq!(
+            (record.state, record.delivery_count, starts.load(Ordering::Relaxed)),
+            (TaskState::Succeeded, 1, 1)
+        );
+        bench.stop(Drain::Warm).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hard_limit_stops_a_native_handler_and_a_soft_one_asks_first() {
+    let mut config = config();
+    config.limits_cap.hard = Duration::from_millis(400);
+    config.limits_cap.soft = Some(Duration::from_millis(50));
+    let bench = start(Backends::all_in_one(memory()), config, |builder| {
+        builder
+            .inline("deaf", |_, _: serde_json::Value| async move {
+                tokio::time::sleep(Duration::from_hours(1)).await;
+                Ok(())
+            })
+            .unwrap()
+            .inline("listens", |context, _: serde_json::Value| async move {
+                while context.stop_requested().is_none() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Ok(context.stop_requested().map(|notice| notice.code))
+            })
+            .unwrap()
+    })
+    .await;
+    let once = || EnqueueOptions {
+        retry: RetryPolicy { max_retries: 0, ..no_wait() },
+        ..EnqueueOptions::default()
+    };
+    let deaf = bench.enqueue("deaf", once()).await;
+    assert_eq!(bench.ended(&deaf).await.failure.unwrap().kind, FailureKind::TimeLimit);
+    let listens = bench.enqueue("listens", once()).await;
+    assert_eq!(bench.ended(&listens).await.result.unwrap().bytes, b"\"soft-time-limit\"");
+    bench.stop(Drain::Warm).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_are_obeyed_once_and_stale_ones_never() {
+    let bench = start(Backends::all_in_one(memory()), config(), |builder| {
+        builder.inline("good", |_, _: serde_json::Value| async move { Ok(()) }).unwrap()
+    })
+    .await;
+    let control = Arc::clone(&bench.client.backends().control);
+    let namespace = Namespace::new("stem").unwrap();
+    let now = SystemClock.now();
+    let command = |id: &str, order: Order, life: Duration| Command {
+        request_id: RequestId::new(id).unwrap(),
+        namespace: namespace.clone(),
+        targets: None,
+        order,
+        issued_at: now,
+        expires_at: now.after(life),
+        requester: "test".to_owned(),
+    };
+    control
+        .send(&command(
+            "stale",
+            Order::Shutdown { mode: Drain::Hard, grace_ms: None },
+            Duration::ZERO,
+        ))
+        .await
+        .unwrap();
+    for order in [Order::Ping {}, Order::Stats {}, Order::Inspect { include_revoked: true }] {
+        let sent = command(&format!("{order:?}")[..4], order, PATIENCE);
+        control.send(&sent).await.unwrap();
+        let replies = control
+            .replies(
+                &namespace,
+                &sent.request_id,
+                stem_core::backend::control::Position(0),
+                PATIENCE,
+            )
+            .await
+            .unwrap();
+        let Answer::Ok { payload } = &replies[0].1.answer else { panic!("{replies:?}") };
+        assert_eq!(payload["state"], "running");
+    }
+    assert!(!bench.running.is_finished(), "the stale shutdown was not obeyed");
+    bench.stop(Drain::Warm).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_queue_gives_nothing_until_it_is_resumed() {
+    let bench = start(Backends::all_in_one(memory()), config(), |builder| {
+        builder.inline("good", |_, _: serde_json::Value| async move { Ok(()) }).unwrap()
+    })
+    .await;
+    let broker = Arc::clone(&bench.client.backends().broker);
+    let queue = "default".parse().unwrap();
+    broker
+        .set_paused(&queue, Some(Pause { reason: None, since: SystemClock.now() }))
+        .await
+        .unwrap();
+    let task = bench.enqueue("good", EnqueueOptions::default()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(bench.client.show(&task).await.unwrap().unwrap().state, TaskState::Queued);
+    broker.set_paused(&queue, None).await.unwrap();
+    assert_eq!(bench.ended(&task).await.state, TaskState::Succeeded);
+    bench.stop(Drain::Warm).await;
+}

@@ -1,0 +1,107 @@
+//! Tasks from the enqueue to the stored result, through a whole worker: on memory, and durably on SQLite.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use stem_core::envelope::{Envelope, Payload};
+use stem_core::id::TaskName;
+use stem_core::task::TaskState;
+use stem_engine::{Backends, Client, EnqueueOptions, SystemClock, Worker, WorkerConfig};
+use stem_sql::{Sqlite, SqliteOptions};
+
+use crate::{Cost, Row, row, spread};
+
+/// Tasks in one throughput figure.
+const TASKS: u32 = 20_000;
+/// Enqueued in one call.
+const BATCH: usize = 500;
+/// Single tasks in the latency figure.
+const SINGLES: usize = 200;
+
+pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let memory = Backends::all_in_one(stem_memory::Memory::new(Arc::new(SystemClock)));
+    measure("memory", memory.clone(), memory, "", &mut rows).await?;
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("stem.db");
+    let open = async || {
+        let clock = Arc::new(SystemClock);
+        let options = SqliteOptions {
+            path: path.clone(),
+            clock,
+            create: true,
+            busy_timeout: Duration::from_secs(5),
+        };
+        Sqlite::open(options).await.map(Backends::all_in_one)
+    };
+    // Two connections, as a producer's process and a worker's would have them.
+    measure("SQLite, durable", open().await?, open().await?, "goal ≥ 2,000", &mut rows).await?;
+    Ok(rows)
+}
+
+async fn measure(
+    what: &str,
+    worker: Backends,
+    producer: Backends,
+    goal: &'static str,
+    rows: &mut Vec<Row>,
+) -> anyhow::Result<()> {
+    let config =
+        WorkerConfig { concurrency: 128, prefetch: 128, ..WorkerConfig::new("bench".parse()?) };
+    let worker = Worker::builder(worker, config)
+        .inline("bench", |_, (): ()| async move { Ok(()) })?
+        .build()?;
+    let handle = worker.handle();
+    let running = tokio::spawn(worker.run());
+    let client = Client::new(producer, Arc::new(SystemClock));
+    let name: TaskName = "bench".parse()?;
+    push_and_wait(&client, &name, "null", 2_000).await?;
+    let cost = Cost::of(push_and_wait(&client, &name, "null", TASKS)).await?;
+    let mut singles = Vec::new();
+    for _ in 0..SINGLES {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let at = Instant::now();
+        let task =
+            client.enqueue(name.clone(), Payload::json("null"), EnqueueOptions::default()).await?;
+        client.wait(&task.id, None, |_| {}).await?;
+        singles.push(at.elapsed().as_secs_f64() * 1e3);
+    }
+    handle.shutdown(stem_core::control::Drain::Warm, None);
+    running.await??;
+    rows.push(Row {
+        what: format!("end to end on {what}"),
+        value: f64::from(TASKS) / cost.wall.as_secs_f64(),
+        unit: "tasks/s",
+        goal,
+    });
+    rows.push(row(
+        format!("end to end on {what}: CPU"),
+        cost.cpu.as_secs_f64() * 1e6 / f64::from(TASKS),
+        "µs/task",
+    ));
+    let (p50, p99, _) = spread(&mut singles);
+    rows.push(row(format!("idle, enqueue → result on {what}: p50"), p50, "ms"));
+    rows.push(row(format!("idle, enqueue → result on {what}: p99"), p99, "ms"));
+    Ok(())
+}
+
+/// Enqueues so many tasks in batches while a worker runs, and waits until the last has succeeded.
+pub(crate) async fn push_and_wait(
+    client: &Client,
+    name: &TaskName,
+    input: &str,
+    count: u32,
+) -> anyhow::Result<()> {
+    let envelopes: Vec<Envelope> = (0..count)
+        .map(|_| client.envelope(name.clone(), Payload::json(input), EnqueueOptions::default()))
+        .collect::<Result<_, _>>()?;
+    for batch in envelopes.chunks(BATCH) {
+        client.enqueue_all(batch).await?;
+    }
+    for envelope in envelopes.iter().rev() {
+        let record = client.wait(&envelope.id, Some(Duration::from_mins(2)), |_| {}).await?;
+        let state = record.map(|record| record.state);
+        anyhow::ensure!(state == Some(TaskState::Succeeded), "{} is {state:?}", envelope.id);
+    }
+    Ok(())
+}
