@@ -91,8 +91,8 @@ impl CodeCache {
             {
                 Ok(mut file) => {
                     let about = file.metadata()?;
-                    let private = about.uid() == rustix::process::geteuid().as_raw()
-                        && about.permissions().mode() & 0o077 == 0;
+                    let others = about.permissions().mode() & 0o077;
+                    let private = about.uid() == rustix::process::geteuid().as_raw() && others == 0;
                     let mut key = [0; KEY_BYTES];
                     if private
                         && about.len() == KEY_BYTES as u64

@@ -110,7 +110,7 @@ async fn compile_in_child(
             drop(stdin);
         };
         let (mut stdout, mut stderr) = (stdout.take(CODE_BYTES), stderr.take(64 << 10));
-        let (_, read, _) =
+        let ((), read, _) =
             tokio::join!(feed, stdout.read_to_end(&mut code), stderr.read_to_end(&mut words));
         read?;
         child.wait().await

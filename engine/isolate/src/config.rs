@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use wasmtime::{
-    Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
-    WasmBacktraceDetails,
+    Config, Enabled, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    ResourcesRequired, Strategy, WasmBacktraceDetails,
 };
 
 /// Where modules are compiled.
@@ -133,9 +133,9 @@ pub(crate) fn running(config: &RuntimeConfig, allocator: Allocator) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_stacks(slots)
-        .total_core_instances(slots.saturating_mul(8))
-        .total_memories(slots.saturating_mul(2))
-        .total_tables(slots.saturating_mul(4))
+        .total_core_instances(slots.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
+        .total_memories(slots.saturating_mul(MEMORIES_PER_SLOT))
+        .total_tables(slots.saturating_mul(TABLES_PER_SLOT))
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
         .max_memories_per_component(MEMORIES_PER_COMPONENT)
         .max_tables_per_component(TABLES_PER_COMPONENT)
@@ -152,6 +152,22 @@ pub(crate) fn running(config: &RuntimeConfig, allocator: Allocator) -> Config {
     }
     engine.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     engine
+}
+
+/// Memories that the pool holds for each slot; they cost address space.
+const MEMORIES_PER_SLOT: u32 = 2;
+/// Tables that the pool holds for each slot.
+const TABLES_PER_SLOT: u32 = 4;
+
+/// How many slots an isolate with these needs takes: one, unless it is composed of several programs.
+pub(crate) fn slots_of(needs: Option<&ResourcesRequired>) -> u32 {
+    needs.map_or(1, |needs| {
+        needs
+            .num_memories
+            .div_ceil(MEMORIES_PER_SLOT)
+            .max(needs.num_tables.div_ceil(TABLES_PER_SLOT))
+            .max(1)
+    })
 }
 
 /// Slots of the pool for so many isolates.

@@ -114,6 +114,10 @@ pub(crate) fn classify(error: &wasmtime::Error, seen: &Circumstances<'_>) -> Out
     let text = format!("{error:#}");
     // The engine's error for it is private; the text is pinned with the engine's version and covered by a test.
     if text.contains("too much data is being copied") {
+        // No guest function was on the stack: the data is the result that the host reads after the call.
+        if error.downcast_ref::<WasmBacktrace>().is_none() {
+            return result_too_large(seen.result_limit);
+        }
         let message = "it passed more data to the host in one call than it may";
         return Outcome::fatal(FailureKind::PayloadTooLarge, "call-too-large", message);
     }

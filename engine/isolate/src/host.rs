@@ -67,8 +67,6 @@ pub(crate) struct AttemptState {
     calls: u64,
     calls_allowed: u64,
     extended: Option<(Instant, Duration)>,
-    /// The attempt stopped by itself after it saw a notice with this code.
-    pub(crate) seen_notice: Option<&'static str>,
 }
 
 impl AttemptState {
@@ -81,18 +79,7 @@ impl AttemptState {
     ) -> Self {
         let limiter = Limiter::new(limits.memory_bytes, limits.table_entries, Arc::clone(&shared));
         let calls_allowed = limits.host_calls_per_second;
-        Self {
-            shared,
-            host,
-            info,
-            limits,
-            limiter,
-            logs,
-            calls: 0,
-            calls_allowed,
-            extended: None,
-            seen_notice: None,
-        }
+        Self { shared, host, info, limits, limiter, logs, calls: 0, calls_allowed, extended: None }
     }
 
     /// Ends the guest here if it is to stop, or calls too often.
@@ -123,10 +110,11 @@ impl AttemptState {
         Ok(())
     }
 
+    /// The pending notice, which the guest is told now.
     fn notice(&mut self) -> Option<StopNotice> {
         let notice = self.shared.notice();
         if let Some(notice) = &notice {
-            self.seen_notice = Some(notice.code);
+            self.shared.told(notice.code);
         }
         notice
     }
@@ -146,7 +134,8 @@ impl AttemptState {
     /// Waits; `true` if the time passed, `false` if a notice came. A stop never comes back from here: it traps.
     async fn wait(&mut self, duration: Duration) -> wasmtime::Result<bool> {
         let shared = Arc::clone(&self.shared);
-        let timer = tokio::time::sleep(duration.min(self.left()));
+        // Not cut to the hard limit: that ends the attempt by itself, and a sleep that returned early would be a lie.
+        let timer = tokio::time::sleep(duration);
         tokio::pin!(timer);
         loop {
             let woken = shared.woken.notified();

@@ -10,33 +10,31 @@
 //!                                                        └─ held: the guest is on a core; its next check ends it
 //! ```
 //! A raised epoch can be missed when the guest re-arms its deadline in the same moment, so the ticker repeats the last
-//! two steps every [`URGENT`] until the attempt is gone.
+//! two steps every `URGENT` until the attempt is gone.
 
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::task::{Context, Poll};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use stem_core::limits::Usage;
 use stem_core::outcome::{FailureKind, Outcome, StopHow, StopNotice, StopReason};
+use stem_host_abi::stop;
 use tokio::sync::{Notify, oneshot};
-use wasmtime::{Engine, EngineWeak};
+use tokio::task::AbortHandle;
 
 use crate::isolate::Exit;
-
-/// How often the ticker repeats an unacknowledged stop.
-const URGENT: Duration = Duration::from_micros(200);
+use crate::ticker::{Reaper, Ticker};
 
 pub(crate) type Call = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// A lock whose holder cannot leave it broken: nothing under these locks panics between two halves of a change.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -51,8 +49,10 @@ fn saturating_nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The stop order, in one atomic: 0 is none, otherwise reason × 2 + force. A larger order is a weightier one, so an
-/// order is only ever replaced by a larger.
+/// Set in an order that is by force.
+const FORCE: u8 = 1 << 7;
+
+/// The stop order, in one atomic: 0 is none, otherwise the reason's weight and [`FORCE`].
 fn encode(reason: StopReason, force: bool) -> u8 {
     let rank = match reason {
         StopReason::TimeLimit => 1,
@@ -60,18 +60,23 @@ fn encode(reason: StopReason, force: bool) -> u8 {
         StopReason::Revoked => 3,
         StopReason::LeaseLost => 4,
     };
-    rank * 2 + u8::from(force)
+    rank | if force { FORCE } else { 0 }
 }
 
 fn decode(order: u8) -> Option<(StopReason, bool)> {
-    let reason = match order / 2 {
+    let reason = match order & !FORCE {
         1 => StopReason::TimeLimit,
         2 => StopReason::Shutdown,
         3 => StopReason::Revoked,
         4 => StopReason::LeaseLost,
         _ => return None,
     };
-    Some((reason, order % 2 == 1))
+    Some((reason, order & FORCE != 0))
+}
+
+/// Two orders as one: the weightier reason, and by force if either was. Neither half ever goes back.
+fn join(one: u8, other: u8) -> u8 {
+    (one & !FORCE).max(other & !FORCE) | ((one | other) & FORCE)
 }
 
 /// What one attempt shares between its guest, its host functions and those who stop it.
@@ -80,9 +85,15 @@ pub(crate) struct Shared {
     ordered_at: Mutex<Option<Instant>>,
     notice: Mutex<Option<(StopNotice, Instant)>>,
     noticed: AtomicBool,
+    /// The code of the notice that the guest was told last.
+    told: Mutex<Option<&'static str>>,
     /// Woken by a stop order and by a notice: what waiting host functions wait on beside their own business.
     pub(crate) woken: Notify,
     slot: Mutex<Option<Call>>,
+    /// The task that polls the slot.
+    driver: OnceLock<AbortHandle>,
+    /// Whether the call was ever polled: before that no guest code has run.
+    begun: AtomicBool,
     over: AtomicBool,
     exit: Mutex<Option<oneshot::Sender<Exit>>>,
     cpu_nanos: AtomicU64,
@@ -110,8 +121,11 @@ impl Shared {
             ordered_at: Mutex::new(None),
             notice: Mutex::new(None),
             noticed: AtomicBool::new(false),
+            told: Mutex::new(None),
             woken: Notify::new(),
             slot: Mutex::new(None),
+            driver: OnceLock::new(),
+            begun: AtomicBool::new(false),
             over: AtomicBool::new(false),
             exit: Mutex::new(Some(exit)),
             cpu_nanos: AtomicU64::new(0),
@@ -142,6 +156,15 @@ impl Shared {
             force_after: notice.force_after.map(|grace| grace.saturating_sub(since.elapsed())),
             ..notice.clone()
         })
+    }
+
+    pub(crate) fn told(&self, code: &'static str) {
+        *lock(&self.told) = Some(code);
+    }
+
+    /// Whether the guest was told that its worker goes away.
+    pub(crate) fn told_of_shutdown(&self) -> bool {
+        matches!(*lock(&self.told), Some(stop::WORKER_DRAIN | stop::WORKER_STOP))
     }
 
     /// The time since the attempt began.
@@ -193,10 +216,29 @@ impl Shared {
         }
     }
 
+    /// What a stop from outside means now; called by whoever holds the slot.
+    fn stopped(&self, reason: StopReason) -> Outcome {
+        let begun = self.begun.load(Ordering::Relaxed);
+        let how = if begun { StopHow::Preempted } else { StopHow::BeforeStart };
+        Outcome::Stopped { reason, how, elapsed: self.stopping_for() }
+    }
+
     /// Polls the call where it stands in its slot. This is what the guests' runtime drives.
-    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut slot = lock(&self.slot);
         let Some(call) = slot.as_mut() else { return Poll::Ready(()) };
+        // A stop that found the slot held a moment ago is obeyed here; one that found the task not begun, in any case.
+        if let Some((reason, force)) = self.stop()
+            && (force || !self.begun.load(Ordering::Relaxed))
+        {
+            let outcome = self.stopped(reason);
+            let call = slot.take();
+            drop(slot);
+            self.report(outcome);
+            discard(call);
+            return Poll::Ready(());
+        }
+        self.begun.store(true, Ordering::Relaxed);
         let began = thread_cpu();
         self.poll_began.store(began, Ordering::Relaxed);
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)));
@@ -221,8 +263,9 @@ impl Shared {
             }
         };
         // The store goes before the end is reported: its slot in the pool is free by then.
-        *slot = None;
+        let call = slot.take();
         drop(slot);
+        discard(call);
         self.report(outcome);
         Poll::Ready(())
     }
@@ -237,19 +280,59 @@ impl Shared {
     }
 
     /// Ends the attempt if its guest is suspended; says whether the attempt is over.
-    fn end_if_suspended(&self, reason: StopReason, reaper: &Reaper) -> bool {
+    pub(crate) fn end_if_suspended(&self, reason: StopReason, reaper: &Reaper) -> bool {
         if self.over.load(Ordering::Acquire) {
             return true;
         }
         let Some(call) = self.take_suspended() else { return self.over.load(Ordering::Acquire) };
         // From here on no guest code can run: the call is ours. Taking its memory down can wait.
-        self.report(Outcome::Stopped {
-            reason,
-            how: StopHow::Preempted,
-            elapsed: self.stopping_for(),
-        });
+        self.report(self.stopped(reason));
         reaper.bury(call);
+        // Whatever the call waited for may never wake its driver, which would stay for ever. Without a handle it was
+        // spawned this moment, will be polled once in any case, and finds the slot empty.
+        if let Some(driver) = self.driver.get() {
+            driver.abort();
+        }
         true
+    }
+}
+
+/// Drops a call. A panic while a guest's host frames unwind ends neither the thread nor the attempt's report.
+pub(crate) fn discard(call: Option<Call>) {
+    let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(call)));
+}
+
+/// What the guests' runtime owns of an attempt. When that runtime goes away first, the attempt still ends with a report.
+pub(crate) struct Driver {
+    shared: Arc<Shared>,
+    /// Keeps the ticker ticking: a guest that computes could not be ended without it.
+    _alive: Arc<()>,
+}
+
+impl Driver {
+    pub(crate) fn spawn(shared: &Arc<Shared>, guests: &tokio::runtime::Runtime, ticker: &Ticker) {
+        let driver = Self { shared: Arc::clone(shared), _alive: Arc::clone(&ticker.alive) };
+        let spawned = guests.spawn(driver).abort_handle();
+        shared.driver.set(spawned).expect("an attempt is driven once");
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        self.shared.poll(context)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let call = lock(&self.shared.slot).take();
+        if call.is_some() {
+            let reason = self.shared.stop().map_or(StopReason::Shutdown, |(reason, _)| reason);
+            self.shared.report(self.shared.stopped(reason));
+            discard(call);
+        }
     }
 }
 
@@ -276,15 +359,16 @@ impl InterruptHandle {
                 *ordered_at = Some(Instant::now());
             }
         }
-        shared.order.fetch_max(encode(reason, force), Ordering::SeqCst);
-        // Beside the weightier reason, force once ordered stays ordered.
-        if let Some((stronger, false)) = shared.stop().filter(|_| force) {
-            shared.order.fetch_max(encode(stronger, true), Ordering::SeqCst);
-        }
-        shared.woken.notify_waiters();
+        let order = encode(reason, force);
+        shared
+            .order
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |before| Some(join(before, order)))
+            .expect("the closure always gives a value");
+        // A suspended call is taken before its guest is woken, which would only make both reach for the slot.
         if shared.forced().is_some() {
             self.ticker.stop_now(shared);
         }
+        shared.woken.notify_waiters();
     }
 
     /// Shows the guest a notice at its checkpoints; the newest wins.
@@ -306,176 +390,58 @@ impl InterruptHandle {
     }
 }
 
-/// Takes down what stopped guests leave behind, on a thread of its own: unmapping a large memory takes milliseconds
-/// that neither the stopper nor the ticker has.
-#[derive(Debug)]
-pub(crate) struct Reaper {
-    calls: Mutex<Option<mpsc::Sender<Call>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl Reaper {
-    pub(crate) fn start(guests: tokio::runtime::Handle) -> std::io::Result<Self> {
-        let (calls, dead) = mpsc::channel::<Call>();
-        let thread =
-            std::thread::Builder::new().name("stem-reaper".to_owned()).spawn(move || {
-                // Some host resources expect a runtime around them while they go.
-                let _guests = guests.enter();
-                for call in dead {
-                    // A panic while a guest's host frames unwind must not end the thread that buries the next one.
-                    let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(call)));
-                }
-            })?;
-        Ok(Self { calls: Mutex::new(Some(calls)), thread: Mutex::new(Some(thread)) })
-    }
-
-    fn bury(&self, call: Call) {
-        let unsent = match &*lock(&self.calls) {
-            Some(calls) => calls.send(call).err().map(|mpsc::SendError(call)| call),
-            None => Some(call),
-        };
-        drop(unsent);
-    }
-
-    fn end(&self) {
-        lock(&self.calls).take();
-        if let Some(thread) = lock(&self.thread).take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// One thread for the whole process: raises the epoch once a slice, so that guests take turns, and repeats stops that
-/// have not taken effect yet.
-pub(crate) struct Ticker {
-    engine: EngineWeak,
-    /// Slices since the start; guests compare it to know that their slice is over.
-    slices: Arc<AtomicU64>,
-    urgent: Mutex<Urgent>,
-    changed: Condvar,
-    reaper: Reaper,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl fmt::Debug for Ticker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticker").field("slices", &self.slices).finish_non_exhaustive()
-    }
-}
-
-#[derive(Default, Debug)]
-struct Urgent {
-    stops: Vec<Arc<Shared>>,
-    ending: bool,
-}
-
-impl Ticker {
-    pub(crate) fn start(
-        engine: &Engine,
-        slice: Duration,
-        reaper: Reaper,
-    ) -> std::io::Result<Arc<Self>> {
-        let ticker = Arc::new(Self {
-            engine: engine.weak(),
-            slices: Arc::new(AtomicU64::new(0)),
-            urgent: Mutex::default(),
-            changed: Condvar::new(),
-            reaper,
-            thread: Mutex::new(None),
-        });
-        let ours = Arc::clone(&ticker);
-        let thread = std::thread::Builder::new()
-            .name("stem-ticker".to_owned())
-            .spawn(move || ours.run(slice))?;
-        *lock(&ticker.thread) = Some(thread);
-        Ok(ticker)
-    }
-
-    pub(crate) fn slices(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.slices)
-    }
-
-    fn raise(&self) {
-        if let Some(engine) = self.engine.upgrade() {
-            engine.increment_epoch();
-        }
-    }
-
-    fn stop_now(&self, shared: &Arc<Shared>) {
-        self.raise();
-        if let Some(reason) = shared.forced()
-            && !shared.end_if_suspended(reason, &self.reaper)
-        {
-            lock(&self.urgent).stops.push(Arc::clone(shared));
-            self.changed.notify_one();
-        }
-    }
-
-    fn run(&self, slice: Duration) {
-        let mut next = Instant::now() + slice;
-        let mut urgent = lock(&self.urgent);
-        while !urgent.ending {
-            let now = Instant::now();
-            if now >= next {
-                next = now + slice;
-                self.slices.fetch_add(1, Ordering::Relaxed);
-                self.raise();
-            }
-            if !urgent.stops.is_empty() {
-                // Not under the lock: a stopper must never wait for this.
-                let stops = std::mem::take(&mut urgent.stops);
-                drop(urgent);
-                self.raise();
-                let mut left: Vec<_> = stops
-                    .into_iter()
-                    .filter(|shared| {
-                        shared
-                            .forced()
-                            .is_some_and(|reason| !shared.end_if_suspended(reason, &self.reaper))
-                    })
-                    .collect();
-                urgent = lock(&self.urgent);
-                urgent.stops.append(&mut left);
-            }
-            let wait =
-                if urgent.stops.is_empty() { next.saturating_duration_since(now) } else { URGENT };
-            urgent =
-                self.changed.wait_timeout(urgent, wait).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    /// Ends both threads. Idempotent.
-    pub(crate) fn end(&self) {
-        lock(&self.urgent).ending = true;
-        self.changed.notify_one();
-        if let Some(thread) = lock(&self.thread).take() {
-            let _ = thread.join();
-        }
-        self.reaper.end();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
-    fn orders_read_back_and_weigh_as_reasons_do() {
+    fn orders_read_back_and_neither_weight_nor_force_is_ever_taken_back() {
         let reasons = [
             StopReason::TimeLimit,
             StopReason::Shutdown,
             StopReason::Revoked,
             StopReason::LeaseLost,
         ];
-        let mut last = 0;
-        for reason in reasons {
-            for force in [false, true] {
-                let order = encode(reason, force);
-                assert_eq!(decode(order), Some((reason, force)));
-                assert!(order > last);
-                last = order;
+        let orders = || reasons.into_iter().flat_map(|reason| [(reason, false), (reason, true)]);
+        for (reason, force) in orders() {
+            let order = encode(reason, force);
+            assert_eq!(decode(order), Some((reason, force)));
+            assert_eq!(join(0, order), order);
+            for (other, forced) in orders() {
+                let joined = decode(join(order, encode(other, forced)));
+                assert_eq!(joined, Some((reason.max(other), force || forced)));
             }
         }
         assert_eq!(decode(0), None);
+    }
+
+    #[test]
+    fn a_stopped_wait_that_nothing_ever_wakes_leaves_no_task_behind() {
+        let guests = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let reaper = Reaper::start(guests.handle().clone()).unwrap();
+        let ticker =
+            Ticker::start(&wasmtime::Engine::default(), Duration::from_millis(10), reaper).unwrap();
+        let (exit, end) = oneshot::channel();
+        let shared = Arc::new(Shared::new(Duration::MAX, exit));
+        let (waits, waiting) = mpsc::channel();
+        shared.fill(Box::pin(std::future::poll_fn(move |_| {
+            waits.send(()).unwrap();
+            Poll::Pending
+        })));
+        Driver::spawn(&shared, &guests, &ticker);
+        waiting.recv().unwrap();
+        InterruptHandle::new(shared, Arc::clone(&ticker)).stop(StopReason::Revoked, true);
+        assert!(matches!(
+            end.blocking_recv().unwrap().outcome,
+            Outcome::Stopped { reason: StopReason::Revoked, how: StopHow::Preempted, .. }
+        ));
+        let patience = Instant::now() + Duration::from_secs(10);
+        while guests.metrics().num_alive_tasks() > 0 {
+            assert!(Instant::now() < patience, "its task is still there");
+            std::thread::yield_now();
+        }
+        ticker.end();
     }
 }

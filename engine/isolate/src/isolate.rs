@@ -1,7 +1,7 @@
 //! One attempt: a store, its limits, one call, and how it ended.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,21 +9,22 @@ use stem_core::envelope::Payload;
 use stem_core::limits::{Limits, Usage};
 use stem_core::outcome::{Failure, FailureKind, Outcome, RetryAdvice, StopHow, StopReason};
 use stem_host_abi::{command, limits, stop};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use wasmtime::component::ResourceTable;
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::p2::pipe::MemoryInputPipe;
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 
+use crate::config;
 use crate::exit::{self, Circumstances, HostTrap};
 use crate::host::abi::{self, types};
 use crate::host::raw::RawState;
 use crate::host::stdio::Output;
 use crate::host::{AttemptHost, AttemptState, ComponentState, CoreState, LogLevel, Logs};
-use crate::interrupt::{InterruptHandle, Shared};
+use crate::interrupt::{Driver, InterruptHandle, Shared};
 use crate::limiter::Limiter;
 use crate::module::{Linked, Module, OnFailure};
-use crate::report::Report;
+use crate::report::{Kind, Report};
 use crate::runtime::IsolateRuntime;
 
 /// Handles (streams, pollables, descriptors) a guest may hold at once.
@@ -124,27 +125,43 @@ impl IsolateRuntime {
         let (exit, receiver) = oneshot::channel();
         let shared = Arc::new(Shared::new(spec.limits.cpu, exit));
         let interrupt = InterruptHandle::new(Arc::clone(&shared), Arc::clone(&self.ticker));
-        let call = run(Arc::clone(self), Arc::clone(module), spec, host, Arc::clone(&shared));
+        let mut spec = spec;
+        spec.limits.memory_bytes = spec.limits.memory_bytes.min(self.memory_cap_bytes);
+        spec.limits.table_entries = spec.limits.table_entries.min(config::TABLE_ENTRIES as u64);
+        // Not this runtime itself: an attempt must not keep alive what drives it.
+        let sandbox = Sandbox {
+            engine: self.engine.clone(),
+            slices: self.ticker.slices(),
+            room: Arc::clone(&self.room),
+        };
+        let call = run(sandbox, Arc::clone(module), spec, host, Arc::clone(&shared));
         shared.fill(Box::pin(call));
-        self.guests().spawn(std::future::poll_fn(move |context| shared.poll(context)));
+        Driver::spawn(&shared, self.guests(), &self.ticker);
         RunningIsolate { interrupt, exit: receiver }
     }
 }
 
+/// What an attempt needs of the runtime.
+struct Sandbox {
+    engine: Engine,
+    slices: Arc<AtomicU64>,
+    room: Arc<Semaphore>,
+}
+
 /// A store with every limit set.
 fn store<T: 'static>(
-    runtime: &IsolateRuntime,
+    sandbox: &Sandbox,
     state: T,
     attempt: impl Fn(&mut T) -> &mut AttemptState + Copy + Send + Sync + 'static,
 ) -> Store<T> {
-    let mut store = Store::new(&runtime.engine, state);
+    let mut store = Store::new(&sandbox.engine, state);
     store.limiter(move |state| -> &mut dyn wasmtime::ResourceLimiter {
         let limiter: &mut Limiter = &mut attempt(state).limiter;
         limiter
     });
     store.set_hostcall_fuel(CALL_BYTES);
     store.set_epoch_deadline(1);
-    let slices = runtime.ticker.slices();
+    let slices = Arc::clone(&sandbox.slices);
     let mut slice = slices.load(Ordering::Relaxed);
     store.epoch_deadline_callback(move |mut context| {
         let shared = &attempt(context.data_mut()).shared;
@@ -206,14 +223,20 @@ fn environment(wasi: &mut WasiCtxBuilder, spec: &AttemptSpec) {
 }
 
 async fn run(
-    runtime: Arc<IsolateRuntime>,
+    sandbox: Sandbox,
     module: Arc<Module>,
     mut spec: AttemptSpec,
     host: Arc<dyn AttemptHost>,
     shared: Arc<Shared>,
 ) -> Outcome {
+    // Isolates that were just stopped hold their slots until they are taken down; the next ones wait here for them
+    // instead of failing. Given back when everything below is gone.
+    let _room = Arc::clone(&sandbox.room)
+        .acquire_many_owned(module.slots)
+        .await
+        .expect("the semaphore is never closed");
     let logs = Logs::new(Arc::clone(&host), spec.limits.log_bytes);
-    let input = std::mem::replace(&mut spec.input.bytes, Vec::new());
+    let input = std::mem::take(&mut spec.input.bytes);
     let spec = Arc::new(spec);
     let attempt = AttemptState::new(
         Arc::clone(&shared),
@@ -222,7 +245,7 @@ async fn run(
         spec.limits.clone(),
         logs.clone(),
     );
-    let run = Run { runtime, spec, shared, logs: logs.clone() };
+    let run = Run { sandbox, spec, shared, logs: logs.clone() };
     let outcome = match &module.linked {
         Linked::Task(pre) => run.task(pre, input, attempt).await,
         Linked::Command(pre) => run.command(pre, input, attempt).await,
@@ -247,7 +270,7 @@ enum Entry {
 }
 
 struct Run {
-    runtime: Arc<IsolateRuntime>,
+    sandbox: Sandbox,
     spec: Arc<AttemptSpec>,
     shared: Arc<Shared>,
     logs: Logs,
@@ -286,6 +309,39 @@ impl Run {
         Outcome::Stopped { reason, how: StopHow::Checkpoint, elapsed: self.shared.stopping_for() }
     }
 
+    /// A failure that may be tried again. A guest that was told of a drain and asks to run again has done what was
+    /// asked; no attempt is used up.
+    fn retryable(&self, failure: Failure, retry: RetryAdvice) -> Outcome {
+        if self.shared.told_of_shutdown() {
+            return Outcome::Stopped {
+                reason: StopReason::Shutdown,
+                how: StopHow::Checkpoint,
+                elapsed: self.shared.stopping_for(),
+            };
+        }
+        Outcome::Failed { failure, retry }
+    }
+
+    /// A failure whose detail was over its bound is noted in the log.
+    fn noted(&self, (failure, left_out): (Failure, Option<usize>)) -> Failure {
+        if let Some(size) = left_out {
+            let line = format!("the failure's detail of {size} bytes was left out");
+            self.logs.write(LogLevel::Warn, &line, &[]);
+        }
+        failure
+    }
+
+    /// A failure as its author told it.
+    fn reported(&self, report: Report) -> Outcome {
+        let retry = report.retry();
+        let failure = self.noted((report.failure, report.left_out));
+        match report.kind {
+            Kind::Retryable => self.retryable(failure, retry),
+            Kind::Fatal => Outcome::Failed { failure, retry: RetryAdvice::Never },
+            Kind::Cancelled => self.cancelled(failure),
+        }
+    }
+
     /// A failure without words.
     fn failed_silently(&self, code: &str, message: &str) -> Outcome {
         match self.spec.on_failure {
@@ -305,7 +361,7 @@ impl Run {
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES);
         let wasi = wasi(&self.spec, stdout.clone(), stderr.clone(), None).build();
-        let mut store = store(&self.runtime, ComponentState { wasi, table, attempt }, |state| {
+        let mut store = store(&self.sandbox, ComponentState { wasi, table, attempt }, |state| {
             &mut state.attempt
         });
         store.set_max_component_handles(HANDLES);
@@ -325,30 +381,20 @@ impl Run {
         stderr.finish();
         match called {
             Ok(Ok(result)) => self.succeeded(abi::payload(result)),
-            // A guest that was told of a drain and asks to run again has done what was asked; no attempt is used up.
-            Ok(Err(types::TaskError::Retryable(_)))
-                if matches!(
-                    store.data().attempt.seen_notice,
-                    Some(stop::WORKER_DRAIN | stop::WORKER_STOP)
-                ) =>
-            {
-                Outcome::Stopped {
-                    reason: StopReason::Shutdown,
-                    how: StopHow::Checkpoint,
-                    elapsed: self.shared.stopping_for(),
-                }
-            }
             Ok(Err(types::TaskError::Retryable(retryable))) => {
-                let failure = abi::failure(retryable.cause);
+                let failure = self.noted(abi::failure(retryable.cause));
                 let retry = retryable.not_before.map_or(RetryAdvice::Policy, |ms| {
                     RetryAdvice::After(Duration::from_millis(ms))
                 });
-                Outcome::Failed { failure, retry }
+                self.retryable(failure, retry)
             }
-            Ok(Err(types::TaskError::Fatal(failure))) => {
-                Outcome::Failed { failure: abi::failure(failure), retry: RetryAdvice::Never }
+            Ok(Err(types::TaskError::Fatal(failure))) => Outcome::Failed {
+                failure: self.noted(abi::failure(failure)),
+                retry: RetryAdvice::Never,
+            },
+            Ok(Err(types::TaskError::Cancelled(failure))) => {
+                self.cancelled(self.noted(abi::failure(failure)))
             }
-            Ok(Err(types::TaskError::Cancelled(failure))) => self.cancelled(abi::failure(failure)),
             Err(error) => self.classify(&error, &store.data().attempt.limiter),
         }
     }
@@ -366,7 +412,7 @@ impl Run {
         let mut wasi = wasi(&self.spec, stdout.clone(), stderr.clone(), Some(input));
         environment(&mut wasi, &self.spec);
         let mut store =
-            store(&self.runtime, ComponentState { wasi: wasi.build(), table, attempt }, |state| {
+            store(&self.sandbox, ComponentState { wasi: wasi.build(), table, attempt }, |state| {
                 &mut state.attempt
             });
         store.set_max_component_handles(HANDLES);
@@ -412,29 +458,24 @@ impl Run {
             };
         }
         let name = code.map_or_else(|| "exit".to_owned(), |code| format!("exit-{code}"));
-        let words =
-            || "the command ended with a failure and told nothing on a stem-error: line".to_owned();
-        let failure = || {
-            report.as_ref().map_or_else(
-                || Failure::new(FailureKind::Error, &name, &words()),
-                |report| report.failure.clone(),
-            )
+        let words = "the command ended with a failure and told nothing on a stem-error: line";
+        let kind = match code {
+            Some(command::EXIT_RETRYABLE) => Some(Kind::Retryable),
+            Some(command::EXIT_CANCELLED) => Some(Kind::Cancelled),
+            Some(code) if command::FATAL_EXITS.contains(&code) => Some(Kind::Fatal),
+            _ => None,
         };
-        let after =
-            report.as_ref().map(|report| report.retry_after).filter(|after| !after.is_zero());
-        match code {
-            Some(command::EXIT_RETRYABLE) => Outcome::Failed {
-                failure: failure(),
-                retry: after.map_or(RetryAdvice::Policy, RetryAdvice::After),
-            },
-            Some(command::EXIT_CANCELLED) => self.cancelled(failure()),
-            Some(code) if command::FATAL_EXITS.contains(&code) => {
-                Outcome::Failed { failure: failure(), retry: RetryAdvice::Never }
-            }
-            _ => match report {
-                Some(report) => report.outcome(|failure| self.cancelled(failure)),
-                None => self.failed_silently(&name, &words()),
-            },
+        match (kind, report) {
+            // A code that decides is stronger than the line's kind; the line still gives the words.
+            (Some(kind), Some(report)) => self.reported(Report { kind, ..report }),
+            (None, Some(report)) => self.reported(report),
+            (Some(kind), None) => self.reported(Report {
+                kind,
+                failure: Failure::new(FailureKind::Error, &name, words),
+                retry_after: Duration::ZERO,
+                left_out: None,
+            }),
+            (None, None) => self.failed_silently(&name, words),
         }
     }
 
@@ -456,7 +497,7 @@ impl Run {
         let info =
             serde_json::to_vec(&self.spec.info).expect("task info holds only text and numbers");
         let state = CoreState { wasi: wasi.build_p1(), attempt, raw: RawState::new(input, info) };
-        let mut store = store(&self.runtime, state, |state| &mut state.attempt);
+        let mut store = store(&self.sandbox, state, |state| &mut state.attempt);
         let called = async {
             let instance = pre.instantiate_async(&mut store).await?;
             if let Some(initialize) = instance.get_func(&mut store, "_initialize") {
@@ -488,7 +529,7 @@ impl Run {
                 bytes: output,
             }),
             (Ok(code), Entry::Run) => match told {
-                Some(report) => report.outcome(|failure| self.cancelled(failure)),
+                Some(report) => self.reported(report),
                 None => self.failed_silently(
                     &format!("exit-{code}"),
                     &format!("stem_run returned {code} and told nothing"),

@@ -11,6 +11,7 @@
 //! | [`compile`], [`cache`] | compiling in a bounded child process; compiled code that cannot be forged |
 //! | [`module`] | [`Module`]: compiled, linked, shared by all attempts |
 //! | [`interrupt`] | stopping a guest from outside, wherever it is |
+//! | `ticker` | turns for guests, repeated stops, and taking down what stopped guests leave |
 //! | [`limiter`] | memory and tables, summed over the isolate |
 //! | [`isolate`] | one attempt: store, limits, run |
 //! | [`exit`] | traps and errors → outcomes; the only place that classifies them |
@@ -30,6 +31,7 @@ pub mod module;
 mod native;
 mod report;
 pub mod runtime;
+mod ticker;
 
 pub use config::{Compiler, RuntimeConfig};
 pub use host::{AttemptHost, LogLevel, Refusal};

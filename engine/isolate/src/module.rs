@@ -98,6 +98,8 @@ pub struct Module {
     pub(crate) kind: ModuleKind,
     pub(crate) outline: Outline,
     pub(crate) linked: Linked,
+    /// Slots of the pool that an isolate takes.
+    pub(crate) slots: u32,
 }
 
 impl fmt::Debug for Module {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use stem_core::envelope::Payload;
-use stem_core::outcome::{Failure, FailureKind, Outcome, RetryAdvice};
+use stem_core::outcome::{Failure, FailureKind, RetryAdvice};
 use stem_host_abi::{command, limits, raw};
 
 /// What is to happen next.
@@ -22,6 +22,8 @@ pub(crate) struct Report {
     pub(crate) kind: Kind,
     pub(crate) failure: Failure,
     pub(crate) retry_after: Duration,
+    /// The size of a detail that was over its bound.
+    pub(crate) left_out: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -36,64 +38,58 @@ struct Words<'a> {
     detail: Option<&'a RawValue>,
 }
 
-impl Words<'_> {
-    fn failure(&self) -> Failure {
+impl<'a> Words<'a> {
+    /// `None` unless it is one JSON object; the derived reader would also take an array of the values.
+    fn read(json: &'a str) -> Option<Self> {
+        let object = json.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{');
+        if object { serde_json::from_str(json).ok() } else { None }
+    }
+
+    fn report(&self, kind: Kind, retry_after: Duration) -> Report {
         let mut failure = Failure::new(FailureKind::Error, &self.code, &self.message);
+        let mut left_out = None;
         match self.detail.map(RawValue::get) {
             Some(detail) if detail.len() <= limits::FAILURE_DETAIL_BYTES => {
-                failure.detail = Some(Payload::json(detail))
+                failure.detail = Some(Payload::json(detail));
             }
-            Some(detail) => {
-                failure.message.push_str(&format!(" (detail of {} bytes left out)", detail.len()))
-            }
+            Some(detail) => left_out = Some(detail.len()),
             None => {}
         }
-        failure
+        Report { kind, failure, retry_after, left_out }
     }
 }
 
 impl Report {
     /// Reads what follows the prefix on a `stem-error:` line; `None` makes it an ordinary log line.
     pub(crate) fn from_line(json: &str) -> Option<Self> {
-        let words: Words<'_> = serde_json::from_str(json).ok()?;
+        let words = Words::read(json)?;
         let kind = match words.kind.as_deref()? {
             command::KIND_RETRYABLE => Kind::Retryable,
             command::KIND_FATAL => Kind::Fatal,
             command::KIND_CANCELLED => Kind::Cancelled,
             _ => return None,
         };
-        let retry_after = Duration::from_millis(words.retry_after_ms.unwrap_or(0));
-        Some(Self { kind, failure: words.failure(), retry_after })
+        Some(words.report(kind, Duration::from_millis(words.retry_after_ms.unwrap_or(0))))
     }
 
     /// Reads what a core module gives to `fail`; `None` is an invalid argument.
     pub(crate) fn from_call(kind: i32, delay_ms: i64, json: &str) -> Option<Self> {
-        let words: Words<'_> = serde_json::from_str(json).ok()?;
+        let words = Words::read(json)?;
         let kind = match kind {
             raw::FAIL_RETRYABLE => Kind::Retryable,
             raw::FAIL_FATAL => Kind::Fatal,
             raw::FAIL_CANCELLED => Kind::Cancelled,
             _ => return None,
         };
-        Some(Self {
-            kind,
-            failure: words.failure(),
-            retry_after: Duration::from_millis(u64::try_from(delay_ms).ok()?),
-        })
+        Some(words.report(kind, Duration::from_millis(u64::try_from(delay_ms).ok()?)))
     }
 
-    /// The outcome. `cancelled` counts only when the guest was asked to stop; what that then means is the caller's.
-    pub(crate) fn outcome(self, cancelled: impl FnOnce(Failure) -> Outcome) -> Outcome {
-        match self.kind {
-            Kind::Retryable if self.retry_after.is_zero() => {
-                Outcome::Failed { failure: self.failure, retry: RetryAdvice::Policy }
-            }
-            Kind::Retryable => Outcome::Failed {
-                failure: self.failure,
-                retry: RetryAdvice::After(self.retry_after),
-            },
-            Kind::Fatal => Outcome::Failed { failure: self.failure, retry: RetryAdvice::Never },
-            Kind::Cancelled => cancelled(self.failure),
+    /// When to try again, for a retryable failure.
+    pub(crate) fn retry(&self) -> RetryAdvice {
+        if self.retry_after.is_zero() {
+            RetryAdvice::Policy
+        } else {
+            RetryAdvice::After(self.retry_after)
         }
     }
 }
@@ -142,5 +138,10 @@ mod tests {
         assert_eq!(Report::from_call(9, 0, text), None);
         assert_eq!(Report::from_call(raw::FAIL_FATAL, -1, text), None);
         assert_eq!(Report::from_call(raw::FAIL_FATAL, 0, "text"), None);
+        assert_eq!(Report::from_call(raw::FAIL_FATAL, 0, r#"[null,"code","message"]"#), None);
+        let long = "d".repeat(limits::FAILURE_DETAIL_BYTES);
+        let text = format!(r#"{{"code":"c","message":"m","detail":"{long}"}}"#);
+        let report = Report::from_call(raw::FAIL_FATAL, 0, &text).unwrap();
+        assert_eq!((report.failure.detail, report.left_out), (None, Some(long.len() + 2)));
     }
 }

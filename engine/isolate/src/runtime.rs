@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use stem_core::id::Digest;
+use tokio::sync::Semaphore;
 use wasmtime::component::{Component, HasSelf};
 use wasmtime::{Engine, Linker};
 
@@ -13,8 +14,8 @@ use crate::cache::{CodeCache, EntryName};
 use crate::config::{self, Allocator, Compiler, RuntimeConfig};
 use crate::host::abi::stem::task;
 use crate::host::{ComponentState, CoreState, raw};
-use crate::interrupt::{Reaper, Ticker};
 use crate::module::{self, Linked, LoadError, Module, ModuleKind, Outline};
+use crate::ticker::{Reaper, Ticker};
 use crate::{compile, native};
 
 /// Why the sandbox cannot be set up.
@@ -43,6 +44,9 @@ pub struct IsolateRuntime {
     compiling: tokio::sync::Mutex<()>,
     loaded: Mutex<HashMap<Digest, Weak<Module>>>,
     allocator: Allocator,
+    pub(crate) memory_cap_bytes: u64,
+    /// A permit for each slot of the pool.
+    pub(crate) room: Arc<Semaphore>,
     guests: Option<tokio::runtime::Runtime>,
 }
 
@@ -91,6 +95,8 @@ impl IsolateRuntime {
             compiling: tokio::sync::Mutex::new(()),
             loaded: Mutex::default(),
             allocator,
+            memory_cap_bytes: config.memory_cap_bytes,
+            room: Arc::new(Semaphore::new(config::pool_slots(config.isolates) as usize)),
             guests: Some(guests),
         }))
     }
@@ -122,7 +128,7 @@ impl IsolateRuntime {
             Some(code) => (code, false),
             None => (compile::compile(&self.compiler, wasm, encoded).await?, true),
         };
-        let (kind, outline, linked) = match encoded {
+        let (kind, outline, linked, slots) = match encoded {
             Encoded::Component => self.link_component(&code)?,
             Encoded::Core => self.link_core(&code)?,
         };
@@ -131,7 +137,7 @@ impl IsolateRuntime {
         {
             tracing::warn!(%error, "compiled code could not be kept; the module is compiled again at the next start");
         }
-        let module = Arc::new(Module { digest, kind, outline, linked });
+        let module = Arc::new(Module { digest, kind, outline, linked, slots });
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|_, module| module.strong_count() > 0);
         loaded.insert(digest, Arc::downgrade(&module));
@@ -168,7 +174,7 @@ impl IsolateRuntime {
     fn link_component(
         &self,
         code: &crate::cache::Trusted,
-    ) -> Result<(ModuleKind, Outline, Linked), LoadError> {
+    ) -> Result<(ModuleKind, Outline, Linked, u32), LoadError> {
         let component: Component =
             native::component(&self.engine, code).map_err(|error| refuse(&error))?;
         let outline = module::outline_of_component(&self.engine, &component);
@@ -178,7 +184,8 @@ impl IsolateRuntime {
         let kind = module::kind_of_component(&outline).ok_or_else(|| outline.not_a_task())?;
         let pre = self.components.instantiate_pre(&component).map_err(|error| refuse(&error))?;
         component.initialize_copy_on_write_image().map_err(|error| refuse(&error))?;
-        Ok((kind, outline, module::link_component(kind, pre)?))
+        let slots = config::slots_of(component.resources_required().as_ref());
+        Ok((kind, outline, module::link_component(kind, pre)?, slots))
     }
 
     fn outline_of_core(core: &wasmtime::Module) -> Outline {
@@ -192,7 +199,7 @@ impl IsolateRuntime {
     fn link_core(
         &self,
         code: &crate::cache::Trusted,
-    ) -> Result<(ModuleKind, Outline, Linked), LoadError> {
+    ) -> Result<(ModuleKind, Outline, Linked, u32), LoadError> {
         let core = native::core_module(&self.engine, code).map_err(|error| refuse(&error))?;
         let outline = Self::outline_of_core(&core);
         if !outline.unknown.is_empty() {
@@ -203,17 +210,17 @@ impl IsolateRuntime {
         core.initialize_copy_on_write_image().map_err(|error| refuse(&error))?;
         let linked =
             if kind == ModuleKind::Raw { Linked::Raw(pre) } else { Linked::CoreCommand(pre) };
-        Ok((kind, outline, linked))
+        Ok((kind, outline, linked, config::slots_of(Some(&core.resources_required()))))
     }
 }
 
 impl Drop for IsolateRuntime {
     fn drop(&mut self) {
-        self.ticker.end();
         if let Some(guests) = self.guests.take() {
-            // Not from inside a runtime's thread: this may be the last handle, held by a task.
+            // Without waiting: this may be the last handle, held by a task.
             guests.shutdown_background();
         }
+        self.ticker.end();
     }
 }
 

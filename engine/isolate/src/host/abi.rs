@@ -67,17 +67,14 @@ pub(crate) fn payload(payload: types::Payload) -> Payload {
     Payload { media_type, bytes: payload.bytes }
 }
 
-/// Takes a failure from a guest; detail over its bound is left out and the message says so.
-pub(crate) fn failure(failure: types::Failure) -> Failure {
-    let detail = failure.detail.map(payload);
-    let dropped = detail
-        .as_ref()
-        .filter(|detail| detail.bytes.len() > limits::FAILURE_DETAIL_BYTES)
-        .map(|detail| detail.bytes.len());
+/// Takes a failure from a guest; detail over its bound is left out, and its size returned.
+pub(crate) fn failure(failure: types::Failure) -> (Failure, Option<usize>) {
     let mut told = Failure::new(FailureKind::Error, &failure.code, &failure.message);
-    match dropped {
-        Some(size) => told.message.push_str(&format!(" (detail of {size} bytes left out)")),
-        None => told.detail = detail,
+    let detail = failure.detail.map(payload);
+    let size = detail.as_ref().map_or(0, |detail| detail.bytes.len());
+    if size > limits::FAILURE_DETAIL_BYTES {
+        return (told, Some(size));
     }
-    told
+    told.detail = detail;
+    (told, None)
 }

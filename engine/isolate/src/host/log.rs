@@ -83,7 +83,7 @@ impl Logs {
         match self.pay(limits::LOG_LINE_BYTES - room) {
             Payment::Paid => self.host.log(level, &message, &fields),
             Payment::FirstRefused => {
-                self.host.log(LogLevel::Warn, "log lines are dropped: too many, or too much", &[])
+                self.host.log(LogLevel::Warn, "log lines are dropped: too many, or too much", &[]);
             }
             Payment::Refused => {}
         }
