@@ -1,0 +1,141 @@
+//! [`Broker`] on SQLite.
+
+mod claim;
+mod publish;
+mod queues;
+mod settle;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use stem_core::backend::broker::{
+    Broker, Delivery, Pause, Published, QueueStatus, ReceiveRequest, Renewal, Renewed, Settled,
+};
+use stem_core::backend::{BackendError, Health, Records, ServiceId};
+use stem_core::envelope::Envelope;
+use stem_core::id::{QueueName, TaskName};
+use stem_core::settlement::Settle;
+use stem_core::time::Timestamp;
+use tokio::time::Instant;
+
+use super::watch::Topic;
+use super::{LOOK_AGAIN, Sqlite};
+use claim::{Claim, Outlook};
+
+pub(super) use claim::begun_rows;
+pub(super) use publish::Publish;
+pub(super) use settle::SettleBatch;
+
+/// Every statement that runs while the lock is held.
+#[cfg(test)]
+pub(super) fn hot_statements() -> impl Iterator<Item = &'static str> {
+    publish::HOT.into_iter().chain(claim::HOT).chain(settle::HOT)
+}
+
+#[async_trait]
+impl Broker for Sqlite {
+    fn service(&self) -> &ServiceId {
+        &self.service
+    }
+
+    async fn publish(
+        &self,
+        envelopes: &[Envelope],
+        records: Records,
+    ) -> Result<Vec<Published>, BackendError> {
+        self.write_with_others(self.publishes.of(records), envelopes.to_vec()).await
+    }
+
+    async fn receive(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, BackendError> {
+        let started = Instant::now();
+        let request = Arc::new(request.clone());
+        let mut news = None;
+        if !request.wait.is_zero() {
+            let subscribed = async { self.changes.subscribe(Topic::Work).await };
+            news = Some(self.bounded("watch the database", subscribed).await?);
+        }
+        loop {
+            if let Some(news) = &mut news {
+                news.seen();
+            }
+            let claimed = self.write(Claim { request: Arc::clone(&request) }).await?;
+            let Some(news) = news.as_mut().filter(|_| claimed.deliveries.is_empty()) else {
+                return Ok(claimed.deliveries);
+            };
+            let mut next_due = claimed.next_due;
+            // Waiting costs reads only: the write lock is taken when there is something to take.
+            loop {
+                let left = request.wait.saturating_sub(started.elapsed());
+                if left.is_zero() {
+                    return Ok(Vec::new());
+                }
+                let until_due = next_due.map_or(LOOK_AGAIN, |due| self.now().until(due));
+                news.wait(left.min(until_due).min(LOOK_AGAIN)).await;
+                news.seen();
+                let outlook = async {
+                    let mut reader = self.reader().await?;
+                    claim::look(&mut reader, &request, self.now()).await
+                };
+                match self.bounded("look for deliveries", outlook).await? {
+                    Outlook::Something => break,
+                    Outlook::Nothing { due } => next_due = due,
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError> {
+        if renewals.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.write(settle::Renew { renewals: renewals.to_vec() }).await
+    }
+
+    async fn settle(
+        &self,
+        batch: &[Settle],
+        records: Records,
+    ) -> Result<Vec<Settled>, BackendError> {
+        self.write_with_others(self.settlements.of(records), batch.to_vec()).await
+    }
+
+    async fn bury_unroutable(
+        &self,
+        known: &[TaskName],
+        since: Timestamp,
+        records: Records,
+    ) -> Result<u64, BackendError> {
+        let looking = async {
+            let mut reader = self.reader().await?;
+            queues::has_unroutable(&mut reader, known, since).await
+        };
+        if !self.bounded("look for deliveries that no worker knows", looking).await? {
+            return Ok(0);
+        }
+        self.write(queues::BuryUnroutable { known: known.to_vec(), since, records }).await
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueStatus>, BackendError> {
+        let counted = async {
+            let mut reader = self.reader().await?;
+            queues::statuses(&mut reader, self.now()).await
+        };
+        self.bounded("count the queues", counted).await
+    }
+
+    async fn purge(&self, queue: &QueueName) -> Result<u64, BackendError> {
+        self.write(queues::Purge { queue: queue.clone() }).await
+    }
+
+    async fn set_paused(
+        &self,
+        queue: &QueueName,
+        pause: Option<Pause>,
+    ) -> Result<bool, BackendError> {
+        self.write(queues::SetPaused { queue: queue.clone(), pause }).await
+    }
+
+    async fn health(&self) -> Result<Health, BackendError> {
+        self.health_now().await
+    }
+}

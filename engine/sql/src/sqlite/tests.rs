@@ -1,0 +1,114 @@
+//! What can only be seen from inside: groups, and the plans of the statements that run under the lock.
+
+use sqlx::AssertSqlSafe;
+use stem_core::backend::ErrorClass;
+
+use super::*;
+
+#[derive(Debug)]
+struct Stopped;
+
+impl Clock for Stopped {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_millis(1_000)
+    }
+}
+
+async fn open(directory: &tempfile::TempDir) -> Arc<Sqlite> {
+    let path = directory.path().join("stem.db");
+    let (clock, busy_timeout) = (Arc::new(Stopped), Duration::from_secs(1));
+    Sqlite::open(SqliteOptions { path, clock, create: true, busy_timeout }).await.unwrap()
+}
+
+/// Writes a row, then perhaps fails.
+struct Mark {
+    name: &'static str,
+    fails: bool,
+}
+
+#[async_trait]
+impl Operation for Mark {
+    type Output = ();
+    const ACTION: &'static str = "make a mark";
+    const RINGS: Topics = Topics::NONE;
+
+    async fn run(&mut self, conn: &mut SqliteConnection, _: Timestamp) -> Result<(), Fault> {
+        sqlx::query("INSERT INTO queues (name) VALUES (?1)").bind(self.name).execute(conn).await?;
+        if self.fails { Err(Fault::new(ErrorClass::Refused, "on purpose")) } else { Ok(()) }
+    }
+}
+
+async fn marks(store: &Sqlite) -> Vec<String> {
+    let mut reader = store.reader().await.unwrap();
+    sqlx::query_scalar("SELECT name FROM queues ORDER BY name")
+        .fetch_all(&mut *reader)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_does_not_spoil_its_group() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    // On one thread all three line up before the writer gets its turn, so they are one group.
+    let (good, bad, last) = tokio::join!(
+        store.write(Mark { name: "a", fails: false }),
+        store.write(Mark { name: "b", fails: true }),
+        store.write(Mark { name: "c", fails: false }),
+    );
+    good.unwrap();
+    last.unwrap();
+    assert_eq!(bad.unwrap_err().class(), ErrorClass::Refused);
+    assert_eq!(marks(&store).await, ["a", "c"]);
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_alone_leaves_nothing_and_the_next_one_works() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    store.write(Mark { name: "a", fails: true }).await.unwrap_err();
+    assert_eq!(marks(&store).await, [""; 0]);
+    store.write(Mark { name: "b", fails: false }).await.unwrap();
+    assert_eq!(marks(&store).await, ["b"]);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_does_not_stop_what_it_began() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let (job, answer) = writer::job(Mark { name: "a", fails: false });
+    store.jobs.send(job).await.unwrap();
+    drop(answer);
+    store.write(Mark { name: "b", fails: false }).await.unwrap();
+    assert_eq!(marks(&store).await, ["a", "b"]);
+}
+
+/// A statement under the lock that walks a whole table makes everyone wait longer the more there is.
+#[tokio::test]
+async fn statements_under_the_lock_find_their_rows_by_an_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let mut reader = store.reader().await.unwrap();
+    let scripts: Vec<&str> = broker::hot_statements().chain(records::HOT).collect();
+    for statement in scripts.iter().flat_map(|script| script.split(';')) {
+        let explain = format!("EXPLAIN QUERY PLAN {statement}");
+        let plan: Vec<(i64, i64, i64, String)> =
+            sqlx::query_as(AssertSqlSafe(explain)).fetch_all(&mut *reader).await.unwrap();
+        for (.., step) in plan {
+            let tables = [
+                "deliveries",
+                "envelopes",
+                "tasks",
+                "dead_letters",
+                "checkpoints",
+                " d",
+                " t",
+                " x",
+            ];
+            let walks = step.starts_with("SCAN") && !step.contains("VIRTUAL TABLE");
+            let table = tables.iter().any(|table| step.contains(table));
+            assert!(!(walks && table), "{step}\nin {statement}");
+            assert!(!step.contains("AUTOMATIC"), "{step}\nin {statement}");
+        }
+    }
+}

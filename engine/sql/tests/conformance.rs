@@ -1,0 +1,86 @@
+//! SQLite held to the contract. Every `connect` opens the file anew, as another process would.
+#![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
+use stem_conformance::{Backends, Harness, ManualClock};
+use stem_core::backend::Records;
+use stem_core::id::{QueueName, TaskId, TaskName};
+use stem_core::time::{Clock, Timestamp};
+use stem_sql::{Sqlite, SqliteOptions};
+
+struct OnSqlite {
+    clock: Arc<ManualClock>,
+    directory: tempfile::TempDir,
+}
+
+#[async_trait]
+impl Harness for OnSqlite {
+    async fn connect(&self) -> Backends {
+        let options = SqliteOptions {
+            path: self.directory.path().join("stem.db"),
+            clock: self.clock.clone(),
+            create: true,
+            busy_timeout: Duration::from_secs(5),
+        };
+        Backends::of(Sqlite::open(options).await.unwrap())
+    }
+
+    fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn plant_raw_envelope(
+        &self,
+        queue: &QueueName,
+        id: &TaskId,
+        name: &TaskName,
+        bytes: &[u8],
+    ) {
+        let whole = stem_conformance::stand_in(self, queue, id, name);
+        self.connect().await.broker.publish(&[whole], Records::Here).await.unwrap();
+        let file = SqliteConnectOptions::new().filename(self.directory.path().join("stem.db"));
+        let mut conn = file.connect().await.unwrap();
+        let damaged = sqlx::query(
+            "UPDATE envelopes SET wire = ?2 WHERE seq = (SELECT seq FROM deliveries WHERE task = ?1)",
+        )
+        .bind(id.as_str())
+        .bind(bytes.to_vec())
+        .execute(&mut conn)
+        .await
+        .unwrap();
+        assert_eq!(damaged.rows_affected(), 1);
+        conn.close().await.unwrap();
+    }
+}
+
+#[expect(clippy::unused_async, reason = "the suites make harnesses that may have to wait")]
+async fn harness() -> OnSqlite {
+    OnSqlite { clock: ManualClock::new(), directory: tempfile::tempdir().unwrap() }
+}
+
+stem_conformance::broker_suite!(harness);
+stem_conformance::queue_suite!(harness);
+stem_conformance::lease_suite!(harness);
+stem_conformance::settle_suite!(harness);
+stem_conformance::result_suite!(harness);
+stem_conformance::progress_suite!(harness);
+stem_conformance::dead_letter_suite!(harness);
+stem_conformance::revoke_suite!(harness);
+stem_conformance::control_suite!(harness);
+stem_conformance::presence_suite!(harness);
+
+#[tokio::test]
+async fn no_random_sequence_gets_a_stale_operation_accepted() {
+    let refused = stem_conformance::model::fencing_holds(&harness().await, 100).await;
+    println!("{refused} stale operations refused, 0 accepted");
+    assert!(refused > 200, "the sequences must try stale operations, not only {refused}");
+}

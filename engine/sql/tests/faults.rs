@@ -1,0 +1,215 @@
+//! Files that cannot be used, and files that another process uses: each a clear message and the right class.
+#![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection, raw_sql};
+use stem_conformance::{Backends, ManualClock};
+use stem_core::backend::revoke::RevokeStore;
+use stem_core::backend::{BackendError, ErrorClass};
+use stem_core::id::{Namespace, TaskId};
+use stem_core::revoke::{RevokeRequest, Version};
+use stem_sql::{Sqlite, SqliteOptions};
+
+const PATIENCE: Duration = Duration::from_millis(150);
+
+async fn open(path: &Path, create: bool) -> Result<Arc<Sqlite>, BackendError> {
+    let clock = ManualClock::new();
+    Sqlite::open(SqliteOptions { path: path.to_owned(), clock, create, busy_timeout: PATIENCE })
+        .await
+}
+
+/// The error of opening, which must name the file.
+async fn refusal(path: &Path) -> BackendError {
+    let error = open(path, true).await.unwrap_err();
+    assert!(error.to_string().contains(path.file_name().unwrap().to_str().unwrap()), "{error}");
+    println!("{error}");
+    error
+}
+
+async fn raw(path: &Path) -> SqliteConnection {
+    SqliteConnectOptions::new().filename(path).create_if_missing(true).connect().await.unwrap()
+}
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("stem.db");
+    (directory, path)
+}
+
+async fn revoke(store: &Sqlite, id: &str) -> Result<(), BackendError> {
+    let request = [(TaskId::new(id).unwrap(), RevokeRequest::default())];
+    store.revoke(&Namespace::new("n").unwrap(), &request).await.map(|_| ())
+}
+
+async fn revoked(store: &Sqlite) -> usize {
+    store.since(&Namespace::new("n").unwrap(), Version(0), 100).await.unwrap().len()
+}
+
+#[tokio::test]
+async fn a_new_file_and_its_directories_are_for_this_user_only() {
+    let (directory, _) = place();
+    let path = directory.path().join("state/stem/stem.db");
+    let store = open(&path, true).await.unwrap();
+    revoke(&store, "t").await.unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o600);
+    assert_eq!(mode(&path.with_file_name("stem.db-wal")), 0o600);
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    assert_eq!(mode(path.parent().unwrap().parent().unwrap()), 0o700);
+}
+
+#[tokio::test]
+async fn one_file_is_one_service_by_whatever_path() {
+    let (directory, path) = place();
+    let store = Backends::of(open(&path, true).await.unwrap());
+    let detour = directory.path().join("../").join(directory.path().file_name().unwrap());
+    let other = Backends::of(open(&detour.join("stem.db"), true).await.unwrap());
+    assert_eq!(store.broker.service(), other.broker.service());
+    let health = store.broker.health().await.unwrap();
+    println!("{health:?}");
+    assert!(health.detail.ends_with("WAL, synchronous=FULL") && health.warnings.is_empty());
+}
+
+#[tokio::test]
+async fn a_missing_file_is_refused_unless_it_may_be_made() {
+    let (_directory, path) = place();
+    let error = open(&path, false).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_read_only_file_is_refused() {
+    let (_directory, path) = place();
+    drop(open(&path, true).await.unwrap());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+    let error = refusal(&path).await;
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(error.problem.contains("read-only"), "{error}");
+}
+
+#[tokio::test]
+async fn a_read_only_directory_is_refused() {
+    let (directory, path) = place();
+    drop(open(&path, true).await.unwrap());
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o500)).unwrap();
+    assert_eq!(refusal(&path).await.class(), ErrorClass::Refused);
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_in_place_of_a_file_is_refused() {
+    let (_directory, path) = place();
+    fs::create_dir(&path).unwrap();
+    assert_eq!(refusal(&path).await.class(), ErrorClass::Refused);
+}
+
+#[tokio::test]
+async fn a_garbage_file_is_corrupt_and_stays_as_it_is() {
+    let (_directory, path) = place();
+    let garbage = b"this is no database, whatever its name says\n".repeat(200);
+    fs::write(&path, &garbage).unwrap();
+    assert_eq!(refusal(&path).await.class(), ErrorClass::Corrupt);
+    assert_eq!(fs::read(&path).unwrap(), garbage);
+}
+
+#[tokio::test]
+async fn a_database_of_another_program_is_refused() {
+    let (_directory, path) = place();
+    let mut conn = raw(&path).await;
+    raw_sql("CREATE TABLE theirs (x)").execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    let error = refusal(&path).await;
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(error.problem.contains("another program"), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_stem_is_refused() {
+    let (_directory, path) = place();
+    drop(open(&path, true).await.unwrap());
+    let mut conn = raw(&path).await;
+    raw_sql("PRAGMA user_version = 99").execute(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    let error = refusal(&path).await;
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(error.problem.contains("newer Stem"), "{error}");
+}
+
+#[tokio::test]
+async fn a_locked_database_is_transient_within_its_patience_and_heals() {
+    let (_directory, path) = place();
+    let store = open(&path, true).await.unwrap();
+    let mut other = raw(&path).await;
+    raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let started = Instant::now();
+    let error = revoke(&store, "t").await.unwrap_err();
+    let took = started.elapsed();
+    println!("after {took:?}: {error}");
+    assert_eq!(error.class(), ErrorClass::Transient);
+    assert!(took >= PATIENCE && took < PATIENCE + Duration::from_secs(2));
+    // Reading and opening need no lock.
+    assert_eq!(revoked(&store).await, 0);
+    drop(open(&path, true).await.unwrap());
+    raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    revoke(&store, "t").await.unwrap();
+    assert_eq!(revoked(&store).await, 1);
+}
+
+#[tokio::test]
+async fn a_write_that_waited_for_the_lock_happens_when_it_is_free() {
+    let (_directory, path) = place();
+    let store = open(&path, true).await.unwrap();
+    let mut other = raw(&path).await;
+    raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let writing = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { revoke(&store, "t").await }
+    });
+    tokio::time::sleep(PATIENCE / 3).await;
+    raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    writing.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn many_processes_may_open_a_new_file_at_once() {
+    let (_directory, path) = place();
+    let mut opening = Vec::new();
+    for _ in 0..8 {
+        let options = SqliteOptions {
+            path: path.clone(),
+            clock: ManualClock::new(),
+            create: true,
+            busy_timeout: Duration::from_secs(5),
+        };
+        opening.push(tokio::spawn(Sqlite::open(options)));
+    }
+    for (index, opened) in opening.into_iter().enumerate() {
+        revoke(&opened.await.unwrap().unwrap(), &format!("t{index}")).await.unwrap();
+    }
+    assert_eq!(revoked(&open(&path, true).await.unwrap()).await, 8);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_crash() {
+    let (directory, path) = place();
+    let store = open(&path, true).await.unwrap();
+    for n in 0..20 {
+        revoke(&store, &format!("t{n}")).await.unwrap();
+    }
+    // What the disk holds at this moment is what a killed process leaves behind.
+    let after = directory.path().join("after.db");
+    fs::copy(&path, &after).unwrap();
+    fs::copy(path.with_file_name("stem.db-wal"), after.with_file_name("after.db-wal")).unwrap();
+    assert_eq!(revoked(&open(&after, false).await.unwrap()).await, 20);
+    let mut conn = raw(&after).await;
+    let check: String =
+        sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut conn).await.unwrap();
+    assert_eq!(check, "ok");
+}

@@ -1,0 +1,65 @@
+//! The contract of each backend trait, as cases that every backend runs.
+//!
+//! A case is a private function whose name is the sentence it shows. [`cases!`] lists the cases of a module and makes
+//! of them a macro that gives a backend one test for each. A case that is not listed is dead code, which this crate
+//! denies, so none can be forgotten; and a backend takes a whole suite or nothing, so none can be skipped.
+//!
+//! A backend's test file holds a function that makes its [`Harness`], and one line for each suite:
+//!
+//! ```text
+//! stem_conformance::broker_suite!(harness);
+//! ```
+#![deny(dead_code)]
+// The cases are tests in all but the attribute, which only the file that runs them can give.
+#![allow(clippy::unwrap_used, reason = "every line of this crate is test code")]
+#![allow(clippy::wildcard_imports, reason = "the fixture is the vocabulary of every case")]
+
+pub mod broker;
+pub mod control;
+pub mod dead_letter;
+mod fixture;
+mod harness;
+pub mod lease;
+pub mod model;
+pub mod presence;
+pub mod progress;
+pub mod queue;
+pub mod result;
+pub mod revoke;
+pub mod settle;
+
+pub use harness::{Backends, Harness, ManualClock, run, stand_in};
+
+/// Lists the cases of a module under the name of its suite. The first token lets the macro that this makes have
+/// variables of its own.
+macro_rules! cases {
+    (($dollar:tt) $suite:ident $module:ident: $($case:ident),+ $(,)?) => {
+        /// What the suite's macro calls.
+        #[doc(hidden)]
+        pub mod listed {
+            $(
+                #[allow(missing_docs, reason = "the name is the sentence")]
+                pub async fn $case(harness: &dyn $crate::Harness) {
+                    super::$case(harness).await;
+                }
+            )+
+        }
+
+        /// One test for each case of the suite; the argument is the function that makes a harness.
+        #[macro_export]
+        macro_rules! $suite {
+            ($dollar make:ident) => {
+                mod $module {
+                    $(
+                        #[tokio::test]
+                        async fn $case() {
+                            let harness = super::$dollar make().await;
+                            $crate::run($crate::$module::listed::$case(&harness)).await;
+                        }
+                    )+
+                }
+            };
+        }
+    };
+}
+pub(crate) use cases;
