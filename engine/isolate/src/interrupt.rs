@@ -305,13 +305,24 @@ pub(crate) fn discard(call: Option<Call>) {
 /// What the guests' runtime owns of an attempt. When that runtime goes away first, the attempt still ends with a report.
 pub(crate) struct Driver {
     shared: Arc<Shared>,
+    /// Where timers that a guest's host calls make are kept.
+    timers: tokio::runtime::Handle,
     /// Keeps the ticker ticking: a guest that computes could not be ended without it.
     _alive: Arc<()>,
 }
 
 impl Driver {
-    pub(crate) fn spawn(shared: &Arc<Shared>, guests: &tokio::runtime::Runtime, ticker: &Ticker) {
-        let driver = Self { shared: Arc::clone(shared), _alive: Arc::clone(&ticker.alive) };
+    pub(crate) fn spawn(
+        shared: &Arc<Shared>,
+        guests: &tokio::runtime::Runtime,
+        timers: &tokio::runtime::Handle,
+        ticker: &Ticker,
+    ) {
+        let driver = Self {
+            shared: Arc::clone(shared),
+            timers: timers.clone(),
+            _alive: Arc::clone(&ticker.alive),
+        };
         let spawned = guests.spawn(driver).abort_handle();
         shared.driver.set(spawned).expect("an attempt is driven once");
     }
@@ -321,6 +332,7 @@ impl Future for Driver {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let _timers = self.timers.enter();
         self.shared.poll(context)
     }
 }
@@ -420,9 +432,11 @@ mod tests {
     #[test]
     fn a_stopped_wait_that_nothing_ever_wakes_leaves_no_task_behind() {
         let guests = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
-        let reaper = Reaper::start(guests.handle().clone()).unwrap();
+        let timers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let reaper = Reaper::start(timers.handle().clone()).unwrap();
         let ticker =
-            Ticker::start(&wasmtime::Engine::default(), Duration::from_millis(10), reaper).unwrap();
+            Ticker::start(&wasmtime::Engine::default(), Duration::from_millis(10), reaper, timers)
+                .unwrap();
         let (exit, end) = oneshot::channel();
         let shared = Arc::new(Shared::new(Duration::MAX, exit));
         let (waits, waiting) = mpsc::channel();
@@ -430,7 +444,7 @@ mod tests {
             waits.send(()).unwrap();
             Poll::Pending
         })));
-        Driver::spawn(&shared, &guests, &ticker);
+        Driver::spawn(&shared, &guests, guests.handle(), &ticker);
         waiting.recv().unwrap();
         InterruptHandle::new(shared, Arc::clone(&ticker)).stop(StopReason::Revoked, true);
         assert!(matches!(

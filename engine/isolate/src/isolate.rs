@@ -136,7 +136,7 @@ impl IsolateRuntime {
         };
         let call = run(sandbox, Arc::clone(module), spec, host, Arc::clone(&shared));
         shared.fill(Box::pin(call));
-        Driver::spawn(&shared, self.guests(), &self.ticker);
+        Driver::spawn(&shared, self.guests(), self.timers(), &self.ticker);
         RunningIsolate { interrupt, exit: receiver }
     }
 }

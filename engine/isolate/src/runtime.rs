@@ -48,6 +48,7 @@ pub struct IsolateRuntime {
     /// A permit for each slot of the pool.
     pub(crate) room: Arc<Semaphore>,
     guests: Option<tokio::runtime::Runtime>,
+    timers: tokio::runtime::Handle,
 }
 
 impl fmt::Debug for IsolateRuntime {
@@ -72,9 +73,6 @@ impl IsolateRuntime {
         let guests = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))
             .thread_name("stem-guest")
-            // Timers and wake-ups are looked at after so many polls; a poll may take a whole slice.
-            .event_interval(4)
-            .enable_time()
             // Behind the threads that renew leases and obey operators, when both want a core.
             .on_thread_start(|| {
                 // A worker that may not lower itself still works; it only gives way later.
@@ -82,8 +80,17 @@ impl IsolateRuntime {
             })
             .build()
             .map_err(|error| start(&error))?;
-        let reaper = Reaper::start(guests.handle().clone()).map_err(|error| start(&error))?;
-        let ticker = Ticker::start(&engine, config.slice, reaper).map_err(|error| start(&error))?;
+        // Apart from the guests: their threads look at timers only between two polls, and a poll may take a whole slice.
+        let timers = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("stem-timer")
+            .enable_time()
+            .build()
+            .map_err(|error| start(&error))?;
+        let timer_handle = timers.handle().clone();
+        let reaper = Reaper::start(timer_handle.clone()).map_err(|error| start(&error))?;
+        let ticker =
+            Ticker::start(&engine, config.slice, reaper, timers).map_err(|error| start(&error))?;
         let (components, cores) = linkers(&engine).map_err(|error| start(&format!("{error:#}")))?;
         Ok(Arc::new(Self {
             engine,
@@ -98,6 +105,7 @@ impl IsolateRuntime {
             memory_cap_bytes: config.memory_cap_bytes,
             room: Arc::new(Semaphore::new(config::pool_slots(config.isolates) as usize)),
             guests: Some(guests),
+            timers: timer_handle,
         }))
     }
 
@@ -108,6 +116,10 @@ impl IsolateRuntime {
 
     pub(crate) fn guests(&self) -> &tokio::runtime::Runtime {
         self.guests.as_ref().expect("taken only when this is dropped")
+    }
+
+    pub(crate) fn timers(&self) -> &tokio::runtime::Handle {
+        &self.timers
     }
 
     /// Admits, compiles (or takes from the cache), links. The same bytes give the same module as long as it is in use.

@@ -82,6 +82,7 @@ impl Ticker {
         engine: &Engine,
         slice: Duration,
         reaper: Reaper,
+        timers: tokio::runtime::Runtime,
     ) -> std::io::Result<Arc<Self>> {
         let ticker = Arc::new(Self {
             engine: engine.weak(),
@@ -92,9 +93,11 @@ impl Ticker {
             alive: Arc::new(()),
         });
         let ours = Arc::clone(&ticker);
-        std::thread::Builder::new()
-            .name("stem-ticker".to_owned())
-            .spawn(move || ours.run(slice))?;
+        std::thread::Builder::new().name("stem-ticker".to_owned()).spawn(move || {
+            ours.run(slice);
+            // Only now that no guest is left whose host calls could make a timer.
+            timers.shutdown_background();
+        })?;
         Ok(ticker)
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use stem_core::backend::BackendError;
 use stem_core::backend::control::Position;
 use stem_core::backend::presence::Registered;
-use stem_core::control::Drain;
+use stem_core::control::{Drain, Heartbeat};
 use stem_core::id::{QueueName, TaskName, WorkerId};
 use stem_core::machine::lifecycle::{Effect, Event, Lifecycle};
 use stem_core::time::Timestamp;
@@ -72,7 +72,7 @@ type OnReady = Box<dyn FnOnce(&Ready) + Send>;
 /// A worker that has not started yet.
 pub struct Worker {
     shared: Arc<Shared>,
-    inline: tokio::runtime::Runtime,
+    inline: InlineThreads,
     isolates: Option<Arc<IsolateRuntime>>,
     modules_dir: Option<PathBuf>,
     renewals: mpsc::UnboundedReceiver<keeper::RenewOrder>,
@@ -84,6 +84,18 @@ pub struct Worker {
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+/// The threads of native handlers. Native code that blocks cannot be waited for, so at the end they are left to
+/// themselves; also when the worker never started.
+struct InlineThreads(Option<tokio::runtime::Runtime>);
+
+impl Drop for InlineThreads {
+    fn drop(&mut self) {
+        if let Some(threads) = self.0.take() {
+            threads.shutdown_background();
+        }
     }
 }
 
@@ -128,7 +140,7 @@ impl Worker {
         });
         Ok(Self {
             shared: Arc::new(shared),
-            inline,
+            inline: InlineThreads(Some(inline)),
             isolates: builder.isolates,
             modules_dir: builder.modules_dir,
             renewals: renew_orders,
@@ -254,8 +266,7 @@ impl Worker {
         // Replies under way are the last thing that may still be written.
         let _ = tokio::time::timeout(GOODBYE, control::finish(&shared)).await;
         parts.shutdown().await;
-        // Native code that blocks cannot be waited for.
-        inline.shutdown_background();
+        drop(inline);
         tracing::info!("stopped");
         Ok(())
     }
@@ -290,15 +301,45 @@ fn ready(shared: &Shared) -> Ready {
 async fn start(shared: &Arc<Shared>) -> Result<Position, WorkerError> {
     let heartbeat = presence::heartbeat(shared);
     let namespace = &shared.config.namespace;
-    match persist(|| shared.backends.presence.register(&heartbeat)).await? {
-        Registered::Yes => {}
-        Registered::NameTaken { seen_at, .. } => {
-            return Err(WorkerError::NameTaken { worker: shared.config.id.clone(), seen_at });
-        }
-    }
+    take_name(shared, &heartbeat).await?;
     let position = persist(|| shared.backends.control.position(namespace)).await?;
     persist(|| revocations::catch_up(shared)).await?;
     Ok(position)
+}
+
+/// Takes the worker's name. One that a process of this machine held which is gone (it was killed, and its supervisor
+/// starts it again) is taken over as soon as it has missed a heartbeat; one that is alive is not.
+async fn take_name(shared: &Shared, heartbeat: &Heartbeat) -> Result<(), WorkerError> {
+    let presence = &shared.backends.presence;
+    let namespace = &shared.config.namespace;
+    loop {
+        let Registered::NameTaken { boot_id, seen_at } =
+            persist(|| presence.register(heartbeat)).await?
+        else {
+            return Ok(());
+        };
+        let (workers, now) = persist(|| presence.workers(namespace)).await?;
+        let holder = workers.into_iter().find(|other| other.boot_id == boot_id);
+        match holder.filter(|other| other.host == heartbeat.host && !is_alive(other.pid)) {
+            None => {
+                return Err(WorkerError::NameTaken { worker: heartbeat.worker.clone(), seen_at });
+            }
+            Some(dead)
+                if now.since(dead.seen_at)
+                    > Duration::from_millis(dead.interval_ms) + START_PAUSE =>
+            {
+                tracing::info!(worker = %dead.worker, pid = dead.pid, "taking over the name of a worker that is gone");
+                persist(|| presence.forget(namespace, &dead.worker, dead.boot_id)).await?;
+            }
+            Some(_) => tokio::time::sleep(START_PAUSE).await,
+        }
+    }
+}
+
+/// Whether a process of this machine is there. One that we may not ask about is.
+fn is_alive(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
 /// Tries until it works; gives up on what trying again cannot mend.

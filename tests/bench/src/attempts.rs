@@ -86,6 +86,8 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
         let isolates = runtime(64, threads)?;
         let module = isolates.load(&crunch).await?;
         let host: Arc<dyn AttemptHost> = Arc::new(Nobody);
+        // CPU time of the guests' threads inside attempts, in nanoseconds: instantiating and running, without the end.
+        let inside = std::sync::atomic::AtomicU64::new(0);
         let attempts = async |count: u32| -> anyhow::Result<()> {
             // A few at once, so that every thread has work.
             let mut running = tokio::task::JoinSet::new();
@@ -99,6 +101,13 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
                         "{:?}",
                         exit.outcome
                     );
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        clippy::cast_sign_loss,
+                        reason = "a small positive number"
+                    )]
+                    let nanos = (exit.usage.cpu_ms * 1e6) as u64;
+                    inside.fetch_add(nanos, std::sync::atomic::Ordering::Relaxed);
                 }
                 running.spawn(isolates.start(&module, spec(INPUT), Arc::clone(&host)).exit());
             }
@@ -106,7 +115,16 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
             Ok(())
         };
         attempts(2_000).await?;
+        inside.store(0, std::sync::atomic::Ordering::Relaxed);
         let cost = Cost::of(attempts(ATTEMPTS)).await?;
+        #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a few seconds")]
+        let inside =
+            inside.load(std::sync::atomic::Ordering::Relaxed) as f64 / 1e3 / f64::from(ATTEMPTS);
+        rows.push(row(
+            format!("  of which inside the attempt, {threads} guest thread(s)"),
+            inside,
+            "µs/attempt",
+        ));
         let allocator = isolates.allocator();
         rows.push(row(
             format!("isolate alone, Rust component, {threads} guest thread(s), {allocator:?}: CPU"),

@@ -24,7 +24,7 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     println!("guests: {}", names.join(", "));
 
     let source = StdSource::find()?;
-    let target_dir = root.join("target/guests");
+    let target_dir = crate::target_dir(root).join("guests");
     let mut cargo = cargo();
     cargo
         .args(["build", "--quiet", "--release", "--locked", "--target", TARGET, "--manifest-path"])
@@ -35,13 +35,18 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     run(&mut cargo).context("the guests do not build")?;
 
     let built = target_dir.join(TARGET).join("release");
-    let modules = root.join("target/stem-modules");
+    let modules = crate::target_dir(root).join("stem-modules");
     for name in &names {
         let size = install(name, &built, &tasks.join(name), &modules.join(name))?;
         println!("  {:<14} {:>7} KiB", name, size.div_ceil(1024));
     }
     println!("installed in {} ({:.1} s)", modules.display(), started.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Gets the standard library for the guests, if this machine lacks it.
+pub(crate) fn setup() -> Result<()> {
+    StdSource::find().map(drop)
 }
 
 /// The folders that hold a guest: those with a manifest for the worker.

@@ -1,21 +1,38 @@
-//! Set-up, tests, demo and guests in one command each: `cargo xtask <command>`.
+//! Set-up, tests, demo, benchmarks and guests in one command each: `cargo xtask <command>`.
 
+mod commands;
 mod guests;
+mod setup;
+mod step;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask <command>
 
+  demo      build everything, and show a worker at work: under a minute after the build
+  test      build everything, and run every test
   guests    build the example tasks to WebAssembly, into target/stem-modules
-            STEM_GUEST_STD=rustup|debian says where Rust's standard library for them comes from
+  setup     install what a build needs and this machine lacks; the others do so by themselves
+  bench     measure, with the release build
+  ci        what runs before a change is taken: .ci/run
+
+What is missing is installed: a C compiler through the system's package manager, and Rust's standard library for
+WebAssembly. STEM_GUEST_STD=rustup|debian says where that library comes from; without it each is tried in turn.
 ";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let done = match arguments.next().as_deref() {
-        Some("guests") if arguments.next().is_none() => guests::build(&root()),
+    let command = arguments.next();
+    let root = root();
+    let done = match command.as_deref().filter(|_| arguments.next().is_none()) {
+        Some("setup") => commands::setup(&root),
+        Some("guests") => guests::build(&root),
+        Some("test") => commands::test(&root),
+        Some("demo") => commands::demo(&root),
+        Some("bench") => commands::bench(&root),
+        Some("ci") => commands::ci(&root),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");
             Ok(())
@@ -29,7 +46,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            error
+                .downcast_ref::<step::Failed>()
+                .map_or(ExitCode::FAILURE, |failed| failed.code().into())
         }
     }
 }
@@ -38,4 +57,9 @@ fn main() -> ExitCode {
 fn root() -> PathBuf {
     let xtask = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     xtask.ancestors().nth(2).map_or_else(|| xtask.clone(), PathBuf::from)
+}
+
+/// Where builds go. The guests and their modules lie in it too, beside what cargo itself puts there.
+fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }

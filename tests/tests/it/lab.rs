@@ -1,0 +1,203 @@
+//! A private place for one test: its own state directory, its own database, real processes.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// The longest that any single wait in a test may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Lab {
+    dir: tempfile::TempDir,
+}
+
+/// A worker process. Killed when dropped.
+pub(crate) struct Worker {
+    child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+/// What a command printed, and how it ended.
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Said {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.stdout, self.stderr))
+    }
+
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        self.exits(0)
+    }
+
+    #[track_caller]
+    pub(crate) fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+}
+
+/// Where the example tasks' modules are. The tests' own command builds them first.
+pub(crate) fn modules() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")),
+        PathBuf::from,
+    );
+    let modules = target.join("stem-modules");
+    assert!(
+        modules.join("spin/spin.wasm").is_file(),
+        "the example tasks are not built: run `cargo xtask guests`"
+    );
+    modules
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stem-under-test"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("STEM_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env("XDG_STATE_HOME", self.path("state"))
+            // One for all tests: modules are compiled once.
+            .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn stem(&self, args: &[&str]) -> Said {
+        self.stem_with(args, &[])
+    }
+
+    pub(crate) fn stem_with(&self, args: &[&str], env: &[(&str, &str)]) -> Said {
+        let Output { status, stdout, stderr } =
+            self.command(args).envs(env.iter().copied()).output().unwrap();
+        Said {
+            code: status.code().unwrap_or(-1),
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    /// Starts a worker on the example tasks and waits until it is ready.
+    pub(crate) fn worker(&self, args: &[&str]) -> Worker {
+        let modules = modules();
+        let mut all = vec!["worker", "start", "--modules", modules.to_str().unwrap()];
+        all.extend(args);
+        self.worker_from(&all)
+    }
+
+    pub(crate) fn worker_from(&self, args: &[&str]) -> Worker {
+        let mut child =
+            self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let copy = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while stderr.read_line(&mut line).is_ok_and(|read| read > 0) {
+                copy.lock().unwrap().push_str(&line);
+                line.clear();
+            }
+        });
+        let mut ready = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut ready).unwrap();
+        let worker = Worker { child, log };
+        assert!(!ready.is_empty(), "the worker did not get ready:\n{}", worker.log());
+        std::thread::spawn(move || {
+            let mut rest = String::new();
+            let _ = stdout.read_to_string(&mut rest);
+        });
+        worker
+    }
+
+    pub(crate) fn enqueue(&self, name: &str, args: &str, more: &[&str]) -> String {
+        let mut all = vec!["task", "enqueue", name, "--json-args", args];
+        all.extend(more);
+        self.stem(&all).ok().stdout.trim().to_owned()
+    }
+
+    pub(crate) fn show(&self, id: &str) -> Value {
+        self.stem(&["task", "show", id, "--json"]).ok().json()
+    }
+
+    /// Waits until a task's record is as wanted.
+    #[track_caller]
+    pub(crate) fn until(&self, id: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let since = Instant::now();
+        loop {
+            let record = self.show(id);
+            if wanted(&record) {
+                return record;
+            }
+            assert!(since.elapsed() < PATIENCE, "{id} never became {what}: {record}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn until_state(&self, id: &str, state: &str) -> Value {
+        self.until(id, state, |record| record["state"] == state)
+    }
+}
+
+impl Worker {
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent =
+            Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits until it ends by itself; returns its exit code.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> i32 {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(since.elapsed() < PATIENCE, "the worker does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

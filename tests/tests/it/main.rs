@@ -1,0 +1,8 @@
+//! Whole processes on real files: workers that are killed, drained and told to stop, guests that were really compiled.
+
+#![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
+
+mod delivery;
+mod lab;
+mod modules;
+mod stopping;

@@ -1,0 +1,69 @@
+//! The commands, as lists of steps.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::step::Step;
+use crate::{guests, setup, target_dir};
+
+/// Cargo on the example tasks, which are a workspace of their own.
+fn guests_cargo(root: &Path, command: &str) -> Step {
+    let target = target_dir(root).join("guests");
+    Step::cargo(root)
+        .args([
+            command,
+            "--quiet",
+            "--locked",
+            "--manifest-path",
+            "example-tasks/Cargo.toml",
+            "--target-dir",
+        ])
+        .args([target])
+}
+
+/// Everything that a build needs.
+pub(crate) fn setup(root: &Path) -> Result<()> {
+    setup::c_compiler(root)?;
+    guests::setup()
+}
+
+/// Every test there is. The largest part goes last, so that the summary of its runner is what one sees.
+pub(crate) fn test(root: &Path) -> Result<()> {
+    setup::c_compiler(root)?;
+    guests::build(root)?;
+    guests_cargo(root, "test").run()?;
+    let runner = Step::cargo(root).args(["nextest", "--version"]).succeeds();
+    if !runner {
+        println!("cargo-nextest is not installed; cargo test runs the tests");
+        return Step::cargo(root).args(["test", "--workspace", "--locked", "--no-fail-fast"]).run();
+    }
+    // The runner leaves the examples in the documentation out.
+    Step::cargo(root).args(["test", "--quiet", "--doc", "--workspace", "--locked"]).run()?;
+    Step::cargo(root).args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]).run()
+}
+
+/// The demonstration; `tests/demo` is the program that shows it.
+pub(crate) fn demo(root: &Path) -> Result<()> {
+    setup::c_compiler(root)?;
+    guests::build(root)?;
+    guests_cargo(root, "build")
+        .args(["--package", "render-image", "--example", "natively"])
+        .run()?;
+    let programs = ["--bin", "stem", "--bin", "report-worker", "--bin", "demo"];
+    let packages = ["-p", "stem-cli", "-p", "report", "-p", "stem-tests"];
+    Step::cargo(root).args(["build", "--locked"]).args(packages).args(programs).run()?;
+    Step::new(root, target_dir(root).join("debug/demo")).run()
+}
+
+/// The benchmark suite. Some of it runs the example tasks.
+pub(crate) fn bench(root: &Path) -> Result<()> {
+    setup::c_compiler(root)?;
+    guests::build(root)?;
+    Step::cargo(root).args(["run", "--release", "--locked", "--package", "stem-bench"]).run()
+}
+
+/// What runs before a change is taken.
+pub(crate) fn ci(root: &Path) -> Result<()> {
+    Step::new(root, root.join(".ci/run")).run()
+}
