@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stem_core::backend::broker::Published;
+use stem_core::backend::dead_letter::{DeadFilter, Replayed};
 use stem_core::backend::{BackendError, Records};
 use stem_core::envelope::{Envelope, EnvelopeError, Payload, Priority};
 use stem_core::id::{Namespace, QueueName, TaskId, TaskName, UniqueKey};
@@ -160,6 +161,22 @@ impl Client {
                 Published::Duplicate { existing } => Enqueued { id: existing, deduplicated: true },
             })
             .collect())
+    }
+
+    /// Puts dead letters back into their queues, with no attempt used up. Tasks without a dead letter are `Absent`.
+    pub async fn replay(&self, tasks: &[TaskId]) -> Result<Vec<Replayed>, BackendError> {
+        let backends = &self.backends;
+        let records = backends.records();
+        if records == Records::Elsewhere && !tasks.is_empty() {
+            // The record first: a redelivery that finds a final record is discarded. A crash in between leaves a record
+            // that says queued beside a dead letter; the next replay heals it. Only for what is there to be replayed.
+            let filter =
+                DeadFilter { tasks: tasks.to_vec(), limit: tasks.len(), ..DeadFilter::default() };
+            let letters = backends.dead_letters.list(&filter).await?;
+            let there: Vec<_> = letters.into_iter().map(|letter| letter.task).collect();
+            backends.results.record_replayed(&there).await?;
+        }
+        backends.dead_letters.replay(tasks, records).await
     }
 
     /// What became of a task so far.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use stem_core::backend::broker::Pause;
+use stem_core::backend::dead_letter::Replayed;
 use stem_core::control::{Answer, Command, Drain, Order};
 use stem_core::envelope::Payload;
 use stem_core::id::{Namespace, RequestId, TaskId, TaskName};
@@ -161,6 +162,18 @@ async fn a_result_and_a_failure_reach_whoever_waits() {
         let record = bench.ended(&fatal).await;
         assert_eq!((record.state, record.attempt), (TaskState::Failed, 1));
         assert_eq!(record.failure.unwrap().code, "no");
+
+        assert_eq!(
+            bench.client.replay(&[fatal.clone(), good.clone()]).await.unwrap(),
+            [Replayed::Queued, Replayed::Absent]
+        );
+        assert_eq!(bench.ended(&good).await.state, TaskState::Succeeded, "it was never dead");
+        let record = bench.ended(&fatal).await;
+        assert_eq!(
+            (record.state, record.attempt, record.delivery_count),
+            (TaskState::Failed, 1, 1),
+            "it ran again"
+        );
 
         let panics = bench
             .enqueue(

@@ -31,6 +31,7 @@ crate::cases! { ($) result_suite result:
     an_older_token_cannot_record_a_settlement,
     another_owner_cannot_record_a_settlement,
     a_final_record_is_never_overwritten,
+    a_recorded_replay_queues_what_failed_and_nothing_else,
     a_task_that_never_began_can_be_revoked_on_record,
     a_task_that_never_began_cannot_succeed_on_record,
     a_recorded_release_takes_the_attempt_back,
@@ -245,6 +246,27 @@ async fn a_final_record_is_never_overwritten(h: &dyn Harness) {
         }
         assert_eq!(record(&b, id).await, before, "{id}");
     }
+}
+
+async fn a_recorded_replay_queues_what_failed_and_nothing_else(h: &dyn Harness) {
+    let b = h.connect().await;
+    let failed = begun(h, &b, "f").await;
+    end(h, &b, &failed, fail()).await;
+    let good = begun(h, &b, "s").await;
+    end(h, &b, &good, Settlement::Succeed(result())).await;
+    begun(h, &b, "r").await;
+    let (succeeded, running) = (record(&b, "s").await, record(&b, "r").await);
+    b.results.record_replayed(&[task("f"), task("s"), task("r"), task("x")]).await.unwrap();
+    let replayed = record(&b, "f").await;
+    assert_eq!(
+        (replayed.state, replayed.attempt, replayed.delivery_count),
+        (TaskState::Queued, 0, 0)
+    );
+    assert_eq!((replayed.failure, replayed.finished_at), (None, None));
+    assert_eq!((record(&b, "s").await, record(&b, "r").await), (succeeded, running));
+    // The old attempt has no say any more, the next delivery has.
+    assert_eq!(end(h, &b, &failed, Settlement::Succeed(result())).await, Recorded::Stale);
+    assert_eq!(begin(h, &b, &receipt("f", 2, B), 1).await, Recorded::Stored);
 }
 
 async fn a_task_that_never_began_can_be_revoked_on_record(h: &dyn Harness) {

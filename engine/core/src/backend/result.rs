@@ -74,6 +74,10 @@ pub trait ResultBackend: Send + Sync + Debug {
     /// Records what a settlement means for the task. Recording the same settlement again is `Stored`.
     async fn record_settled(&self, batch: &[Settle]) -> Result<Vec<Recorded>, BackendError>;
 
+    /// Records that tasks were put back from the dead letters: `failed` becomes `queued`, with no attempt used up.
+    /// Other states stay as they are. Made before the broker's replay, so that no redelivery finds a final record.
+    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError>;
+
     /// Stores the newest progress of running attempts.
     async fn record_progress(
         &self,

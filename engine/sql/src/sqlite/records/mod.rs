@@ -43,6 +43,20 @@ impl Operation for RecordQueued {
     }
 }
 
+struct RecordReplayed(Vec<TaskId>);
+
+#[async_trait]
+impl Operation for RecordReplayed {
+    type Output = ();
+    const ACTION: &'static str = "record replays";
+    const RINGS: Topics = Topics::RECORDS;
+
+    async fn run(&mut self, conn: &mut SqliteConnection, _: Timestamp) -> Result<(), Fault> {
+        let tasks: Vec<&TaskId> = self.0.iter().collect();
+        replay(conn, &tasks).await
+    }
+}
+
 struct RecordBegun(Vec<Begun>);
 
 #[async_trait]
@@ -150,6 +164,10 @@ impl ResultBackend for Sqlite {
 
     async fn record_settled(&self, batch: &[Settle]) -> Result<Vec<Recorded>, BackendError> {
         self.write(RecordSettled(batch.to_vec())).await
+    }
+
+    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
+        self.write(RecordReplayed(tasks.to_vec())).await
     }
 
     async fn record_progress(
