@@ -79,7 +79,7 @@ fn a_computing_guest_keeps_its_lease_without_lifting_a_finger() {
     for id in &ids {
         lab.until_state(id, "running");
     }
-    std::thread::sleep(Duration::from_millis(3_000));
+    std::thread::sleep(Duration::from_secs(3));
     for id in &ids {
         let record = lab.show(id);
         assert_eq!(

@@ -1,0 +1,63 @@
+//! `stem revokes list`
+
+use stem_core::revoke::{Revocation, Revocations};
+use stem_core::time::Clock;
+use stem_engine::SystemClock;
+
+use super::super::Context;
+use crate::args::{JsonArg, NamespaceArg};
+use crate::connect;
+use crate::error::Outcome;
+use crate::exit::Ending;
+use crate::output::{Printer, say, table};
+
+/// Changes that are read at once.
+const PAGE: usize = 10_000;
+
+pub(super) async fn run(context: &Context, namespace: NamespaceArg, json: JsonArg) -> Outcome {
+    let settings = context.settings(|flags| flags.namespace = namespace.namespace)?;
+    let store = connect::revokes(&settings).await?;
+    let mut known = Revocations::default();
+    loop {
+        let changes = store.since(&settings.namespace.value, known.seen(), PAGE).await?;
+        let last = changes.len() < PAGE;
+        for change in changes {
+            known.apply(change);
+        }
+        if last {
+            break;
+        }
+    }
+    let mut revocations: Vec<&Revocation> = known.iter(SystemClock.now()).collect();
+    revocations.sort_by_key(|revocation| revocation.version);
+    let printer = Printer::new(json.json);
+    printer.print(&revocations, || text(&revocations))?;
+    if revocations.is_empty() && !printer.is_json() {
+        say(format!("nothing is revoked in namespace {}", settings.namespace.value));
+    }
+    Ok(Ending::Done)
+}
+
+fn text(revocations: &[&Revocation]) -> String {
+    if revocations.is_empty() {
+        return String::new();
+    }
+    let rows = revocations.iter().map(|revocation| {
+        let request = &revocation.request;
+        let how = match (request.terminate, request.cooperative, request.grace_ms) {
+            (false, _, _) => "before start".to_owned(),
+            (true, true, _) => "terminate, cooperative".to_owned(),
+            (true, false, Some(grace)) => format!("terminate, grace {grace} ms"),
+            (true, false, None) => "terminate".to_owned(),
+        };
+        vec![
+            revocation.task_id.to_string(),
+            how,
+            revocation.issued_at.to_string(),
+            request.expires_at.map_or_else(|| "never".to_owned(), |at| at.to_string()),
+            request.requested_by.clone().unwrap_or_default(),
+            request.reason.clone().unwrap_or_default(),
+        ]
+    });
+    table(&["TASK", "HOW", "ISSUED", "EXPIRES", "BY", "REASON"], rows)
+}

@@ -1,0 +1,21 @@
+//! `stem revokes prune`
+
+use serde_json::json;
+
+use super::super::Context;
+use super::super::consent::count;
+use crate::args::{JsonArg, NamespaceArg};
+use crate::connect;
+use crate::error::Outcome;
+use crate::exit::Ending;
+use crate::output::Printer;
+
+pub(super) async fn run(context: &Context, namespace: NamespaceArg, json: JsonArg) -> Outcome {
+    let settings = context.settings(|flags| flags.namespace = namespace.namespace)?;
+    let namespace = &settings.namespace.value;
+    let pruned = connect::revokes(&settings).await?.prune(namespace).await?;
+    let document = json!({ "namespace": namespace, "pruned": pruned });
+    Printer::new(json.json)
+        .print(&document, || format!("{} removed", count(pruned, "expired record")))?;
+    Ok(Ending::Done)
+}

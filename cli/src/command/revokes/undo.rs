@@ -1,0 +1,32 @@
+//! `stem revokes undo`
+
+use serde_json::json;
+use stem_core::id::TaskId;
+
+use super::super::Context;
+use crate::args::{JsonArg, NamespaceArg};
+use crate::connect;
+use crate::error::{CliError, Outcome};
+use crate::exit::Ending;
+use crate::output::Printer;
+
+pub(super) async fn run(
+    context: &Context,
+    task: TaskId,
+    namespace: NamespaceArg,
+    json: JsonArg,
+) -> Outcome {
+    let settings = context.settings(|flags| flags.namespace = namespace.namespace)?;
+    let namespace = &settings.namespace.value;
+    let store = connect::revokes(&settings).await?;
+    let Some(version) = store.undo(namespace, &task).await? else {
+        return Err(CliError::nothing(
+            format!("task {task} is not revoked in namespace {namespace}"),
+            "`stem revokes list` shows what is",
+        ));
+    };
+    let document =
+        json!({ "taskId": task, "namespace": namespace, "version": version, "undone": true });
+    Printer::new(json.json).print(&document, || format!("task {task} is no longer revoked"))?;
+    Ok(Ending::Done)
+}

@@ -1,0 +1,240 @@
+//! `stem task run FILE`: one attempt of a module, here, under the limits and with the host functions of a worker.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+use stem_core::id::TaskName;
+use stem_core::outcome::{Outcome as Ended, StopNotice, StopReason};
+use stem_core::task::Progress;
+use stem_core::time::Clock;
+use stem_engine::SystemClock;
+use stem_engine::client::{DEFAULT_QUEUE, new_task_id};
+use stem_engine::modules::{self, ModuleHandler};
+use stem_isolate::{AttemptHost, AttemptSpec, Exit, InterruptHandle, LogLevel, Refusal, TaskInfo};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::super::Context;
+use super::arguments::{self, Origin};
+use crate::args::{JsonArg, RunArguments};
+use crate::control::millis;
+use crate::error::{CliError, Outcome};
+use crate::exit::Ending;
+use crate::follow::ProgressDisplay;
+use crate::output::{Printer, payload_json, print_result, say};
+use crate::sandbox;
+use crate::view::{FailureView, memory};
+
+/// Beyond the soft limit the guest is asked to stop; the hard limit ends it.
+const SOFT_LIMIT: &str = "soft-time-limit";
+
+/// Stands in for a worker: shows progress, logs, keeps checkpoints until this process ends.
+#[derive(Debug)]
+struct LocalHost {
+    progress: watch::Sender<Option<Progress>>,
+    checkpoint: Mutex<Option<Vec<u8>>>,
+}
+
+#[async_trait]
+impl AttemptHost for LocalHost {
+    fn progress(&self, progress: Progress) {
+        self.progress.send_replace(Some(progress));
+    }
+
+    fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]) {
+        let pairs: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let fields = if pairs.is_empty() { String::new() } else { format!(" {}", pairs.join(" ")) };
+        match level {
+            LogLevel::Trace => tracing::trace!(target: "stem_task", "{message}{fields}"),
+            LogLevel::Debug => tracing::debug!(target: "stem_task", "{message}{fields}"),
+            LogLevel::Info => tracing::info!(target: "stem_task", "{message}{fields}"),
+            LogLevel::Warn => tracing::warn!(target: "stem_task", "{message}{fields}"),
+            LogLevel::Error => tracing::error!(target: "stem_task", "{message}{fields}"),
+        }
+    }
+
+    fn log_enabled(&self, level: LogLevel) -> bool {
+        match level {
+            LogLevel::Trace => tracing::enabled!(target: "stem_task", tracing::Level::TRACE),
+            LogLevel::Debug => tracing::enabled!(target: "stem_task", tracing::Level::DEBUG),
+            LogLevel::Info => tracing::enabled!(target: "stem_task", tracing::Level::INFO),
+            LogLevel::Warn => tracing::enabled!(target: "stem_task", tracing::Level::WARN),
+            LogLevel::Error => tracing::enabled!(target: "stem_task", tracing::Level::ERROR),
+        }
+    }
+
+    async fn extend_lease(&self, by: Duration) -> Result<Duration, Refusal> {
+        // There is no lease: nobody else could take the task.
+        Ok(by)
+    }
+
+    async fn load_checkpoint(&self) -> Result<Option<Vec<u8>>, Refusal> {
+        Ok(self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    async fn save_checkpoint(&self, state: Vec<u8>) -> Result<(), Refusal> {
+        *self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        Ok(())
+    }
+}
+
+pub(super) async fn run(
+    context: &Context,
+    file: &Path,
+    arguments: RunArguments,
+    name: Option<TaskName>,
+    json: JsonArg,
+) -> Outcome {
+    context.settings_logging("info", |_| {})?;
+    let input = arguments::read(match (&arguments.args, &arguments.args_file) {
+        (Some(text), _) => Origin::Text(text),
+        (None, Some(path)) => Origin::File(path),
+        (None, None) => Origin::Nowhere,
+    })?;
+    let found = sandbox::find(file, name.as_ref())?;
+    let runtime = sandbox::start(1)?;
+    let handler =
+        modules::load(&runtime, &found, &sandbox::limits_cap()).await.map_err(sandbox::refused)?;
+    let (progress, news) = watch::channel(None);
+    let host = Arc::new(LocalHost { progress, checkpoint: Mutex::new(None) });
+    let spec = AttemptSpec {
+        input,
+        info: info(&handler.name),
+        limits: handler.limits.clone(),
+        on_failure: handler.on_failure,
+    };
+    // Listened for from before the guest runs, so that no Ctrl-C is missed.
+    let ctrl_c = signal(SignalKind::interrupt()).map_err(|error| {
+        CliError::failed(format!("cannot listen for Ctrl-C: {error}"), "try again")
+    })?;
+    let started = Instant::now();
+    let (interrupt, exit) = runtime.start(&handler.module, spec, host).into_parts();
+    let ended =
+        watch_over(exit, &interrupt, &handler, Watched { news, ctrl_c }, context.lively()).await;
+    conclude(Printer::new(json.json), &handler, &ended, started.elapsed())
+}
+
+fn info(name: &TaskName) -> TaskInfo {
+    let id = new_task_id().to_string();
+    TaskInfo {
+        root_id: id.clone(),
+        idempotency_key: id.clone(),
+        task_id: id,
+        task_name: name.to_string(),
+        queue: DEFAULT_QUEUE.to_owned(),
+        attempt: 1,
+        max_attempts: Some(1),
+        enqueued_at_ms: u64::try_from(SystemClock.now().unix_millis()).unwrap_or(0),
+        parent_id: None,
+        trace_parent: None,
+        headers: Vec::new(),
+    }
+}
+
+/// What happens while a guest runs.
+struct Watched {
+    news: watch::Receiver<Option<Progress>>,
+    ctrl_c: Signal,
+}
+
+/// Waits for the end; shows progress, keeps the time limits, and stops the guest on Ctrl-C.
+async fn watch_over(
+    exit: impl Future<Output = Exit>,
+    interrupt: &InterruptHandle,
+    handler: &ModuleHandler,
+    Watched { mut news, mut ctrl_c }: Watched,
+    lively: bool,
+) -> Exit {
+    let mut display = ProgressDisplay::new(lively);
+    let limits = &handler.limits;
+    tokio::pin!(exit);
+    let mut soft = std::pin::pin!(sleep(limits.soft.unwrap_or(limits.hard)));
+    let mut hard = std::pin::pin!(sleep(limits.hard));
+    let (mut noticed, mut overdue) = (false, false);
+    loop {
+        tokio::select! {
+            ended = &mut exit => {
+                display.finish();
+                return ended;
+            }
+            // Cancel-safe: a change that is missed here is seen by the next call.
+            Ok(()) = news.changed() => {
+                let progress = news.borrow_and_update().clone();
+                display.show(handler.name.as_str(), progress.as_ref());
+            }
+            () = &mut soft, if limits.soft.is_some() && !noticed => {
+                noticed = true;
+                interrupt.notify(StopNotice {
+                    code: SOFT_LIMIT,
+                    message: "the soft limit on time has passed".to_owned(),
+                    force_after: Some(hard.deadline().saturating_duration_since(tokio::time::Instant::now())),
+                });
+            }
+            () = &mut hard, if !overdue => {
+                overdue = true;
+                interrupt.stop(StopReason::TimeLimit, true);
+            }
+            // Cancel-safe, as any stream of signals.
+            Some(()) = ctrl_c.recv() => interrupt.stop(StopReason::Revoked, true),
+        }
+    }
+}
+
+fn conclude(printer: Printer, handler: &ModuleHandler, exit: &Exit, elapsed: Duration) -> Outcome {
+    let usage = &exit.usage;
+    let mut document = Map::new();
+    document.insert("name".to_owned(), json!(handler.name));
+    let (state, failed) = match &exit.outcome {
+        Ended::Succeeded(result) => {
+            document.insert("result".to_owned(), payload_json(result));
+            ("succeeded", None)
+        }
+        Ended::Failed { failure, .. } => {
+            document.insert("failure".to_owned(), json!(FailureView::from(failure)));
+            let what = format!(
+                "{} failed: {}, code {}: {}",
+                handler.name, failure.kind, failure.code, failure.message
+            );
+            ("failed", Some(what))
+        }
+        Ended::Stopped { reason: StopReason::TimeLimit, .. } => {
+            let limit = stem_engine::units::write_duration(handler.limits.hard);
+            let message = format!("it ran longer than {limit}");
+            document.insert(
+                "failure".to_owned(),
+                json!({"kind": "time-limit", "code": "time-limit", "message": message}),
+            );
+            ("failed", Some(format!("{} failed: time-limit: {message}", handler.name)))
+        }
+        Ended::Stopped { how, .. } => {
+            ("stopped", Some(format!("{} was stopped by Ctrl-C ({})", handler.name, how.as_str())))
+        }
+    };
+    document.insert("state".to_owned(), json!(state));
+    document.insert("module".to_owned(), json!(handler.reference()));
+    document.insert("usage".to_owned(), json!(usage));
+    document.insert("elapsedMs".to_owned(), json!(millis(elapsed)));
+    if printer.is_json() {
+        printer.print(&Value::Object(document), String::new)?;
+    } else if let Ended::Succeeded(result) = &exit.outcome {
+        print_result(result, None)?;
+    }
+    say(format!(
+        "{} {state} in {:.1} ms: {:.1} ms of CPU, {} at its peak",
+        handler.name,
+        millis(elapsed),
+        usage.cpu_ms,
+        memory(usage.peak_memory_bytes)
+    ));
+    match failed {
+        None => Ok(Ending::Done),
+        Some(what) => {
+            Err(CliError::failed(what, "STEM_LOG=debug shows more of what the module logs"))
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `stem worker …`
+
+mod inspect;
+mod pause;
+mod ping;
+mod revoke;
+mod shutdown;
+mod start;
+mod stats;
+mod status;
+
+use serde_json::Value;
+use stem_core::control::Order;
+use stem_engine::Backends;
+
+use super::Context;
+use crate::args::{ControlArgs, Worker};
+use crate::control::Request;
+use crate::error::{CliError, Outcome};
+use crate::output::Printer;
+use crate::settings::Settings;
+use crate::{connect, identity};
+
+pub(super) async fn run(context: &Context, command: Worker) -> Outcome {
+    match command {
+        Worker::Start(args) => start::run(context, *args).await,
+        Worker::Ping(args) => ping::run(context, args).await,
+        Worker::Inspect { control, no_revoked } => inspect::run(context, control, no_revoked).await,
+        Worker::Stats(args) => stats::run(context, args).await,
+        Worker::Revoke(args) => revoke::run(context, args).await,
+        Worker::Shutdown { control, mode, grace } => {
+            shutdown::run(context, control, mode, grace).await
+        }
+        Worker::Pause(args) => pause::pause(context, args).await,
+        Worker::Resume(args) => pause::resume(context, args).await,
+        Worker::Status(args) => status::run(context, args).await,
+    }
+}
+
+/// What every control command needs: services, and a request without its order.
+struct Control {
+    settings: Settings,
+    backends: Backends,
+    args: ControlArgs,
+    printer: Printer,
+}
+
+impl Control {
+    async fn open(context: &Context, args: ControlArgs) -> Result<Self, CliError> {
+        let settings = context.settings(|flags| {
+            flags.namespace.clone_from(&args.namespace.namespace);
+            flags.timeout = args.timeout;
+        })?;
+        let backends = connect::connect(&settings).await?;
+        let printer = Printer::new(args.json.json);
+        Ok(Self { settings, backends, args, printer })
+    }
+
+    fn request(&self, order: Order) -> Request {
+        Request {
+            order,
+            workers: self.args.worker.clone(),
+            namespace: self.settings.namespace.value.clone(),
+            timeout: self.settings.control_timeout.value,
+            requester: identity::user(),
+            send_to_nobody: false,
+        }
+    }
+}
+
+/// A payload's field in a table's cell.
+fn cell(payload: &Value, key: &str) -> String {
+    match &payload[key] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => stem_core::text::printable(text, 200),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
+        Value::Array(items) => {
+            let words: Vec<String> = items
+                .iter()
+                .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+                .collect();
+            stem_core::text::printable(&words.join(","), 200)
+        }
+        other => stem_core::text::printable(&other.to_string(), 200),
+    }
+}
+
+/// Milliseconds of a payload, for people.
+fn span(payload: &Value, key: &str) -> String {
+    match payload[key].as_f64() {
+        None => "-".to_owned(),
+        Some(millis) if millis >= 10_000.0 => format!("{:.0}s", millis / 1e3),
+        Some(millis) => format!("{millis:.0}ms"),
+    }
+}

@@ -1,0 +1,85 @@
+//! `stem worker inspect`
+
+use std::fmt::Write;
+
+use serde_json::Value;
+use stem_core::control::{Answer, Order};
+
+use super::super::Context;
+use super::{Control, cell, span};
+use crate::args::ControlArgs;
+use crate::control::{Answers, ask};
+use crate::error::Outcome;
+use crate::output::table;
+
+pub(super) async fn run(context: &Context, args: ControlArgs, no_revoked: bool) -> Outcome {
+    let control = Control::open(context, args).await?;
+    let order = Order::Inspect { include_revoked: !no_revoked };
+    let answers = ask(&control.backends, control.request(order)).await?;
+    control.printer.print(&answers.document(), || text(&answers))?;
+    answers.explain()
+}
+
+fn items<'a>(payload: &'a Value, key: &str) -> &'a [Value] {
+    payload[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Each worker with what it runs and what it holds back.
+fn text(answers: &Answers) -> String {
+    let mut text = String::new();
+    for reply in &answers.replies {
+        let Answer::Ok { payload } = &reply.answer else { continue };
+        let active = items(payload, "active");
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{}: {}, {} running",
+            reply.worker,
+            cell(payload, "state"),
+            active.len()
+        );
+        let paused = items(payload, "pausedQueues");
+        if !paused.is_empty() {
+            let _ = writeln!(text, "  paused queues: {}", cell(payload, "pausedQueues"));
+        }
+        if !active.is_empty() {
+            let rows = active.iter().map(|task| {
+                let terminating = if matches!(task["terminating"], Value::Null | Value::Bool(false))
+                {
+                    ""
+                } else {
+                    "terminating"
+                };
+                vec![
+                    format!("  {}", cell(task, "id")),
+                    cell(task, "task"),
+                    cell(task, "queue"),
+                    cell(task, "attempt"),
+                    cell(task, "kind"),
+                    span(task, "runtimeMs"),
+                    span(task, "lastCheckpointMsAgo"),
+                    span(task, "leaseExpiresInMs"),
+                    terminating.to_owned(),
+                ]
+            });
+            text += &table(
+                &["  ID", "TASK", "QUEUE", "ATTEMPT", "KIND", "RUNTIME", "CHECKPOINT", "LEASE", ""],
+                rows,
+            );
+        }
+        let revoked = items(payload, "revoked");
+        if !revoked.is_empty() {
+            let rows = revoked.iter().map(|record| {
+                vec![
+                    format!("  {}", cell(record, "taskId")),
+                    cell(record, "terminate"),
+                    cell(record, "requestedBy"),
+                    cell(record, "expiresAt"),
+                    cell(record, "reason"),
+                ]
+            });
+            text += &table(&["  REVOKED", "TERMINATE", "BY", "EXPIRES", "REASON"], rows);
+        }
+    }
+    text
+}

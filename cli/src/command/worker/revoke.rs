@@ -1,0 +1,112 @@
+//! `stem worker revoke`: first into the store, then to the workers. If the store fails, nobody is told anything.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+use stem_core::control::Order;
+use stem_core::id::TaskId;
+use stem_core::revoke::{Revocation, RevokeRequest};
+use stem_core::time::Clock;
+use stem_engine::SystemClock;
+
+use super::super::Context;
+use super::{Control, cell};
+use crate::args::{Expiry, RevokeArgs};
+use crate::control::{Answers, ask};
+use crate::error::{CliError, Outcome};
+use crate::exit::Ending;
+use crate::output::{say, table};
+use crate::{connect, identity};
+
+pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
+    let requester = args.requester.clone().unwrap_or_else(identity::user);
+    let revoke = RevokeRequest {
+        terminate: args.terminate || args.cooperative || args.grace.is_some(),
+        cooperative: args.cooperative,
+        grace_ms: args.grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+        reason: args.reason,
+        requested_by: Some(requester.clone()),
+        expires_at: match args.expires_in {
+            Expiry::After(span) => Some(SystemClock.now().after(span)),
+            Expiry::Never => None,
+        },
+    };
+    let timeout_flag = args.control.timeout;
+    let control = Control::open(context, args.control).await?;
+    connect::refuse_memory(&control.settings.revoke_store_url, "the revocation")?;
+    let namespace = &control.settings.namespace.value;
+    let tasks: BTreeSet<TaskId> = args.task.into_iter().collect();
+    let requests: Vec<(TaskId, RevokeRequest)> =
+        tasks.into_iter().map(|task| (task, revoke.clone())).collect();
+    let persisted = control.backends.revokes.revoke(namespace, &requests).await?;
+
+    let mut request = control.request(Order::Revoke { revocations: persisted.clone() });
+    request.requester = requester;
+    if let Some(grace) = args.grace.filter(|_| timeout_flag.is_none()) {
+        // A worker answers when the task has stopped, which may take the whole grace.
+        request.timeout += grace;
+    }
+    request.send_to_nobody = true;
+    let answers = ask(&control.backends, request).await.map_err(|error| {
+        let mut error = CliError::from(error);
+        error.what =
+            format!("the revocation is stored, and the workers could not be told: {}", error.what);
+        error.hint = format!("workers also follow the store, within a second; {}", error.hint);
+        error
+    })?;
+
+    let mut document = answers.document();
+    document.insert("persisted".to_owned(), json!(persisted));
+    document.insert("store".to_owned(), json!(control.settings.revoke_store_url.value.to_string()));
+    document.insert("acknowledgedBy".to_owned(), json!(answers.acknowledged_by()));
+    control.printer.print(&document, || text(&persisted, &answers))?;
+    if answers.expected.is_empty() {
+        say(format!(
+            "note: no worker is alive in namespace {namespace}; the next one to start obeys"
+        ));
+        return Ok(Ending::Done);
+    }
+    answers.explain()
+}
+
+fn text(persisted: &[Revocation], answers: &Answers) -> String {
+    let mut text = String::new();
+    for revocation in persisted {
+        let expires = revocation
+            .request
+            .expires_at
+            .map_or_else(|| "never expires".to_owned(), |at| format!("expires {at}"));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "revoked {} ({expires})", revocation.task_id);
+    }
+    let rows: Vec<Vec<String>> = answers
+        .replies
+        .iter()
+        .filter_map(|reply| match &reply.answer {
+            stem_core::control::Answer::Ok { payload } => Some(vec![
+                reply.worker.to_string(),
+                cell(payload, "applied"),
+                cell(payload, "inflight"),
+                terminated(payload),
+            ]),
+            stem_core::control::Answer::Error { .. } => None,
+        })
+        .collect();
+    if !rows.is_empty() {
+        text += &table(&["WORKER", "APPLIED", "INFLIGHT", "TERMINATED"], rows);
+    }
+    text
+}
+
+fn terminated(payload: &Value) -> String {
+    let ended: Vec<String> = payload["terminated"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice)
+        .iter()
+        .map(|task| {
+            format!("{} ({}, {} ms)", cell(task, "id"), cell(task, "how"), cell(task, "elapsedMs"))
+        })
+        .collect();
+    if ended.is_empty() { "-".to_owned() } else { ended.join(", ") }
+}

@@ -1,0 +1,173 @@
+//! `stem worker start`
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stem_core::id::{QueueName, TaskName};
+use stem_engine::worker::Ready;
+use stem_engine::{Worker, WorkerConfig, WorkerError};
+
+use super::super::{Context, config};
+use crate::args::WorkerStart;
+use crate::connect::{self, ServiceUrl};
+use crate::error::{CliError, Outcome};
+use crate::exit::Ending;
+use crate::identity;
+use crate::output::{Printer, say};
+use crate::sandbox;
+use crate::settings::{Setting, Settings, Source};
+
+/// What the worker runs with beside the settings.
+struct Plan {
+    config: WorkerConfig,
+    rows: Vec<(&'static str, Value, Source)>,
+}
+
+pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
+    let settings = context.settings_logging("info", |flags| {
+        flags.namespace.clone_from(&args.namespace.namespace);
+        flags.worker_queues.clone_from(&args.queue);
+    })?;
+    let plan = plan(&args, &settings)?;
+    let printer = Printer::new(args.json.json);
+    if args.print_config {
+        return print_config(printer, &settings, &plan);
+    }
+    let concurrency = plan.config.concurrency;
+    let backends = connect::connect(&settings).await?;
+    if settings.broker_url.value == ServiceUrl::Memory {
+        say(
+            "warning: memory:// is this process's own memory, so no other process can give this worker a task",
+        );
+    }
+    if args.modules.is_none() {
+        say("warning: this worker knows no task, since it was given no --modules");
+    }
+    let mut builder = Worker::builder(backends, plan.config);
+    if let Some(dir) = args.modules {
+        let isolates = sandbox::start(u32::try_from(concurrency).unwrap_or(u32::MAX))?;
+        builder = builder.isolates(isolates).modules_dir(dir).await.map_err(sandbox::refused)?;
+    }
+    let worker = builder.build().map_err(explain)?.on_ready(move |ready| {
+        // Whoever started it may have stopped reading; the worker works all the same.
+        let _ = printer.print(&document(ready), || line(ready));
+    });
+    worker.run().await.map_err(explain)?;
+    Ok(Ending::Done)
+}
+
+fn plan(args: &WorkerStart, settings: &Settings) -> Result<Plan, CliError> {
+    let name = args.name.clone();
+    let mut config = WorkerConfig::new(name.clone().unwrap_or_else(identity::worker_id));
+    let chosen = |is_set: bool, flag: &'static str| {
+        if is_set { Source::Flag(flag) } else { Source::Default }
+    };
+    config.namespace = settings.namespace.value.clone();
+    config.queues.clone_from(&settings.worker_queues.value);
+    config.heartbeat_interval = settings.heartbeat_interval.value;
+    config.signal_handlers = !args.no_signal_handlers;
+    let at_least = |flag: &str, given: Option<Duration>, least: Duration| match given {
+        Some(given) if given < least => Err(CliError::usage(
+            format!("{flag} {} is too short", stem_engine::units::write_duration(given)),
+            format!("give at least {}", stem_engine::units::write_duration(least)),
+        )),
+        given => Ok(given),
+    };
+    if let Some(lease) = at_least("--lease", args.lease, Duration::from_millis(100))? {
+        config.lease = lease;
+    }
+    if let Some(grace) = args.terminate_grace {
+        config.terminate_grace = grace;
+    }
+    if let Some(grace) = args.soft_grace {
+        config.soft_grace = grace;
+    }
+    if let Some(concurrency) = args.concurrency {
+        config.concurrency = usize::try_from(concurrency).unwrap_or(usize::MAX);
+    }
+    let whole = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    let prefetch = args.prefetch.map_or_else(
+        || Setting {
+            value: config.concurrency.saturating_mul(whole(settings.prefetch_multiplier.value)),
+            source: Source::Follows("prefetch-multiplier"),
+        },
+        |prefetch| Setting { value: whole(prefetch), source: Source::Flag("--prefetch") },
+    );
+    config.prefetch = prefetch.value;
+    let duration = |value: Duration| Value::from(stem_engine::units::write_duration(value));
+    let rows = vec![
+        ("name", json!(config.id), chosen(name.is_some(), "--name")),
+        (
+            "modules",
+            args.modules.as_ref().map_or(Value::Null, |dir| json!(dir.display().to_string())),
+            chosen(args.modules.is_some(), "--modules"),
+        ),
+        (
+            "concurrency",
+            json!(config.concurrency),
+            chosen(args.concurrency.is_some(), "--concurrency"),
+        ),
+        ("prefetch", json!(config.prefetch), prefetch.source),
+        ("lease", duration(config.lease), chosen(args.lease.is_some(), "--lease")),
+        (
+            "terminate-grace",
+            duration(config.terminate_grace),
+            chosen(args.terminate_grace.is_some(), "--terminate-grace"),
+        ),
+        (
+            "soft-grace",
+            duration(config.soft_grace),
+            chosen(args.soft_grace.is_some(), "--soft-grace"),
+        ),
+        (
+            "signal-handlers",
+            json!(config.signal_handlers),
+            chosen(args.no_signal_handlers, "--no-signal-handlers"),
+        ),
+    ];
+    Ok(Plan { config, rows })
+}
+
+fn print_config(printer: Printer, settings: &Settings, plan: &Plan) -> Outcome {
+    let mut rows = settings.rows();
+    rows.extend(plan.rows.iter().map(|(key, value, source)| (*key, value.clone(), source)));
+    printer.print(&config::document(&rows), || config::text(&rows))?;
+    Ok(Ending::Done)
+}
+
+fn document(ready: &Ready) -> Value {
+    json!({
+        "worker": ready.worker,
+        "queues": ready.queues,
+        "tasks": ready.tasks,
+        "concurrency": ready.concurrency,
+    })
+}
+
+/// One line, whatever it serves.
+fn line(ready: &Ready) -> String {
+    let queues: Vec<&str> = ready.queues.iter().map(QueueName::as_str).collect();
+    let tasks: Vec<&str> = ready.tasks.iter().map(TaskName::as_str).collect();
+    let tasks = if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") };
+    format!(
+        "worker {} is ready; queues: {}; tasks: {tasks}; concurrency: {}",
+        ready.worker,
+        queues.join(", "),
+        ready.concurrency
+    )
+}
+
+fn explain(error: WorkerError) -> CliError {
+    match error {
+        WorkerError::Config(problem) => CliError::usage(problem, "see `stem worker start --help`"),
+        WorkerError::NameTaken { .. } => CliError::failed(
+            error,
+            "choose another --name, or stop the other worker (`stem worker shutdown --worker NAME`); one that died is forgotten after three heartbeats",
+        ),
+        WorkerError::Backend(error) => error.into(),
+        WorkerError::Modules(error) => sandbox::refused(error),
+        WorkerError::System(_) => {
+            CliError::failed(error, "check the limits of this process (ulimit -a)")
+        }
+    }
+}

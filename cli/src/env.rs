@@ -1,0 +1,91 @@
+//! Every environment variable that this program reads, in one table; `stem help environment` prints it.
+//!
+//! A variable that is set and empty is refused like any other bad value: nothing becomes a default by mistake.
+
+#![expect(
+    clippy::doc_markdown,
+    reason = "the table is shown to people, who see backticks as they are"
+)]
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use crate::error::CliError;
+
+/// One variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What it decides.
+    pub meaning: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+}
+
+macro_rules! variables {
+    ($($constant:ident = $name:literal, $meaning:literal, $default:literal;)*) => {
+        $(
+            #[doc = $meaning]
+            pub const $constant: Variable = Variable { name: $name, meaning: $meaning, default: $default };
+        )*
+        /// Every variable, in the order of the documentation.
+        pub const ALL: &[Variable] = &[$($constant),*];
+    };
+}
+
+variables! {
+    BROKER_URL = "STEM_BROKER_URL", "Where tasks wait: sqlite:///path, sqlite://relative/path, or memory://.", "a SQLite file in the user's state directory, stem/stem.db";
+    RESULT_BACKEND_URL = "STEM_RESULT_BACKEND_URL", "Where records, results and heartbeats are kept; the same schemes.", "the broker";
+    REVOKE_STORE_URL = "STEM_REVOKE_STORE_URL", "Where revocations are kept; the same schemes.", "the result backend, then the broker";
+    CONTROL_NAMESPACE = "STEM_CONTROL_NAMESPACE", "The scope of control commands, revocations and heartbeats.", "STEM_WORKER_NAMESPACE, then stem";
+    WORKER_NAMESPACE = "STEM_WORKER_NAMESPACE", "The same, where STEM_CONTROL_NAMESPACE is not set.", "stem";
+    CONTROL_TIMEOUT = "STEM_CONTROL_TIMEOUT", "How long control commands wait for answers, for instance 250ms or 5s.", "5s";
+    DEFAULT_QUEUE = "STEM_DEFAULT_QUEUE", "The queue of tasks that name none, and of workers that name none.", "default";
+    WORKER_QUEUES = "STEM_WORKER_QUEUES", "The queues a worker serves, with commas between them, the preferred first.", "STEM_DEFAULT_QUEUE";
+    HEARTBEAT_INTERVAL = "STEM_HEARTBEAT_INTERVAL", "How often a worker says that it lives.", "5s";
+    DEFAULT_MAX_RETRIES = "STEM_DEFAULT_MAX_RETRIES", "Retries of a task that names no number.", "3";
+    PREFETCH_MULTIPLIER = "STEM_PREFETCH_MULTIPLIER", "A worker asks the broker for at most so many times its concurrency at once.", "1";
+    LOG = "STEM_LOG", "What is logged on standard error: off, error, warn, info, debug, trace, or target=level, with commas between them.", "info for worker start and task run, warn for the rest";
+    LOG_FORMAT = "STEM_LOG_FORMAT", "How it is logged: pretty, or json (one object a line).", "pretty";
+    NO_COLOR = "NO_COLOR", "If set and not empty: no colour and no progress bar.", "colour and progress bars on terminals";
+}
+
+/// The environment, read once.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(BTreeMap<&'static str, OsString>);
+
+impl Environment {
+    /// What of the table is set for this process.
+    pub fn of_process() -> Self {
+        Self(
+            ALL.iter()
+                .filter_map(|known| Some((known.name, std::env::var_os(known.name)?)))
+                .collect(),
+        )
+    }
+
+    /// For tests: these and no others.
+    #[cfg(test)]
+    pub(crate) fn of(pairs: &[(&'static str, &str)]) -> Self {
+        Self(pairs.iter().map(|(name, value)| (*name, OsString::from(value))).collect())
+    }
+
+    /// A variable's text, if it is set.
+    pub fn read(&self, variable: Variable) -> Result<Option<&str>, CliError> {
+        let Some(value) = self.0.get(variable.name) else { return Ok(None) };
+        let refuse = |problem| {
+            CliError::usage(
+                format!("{} is set and {problem}", variable.name),
+                format!("unset it, or give it a value. {}", variable.meaning),
+            )
+        };
+        let text = value.to_str().ok_or_else(|| refuse("not UTF-8"))?;
+        if text.is_empty() { Err(refuse("empty")) } else { Ok(Some(text)) }
+    }
+
+    /// Whether colours and progress bars are unwanted; see <https://no-color.org>.
+    pub fn no_color(&self) -> bool {
+        self.0.get(NO_COLOR.name).is_some_and(|value| !value.is_empty())
+    }
+}

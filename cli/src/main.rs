@@ -1,0 +1,11 @@
+//! The program `stem`; everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before anything else: the compiling child of a worker has bounds of its own and no environment.
+    if std::env::args_os().nth(1).is_some_and(|first| first == stem_cli::COMPILE) {
+        return stem_isolate::compile::child_main();
+    }
+    stem_cli::run()
+}
