@@ -51,6 +51,27 @@ async fn revoked(store: &Sqlite) -> usize {
     store.since(&Namespace::new("n").unwrap(), Version(0), 100).await.unwrap().len()
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_who_open_a_new_file_at_once_all_get_in() {
+    for _ in 0..30 {
+        let (_directory, path) = place();
+        let mut opening = tokio::task::JoinSet::new();
+        for _ in 0..6 {
+            let path = path.clone();
+            opening.spawn(async move {
+                let clock = ManualClock::new();
+                let busy_timeout = Duration::from_secs(5);
+                Sqlite::open(SqliteOptions { path, clock, create: true, busy_timeout })
+                    .await
+                    .map(drop)
+            });
+        }
+        while let Some(opened) = opening.join_next().await {
+            opened.unwrap().unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_new_file_and_its_directories_are_for_this_user_only() {
     let (directory, _) = place();

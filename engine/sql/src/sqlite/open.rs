@@ -130,7 +130,12 @@ async fn use_log(conn: &mut SqliteConnection, patience: Duration) -> Result<(), 
 
 /// Brings the file up to date, under the write lock, so that one of several processes does it.
 async fn migrate(conn: &mut SqliteConnection, patience: Duration) -> Result<(), Fault> {
-    if version(conn).await? == MIGRATIONS.len() {
+    // In one transaction: another process may bring the file up to date between two looks, and half of its work would
+    // look like another program's file.
+    sqlx::query("BEGIN").execute(&mut *conn).await?;
+    let found = version(conn).await;
+    sqlx::query("ROLLBACK").execute(&mut *conn).await?;
+    if found? == MIGRATIONS.len() {
         return Ok(());
     }
     writer::lock(conn, patience).await?;

@@ -1,0 +1,278 @@
+//! `stem worker …`
+
+#![expect(
+    clippy::doc_markdown,
+    reason = "these comments are help texts, which show backticks as they are"
+)]
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use stem_core::control::Drain;
+use stem_core::id::{QueueName, TaskId, WorkerId};
+use stem_engine::units::duration;
+
+use super::{JsonArg, NamespaceArg};
+
+/// `stem worker …`
+#[derive(Debug, Subcommand)]
+pub enum Worker {
+    /// Start a worker in the foreground; prints one line when it is ready
+    #[command(
+        after_help = "SIGTERM finishes what runs (warm), SIGINT asks it to stop (soft), SIGQUIT or a second SIGINT stops it at once (hard).
+What is interrupted goes back to its queue.
+
+Examples:
+  stem worker start --modules ./modules
+  stem worker start --queue mail,reports --modules ./modules --lease 30s
+  stem worker start --print-config"
+    )]
+    Start(Box<WorkerStart>),
+    /// Ask workers whether they are there
+    #[command(after_help = "Examples:
+  stem worker ping
+  stem worker ping --worker mailer-1,mailer-2 --timeout 500ms --json")]
+    Ping(ControlArgs),
+    /// See what runs now, and what is revoked
+    #[command(after_help = "Example:
+  stem worker inspect --worker mailer-1 --no-revoked")]
+    Inspect {
+        /// Whom.
+        #[command(flatten)]
+        control: ControlArgs,
+        /// Leave out the list of revocations
+        #[arg(long)]
+        no_revoked: bool,
+    },
+    /// See counters, depths and settings
+    #[command(after_help = "Example:
+  stem worker stats --json")]
+    Stats(ControlArgs),
+    /// Order that tasks must not (further) run
+    #[command(
+        after_help = "The order is stored first, then told to the workers; one that starts later obeys it too.
+Without --terminate, --grace or --cooperative an attempt that runs is left to finish.
+
+Examples:
+  stem worker revoke --task 0198c0de-0000-7000-8000-000000000000
+  stem worker revoke --task a --task b --terminate --grace 10s --reason 'wrong input'
+  stem worker revoke --task a --cooperative --expires-in never"
+    )]
+    Revoke(RevokeArgs),
+    /// Stop workers
+    #[command(
+        after_help = "warm: take nothing new, finish what runs. soft: ask what runs to stop, after the grace stop it. hard: stop it at once.
+What is interrupted goes back to its queue. A harder mode may follow a softer one.
+
+Examples:
+  stem worker shutdown
+  stem worker shutdown --worker mailer-1 --mode soft --grace 30s"
+    )]
+    Shutdown {
+        /// Whom.
+        #[command(flatten)]
+        control: ControlArgs,
+        /// How
+        #[arg(long, value_enum, default_value = "warm")]
+        mode: Mode,
+        /// With --mode soft: how long to wait before force; default: the worker's --soft-grace
+        #[arg(long, value_name = "D", value_parser = duration)]
+        grace: Option<Duration>,
+    },
+    /// Tell workers to take nothing from queues
+    #[command(after_help = "Example:
+  stem worker pause --queue mail --reason 'the relay is down'")]
+    Pause(PauseArgs),
+    /// Tell workers to take from queues again
+    #[command(after_help = "Example:
+  stem worker resume --queue mail")]
+    Resume(PauseArgs),
+    /// See which workers there are, by their heartbeats, without asking them
+    #[command(
+        after_help = "alive: heard in time. stale: not heard for longer than three of its heartbeats (or --stale-after).
+gone: said goodbye, or not heard for ten times as long.
+
+Examples:
+  stem worker status
+  stem worker status --follow --json
+  stem worker status --worker mailer-1 --stale-after 30s"
+    )]
+    Status(StatusArgs),
+}
+
+/// Whom a control command addresses.
+#[derive(Args, Clone, Debug)]
+pub struct ControlArgs {
+    /// Only this worker (repeatable, or with commas); default: every live one
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub worker: Vec<WorkerId>,
+    /// Which scope.
+    #[command(flatten)]
+    pub namespace: NamespaceArg,
+    /// How long to wait for answers (250ms, 5s, 2m, …) [env: STEM_CONTROL_TIMEOUT] [default: 5s]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// How to answer.
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// `stem worker start`
+#[derive(Args, Clone, Debug)]
+pub struct WorkerStart {
+    /// The worker's id; unique among live workers [default: <host>-<pid>-<suffix>]
+    #[arg(long, value_name = "ID")]
+    pub name: Option<WorkerId>,
+    /// Serve this queue (repeatable, or with commas; the preferred first) [env: STEM_WORKER_QUEUES] [default: default]
+    #[arg(long, value_name = "Q", value_delimiter = ',')]
+    pub queue: Vec<QueueName>,
+    /// Serve the modules of this directory and of those right below it; changes are picked up while it runs
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+    /// Attempts that may run at once [default: four for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub concurrency: Option<u32>,
+    /// The most deliveries one request may take [default: concurrency × STEM_PREFETCH_MULTIPLIER]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub prefetch: Option<u32>,
+    /// How long a task belongs to this worker unless renewed; renewed after a third [default: 15s]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub lease: Option<Duration>,
+    /// The grace of a revocation that names none [default: 0s]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub terminate_grace: Option<Duration>,
+    /// How long a soft shutdown waits before it becomes hard [default: 10s]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub soft_grace: Option<Duration>,
+    /// Leave SIGTERM, SIGINT and SIGQUIT as they are
+    #[arg(long)]
+    pub no_signal_handlers: bool,
+    /// Print what the worker would run with, and where it comes from, and do not start it
+    #[arg(long)]
+    pub print_config: bool,
+    /// Which scope.
+    #[command(flatten)]
+    pub namespace: NamespaceArg,
+    /// How to say that it is ready.
+    #[command(flatten)]
+    pub json: JsonArg,
+}
+
+/// `stem worker revoke`
+#[derive(Args, Clone, Debug)]
+pub struct RevokeArgs {
+    /// Whom to tell.
+    #[command(flatten)]
+    pub control: ControlArgs,
+    /// The task (repeatable, or with commas)
+    #[arg(long, value_name = "ID", value_delimiter = ',', required = true)]
+    pub task: Vec<TaskId>,
+    /// Also stop an attempt that runs
+    #[arg(long)]
+    pub terminate: bool,
+    /// Stop a running attempt with a notice first and force after so long; implies --terminate [default: the worker's --terminate-grace, 0s]
+    #[arg(long, value_name = "D", value_parser = duration, conflicts_with = "cooperative")]
+    pub grace: Option<Duration>,
+    /// Stop a running attempt only at a checkpoint, never by force; implies --terminate
+    #[arg(long)]
+    pub cooperative: bool,
+    /// When the order may be forgotten: a duration, or never
+    #[arg(long, value_name = "D", value_parser = duration_or_never, default_value = "30d")]
+    pub expires_in: Expiry,
+    /// Why; shown in the task's record
+    #[arg(long, value_name = "TEXT", value_parser = words)]
+    pub reason: Option<String>,
+    /// Who asks; shown in the task's record [default: the user name]
+    #[arg(long, value_name = "NAME", value_parser = words)]
+    pub requester: Option<String>,
+}
+
+/// When something may be forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// After so long.
+    After(Duration),
+    /// Never.
+    Never,
+}
+
+pub(super) fn duration_or_never(text: &str) -> Result<Expiry, String> {
+    if text == "never" {
+        return Ok(Expiry::Never);
+    }
+    match duration(text) {
+        Ok(span) if span.is_zero() => {
+            Err("it would be forgotten at once; give a longer time, or never".to_owned())
+        }
+        Ok(span) => Ok(Expiry::After(span)),
+        Err(problem) => Err(format!("{problem}, or never")),
+    }
+}
+
+/// Longest reason or name of a requester, in bytes.
+const WORDS_BYTES: usize = 500;
+
+pub(super) fn words(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() || text.len() > WORDS_BYTES || text.chars().any(char::is_control) {
+        return Err(format!("give 1 to {WORDS_BYTES} bytes of text without control characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// How a worker stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Finish what runs.
+    Warm,
+    /// Ask it to stop, then force it.
+    Soft,
+    /// Stop it at once.
+    Hard,
+}
+
+impl From<Mode> for Drain {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Warm => Self::Warm,
+            Mode::Soft => Self::Soft,
+            Mode::Hard => Self::Hard,
+        }
+    }
+}
+
+/// `stem worker pause` and `stem worker resume`
+#[derive(Args, Clone, Debug)]
+pub struct PauseArgs {
+    /// Whom.
+    #[command(flatten)]
+    pub control: ControlArgs,
+    /// Which queue (repeatable, or with commas)
+    #[arg(long, value_name = "Q", value_delimiter = ',', required = true)]
+    pub queue: Vec<QueueName>,
+    /// Why; told to the workers
+    #[arg(long, value_name = "TEXT", value_parser = words)]
+    pub reason: Option<String>,
+}
+
+/// `stem worker status`
+#[derive(Args, Clone, Debug)]
+pub struct StatusArgs {
+    /// Only this worker (repeatable, or with commas)
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub worker: Vec<WorkerId>,
+    /// Which scope.
+    #[command(flatten)]
+    pub namespace: NamespaceArg,
+    /// Go on, and write a line for every change; with --json one object a line
+    #[arg(long)]
+    pub follow: bool,
+    /// Wait so long for a first worker; with --follow: end when nothing was heard for so long
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Call a worker stale when it was not heard for so long [default: three of its heartbeats]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub stale_after: Option<Duration>,
+    /// How to answer.
+    #[command(flatten)]
+    pub json: JsonArg,
+}
