@@ -16,7 +16,7 @@ pub fn host() -> String {
     if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { format!("host{name}") }
 }
 
-/// `<host>-<pid>-<boot suffix>`: tells one start of a worker from the next, also where pids come back.
+/// `HOST-PID-SUFFIX`: tells one start of a worker from the next, also where pids come back.
 pub fn worker_id() -> WorkerId {
     let boot = Uuid::now_v7().simple().to_string();
     let suffix = &boot[boot.len() - 6..];

@@ -120,7 +120,7 @@ pub struct ControlArgs {
 /// `stem worker start`
 #[derive(Args, Clone, Debug)]
 pub struct WorkerStart {
-    /// The worker's id; unique among live workers [default: <host>-<pid>-<suffix>]
+    /// The worker's id; unique among live workers [default: HOST-PID-SUFFIX]
     #[arg(long, value_name = "ID")]
     pub name: Option<WorkerId>,
     /// Serve this queue (repeatable, or with commas; the preferred first) [env: STEM_WORKER_QUEUES] [default: default]

@@ -1,6 +1,6 @@
 //! The functions that guests may call, one interface a file, for components and for core modules alike.
 //!
-//! Every function begins with [`AttemptState::enter`]: a stopped attempt's next host call never returns.
+//! Every function begins with `AttemptState::enter`: a stopped attempt's next host call never returns.
 
 pub(crate) mod abi;
 mod checkpoint;
