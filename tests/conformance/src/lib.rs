@@ -1,6 +1,6 @@
 //! The contract of each backend trait, as cases that every backend runs.
 //!
-//! A case is a private function whose name is the sentence it shows. [`cases!`] lists the cases of a module and makes
+//! A case is a private function whose name is the sentence it shows. `cases!` lists the cases of a module and makes
 //! of them a macro that gives a backend one test for each. A case that is not listed is dead code, which this crate
 //! denies, so none can be forgotten; and a backend takes a whole suite or nothing, so none can be skipped.
 //!
