@@ -11,7 +11,7 @@ use stem_engine::modules::{self, Found, ModulesError};
 use stem_engine::{WorkerConfig, units};
 use stem_isolate::compile::CompileError;
 use stem_isolate::runtime::RuntimeError;
-use stem_isolate::{Compiler, IsolateRuntime, LoadError, OnFailure, RuntimeConfig};
+use stem_isolate::{Compiler, IsolateRuntime, LoadError, RuntimeConfig};
 
 use crate::error::CliError;
 use crate::settings::module_cache;
@@ -121,15 +121,7 @@ fn defaults(file: &Path, name: Option<&TaskName>) -> HandlerManifest {
     let name =
         name.unwrap_or_else(|| TaskName::new(UNNAMED).expect("a constant that follows the rules"));
     let source = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    HandlerManifest {
-        name,
-        source,
-        digest: None,
-        kind: None,
-        version: None,
-        on_failure: OnFailure::default(),
-        limits: Limits::DEFAULT,
-    }
+    HandlerManifest::plain(name, source)
 }
 
 /// A module or manifest that is refused, with what to do.

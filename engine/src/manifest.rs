@@ -30,6 +30,21 @@ pub struct HandlerManifest {
     pub limits: Limits,
 }
 
+impl HandlerManifest {
+    /// A handler that no manifest describes: the defaults.
+    pub fn plain(name: TaskName, source: String) -> Self {
+        Self {
+            name,
+            source,
+            digest: None,
+            kind: None,
+            version: None,
+            on_failure: OnFailure::default(),
+            limits: Limits::DEFAULT,
+        }
+    }
+}
+
 /// A manifest that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {problem}")]

@@ -129,15 +129,7 @@ pub fn find(dir: &Path) -> Result<BTreeMap<TaskName, Found>, ModulesError> {
                     problem: error.to_string(),
                 })?;
                 let source = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let manifest = HandlerManifest {
-                    name,
-                    source,
-                    digest: None,
-                    kind: None,
-                    version: None,
-                    on_failure: OnFailure::default(),
-                    limits: Limits::DEFAULT,
-                };
+                let manifest = HandlerManifest::plain(name, source);
                 insert(&mut found, path, manifest)?;
             }
         }

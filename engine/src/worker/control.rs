@@ -104,10 +104,14 @@ async fn execute(shared: &Arc<Shared>, command: Command) -> Result<Value, Backen
             Ok(shutdown(shared, mode, grace_ms))
         }
         Order::Pause { queues, reason } => {
+            tracing::info!(?queues, reason, requester = command.requester, "pause asked");
             let pause = Pause { reason, since: shared.now() };
             set_paused(shared, &queues, Some(&pause)).await
         }
-        Order::Resume { queues } => set_paused(shared, &queues, None).await,
+        Order::Resume { queues } => {
+            tracing::info!(?queues, requester = command.requester, "resume asked");
+            set_paused(shared, &queues, None).await
+        }
     }
 }
 
