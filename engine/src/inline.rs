@@ -217,6 +217,15 @@ impl Shared {
         self.notice().map(|notice| Interrupted { code: notice.code })
     }
 
+    /// Whether the handler is being stopped, or asked to stop, because its worker goes away.
+    fn told_of_shutdown(&self) -> bool {
+        let ordered = self.stopped().is_some_and(|(reason, _)| reason == StopReason::Shutdown);
+        ordered
+            || self
+                .notice()
+                .is_some_and(|notice| matches!(notice.code, "worker-drain" | "worker-stop"))
+    }
+
     /// What an interrupt that the handler passed up means.
     fn outcome(&self, how: StopHow, interrupted: Option<Interrupted>) -> Outcome {
         let (reason, elapsed) =
@@ -360,6 +369,12 @@ pub(crate) fn start(
         };
         let outcome = match ended {
             Some(Ok(Ok(result))) => Outcome::Succeeded(result),
+            // A handler that was told of a shutdown and asks to run again has done what was asked; no attempt is used up.
+            Some(Ok(Err(TaskError(Kind::Failed { retry, .. }))))
+                if retry != RetryAdvice::Never && watched.told_of_shutdown() =>
+            {
+                watched.outcome(StopHow::Checkpoint, None)
+            }
             Some(Ok(Err(TaskError(Kind::Failed { failure, retry })))) => {
                 Outcome::Failed { failure, retry }
             }

@@ -103,10 +103,17 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    /// Takes a change in; says whether it was newer than what was known of that task.
+    /// Takes in a change that was read from the store in order, and goes on from there; says whether it was newer than
+    /// what was known of that task.
+    pub fn follow(&mut self, change: RevocationChange) -> bool {
+        self.seen = self.seen.max(change.version());
+        self.apply(change)
+    }
+
+    /// Takes in a change that came some other way. Says nothing about the versions before it, so
+    /// [`seen`](Self::seen) stays.
     pub fn apply(&mut self, change: RevocationChange) -> bool {
         let version = change.version();
-        self.seen = self.seen.max(version);
         let newer = self.entries.get(change.task()).is_none_or(|(known, _)| *known < version);
         if newer {
             match change {
@@ -127,7 +134,7 @@ impl Revocations {
         self.entries.get(task)?.1.as_deref().filter(|revocation| !revocation.expired(now))
     }
 
-    /// The highest version that was applied: where to go on following the store.
+    /// The highest version that was read from the store: where to go on following it.
     pub fn seen(&self) -> Version {
         self.seen
     }
@@ -187,12 +194,22 @@ mod tests {
             let changes: Vec<_> =
                 changes.into_iter().enumerate().map(|(n, (task, undo))| change(task, n as u64 + 1, undo)).collect();
             let mut straight = Revocations::default();
-            for change in &changes { straight.apply(change.clone()); }
+            for change in &changes { straight.follow(change.clone()); }
             let mut shuffled = Revocations::default();
-            order.iter().map(|index| index.get(&changes)).chain(&changes).for_each(|change| { shuffled.apply(change.clone()); });
+            order.iter().map(|index| index.get(&changes)).chain(&changes).for_each(|change| { shuffled.follow(change.clone()); });
             prop_assert_eq!(state(&straight), state(&shuffled));
             prop_assert_eq!(straight.seen(), shuffled.seen());
         }
+    }
+
+    #[test]
+    fn what_comes_by_command_hides_nothing_that_the_store_still_has_to_tell() {
+        let mut revocations = Revocations::default();
+        assert!(revocations.apply(change(1, 10, false)));
+        assert_eq!(revocations.seen(), Version(0));
+        assert!(revocations.follow(change(2, 9, false)));
+        assert!(!revocations.follow(change(1, 10, false)), "known already");
+        assert_eq!(revocations.seen(), Version(10));
     }
 
     #[test]
@@ -202,7 +219,7 @@ mod tests {
         let end = Timestamp::from_unix_millis(100);
         revocation.request.expires_at = Some(end);
         let task = revocation.task_id.clone();
-        revocations.apply(RevocationChange::Revoked(revocation));
+        revocations.follow(RevocationChange::Revoked(revocation));
         assert!(revocations.get(&task, Timestamp::from_unix_millis(99)).is_some());
         assert!(revocations.get(&task, end).is_none());
         assert_eq!(revocations.prune(end), 1);

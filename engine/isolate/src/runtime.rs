@@ -46,6 +46,8 @@ pub struct IsolateRuntime {
     allocator: Allocator,
     pub(crate) memory_cap_bytes: u64,
     /// A permit for each slot of the pool.
+    /// All slots there are.
+    slots: u32,
     pub(crate) room: Arc<Semaphore>,
     guests: Option<tokio::runtime::Runtime>,
     timers: tokio::runtime::Handle,
@@ -103,6 +105,7 @@ impl IsolateRuntime {
             loaded: Mutex::default(),
             allocator,
             memory_cap_bytes: config.memory_cap_bytes,
+            slots: config::pool_slots(config.isolates),
             room: Arc::new(Semaphore::new(config::pool_slots(config.isolates) as usize)),
             guests: Some(guests),
             timers: timer_handle,
@@ -196,7 +199,8 @@ impl IsolateRuntime {
         let kind = module::kind_of_component(&outline).ok_or_else(|| outline.not_a_task())?;
         let pre = self.components.instantiate_pre(&component).map_err(|error| refuse(&error))?;
         component.initialize_copy_on_write_image().map_err(|error| refuse(&error))?;
-        let slots = config::slots_of(component.resources_required().as_ref());
+        // Never more than there are: without a pool nothing else bounds what a module asks for.
+        let slots = config::slots_of(component.resources_required().as_ref()).min(self.slots);
         Ok((kind, outline, module::link_component(kind, pre)?, slots))
     }
 
@@ -222,7 +226,12 @@ impl IsolateRuntime {
         core.initialize_copy_on_write_image().map_err(|error| refuse(&error))?;
         let linked =
             if kind == ModuleKind::Raw { Linked::Raw(pre) } else { Linked::CoreCommand(pre) };
-        Ok((kind, outline, linked, config::slots_of(Some(&core.resources_required()))))
+        Ok((
+            kind,
+            outline,
+            linked,
+            config::slots_of(Some(&core.resources_required())).min(self.slots),
+        ))
     }
 }
 

@@ -12,6 +12,7 @@ use stem_core::backend::{BackendError, Records};
 use stem_core::control::Drain;
 use stem_core::limits::Usage;
 use stem_core::machine::attempt::{Attempt, Effect, Event, Retirement, Rules};
+use stem_core::outcome::StopReason;
 use stem_core::settlement::{Receipt, Settle, Settlement};
 use stem_core::task::{ModuleRef, Progress};
 use stem_core::time::Timestamp;
@@ -34,7 +35,9 @@ pub(super) struct Taken {
 
 /// Sees a delivery through to its end. Runs as a task of its own; the driver waits for all of them.
 pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
-    let Taken { delivery, asked_at, permit } = taken;
+    let Taken { mut delivery, asked_at, permit } = taken;
+    // The machine reckons in steady time, the producer in the wall clock's.
+    delivery.envelope.expires_at = delivery.envelope.expires_at.map(|at| shared.steady(at));
     let (events, mut facts) = mpsc::unbounded_channel();
     let hand = Arc::new(InHand::new(
         delivery.receipt.clone(),
@@ -45,6 +48,7 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     hand.held_until.store(asked_at.after(shared.config.lease).unix_millis(), Ordering::Relaxed);
     // In hand before anything is looked up: a revocation or a drain that comes from now on is told to it.
     shared.take_in_hand(&hand);
+    let mut grip = Grip { shared: &shared, hand: &hand, over: false };
     if let Some(mode) = shared.draining() {
         hand.tell(Event::Draining { mode, grace: None });
     }
@@ -70,9 +74,28 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         ended: None,
     };
     driver.drive(machine, &mut facts, first).await;
-    shared.progress.take_last(&hand.receipt);
-    shared.let_go(&hand.receipt);
+    grip.over = true;
+    drop(grip);
     drop(permit);
+}
+
+/// Lets go of a delivery, also when its driver is dropped or breaks: then its handler must not run on, with nobody to
+/// renew its lease.
+struct Grip<'a> {
+    shared: &'a Shared,
+    hand: &'a InHand,
+    /// The attempt was seen through, and no code of it runs any more.
+    over: bool,
+}
+
+impl Drop for Grip<'_> {
+    fn drop(&mut self) {
+        if let Some(running) = self.hand.running.get().filter(|_| !self.over) {
+            running.interrupt.stop(StopReason::Shutdown, true);
+        }
+        self.shared.progress.take_last(&self.hand.receipt);
+        self.shared.let_go(&self.hand.receipt);
+    }
 }
 
 /// Decides the jitter of a retry.
@@ -106,7 +129,7 @@ async fn exited(exit: &mut Option<Pin<Box<dyn Future<Output = Exit> + Send>>>) -
 /// Looks up what must be known before a start.
 async fn admission(shared: &Shared, delivery: &Delivery) -> Vec<Event> {
     let task = &delivery.envelope.id;
-    let revocation = shared.revocations().get(task, shared.now()).cloned();
+    let revocation = shared.revocations().get(task, shared.wall()).cloned();
     let mut already_final = false;
     if shared.records == Records::Elsewhere {
         match begin_elsewhere(shared, delivery).await {
@@ -131,7 +154,7 @@ async fn begin_elsewhere(shared: &Shared, delivery: &Delivery) -> Result<bool, B
         receipt: delivery.receipt.clone(),
         attempt: delivery.attempt,
         deliveries: delivery.deliveries,
-        at: shared.now(),
+        at: shared.wall(),
         worker: shared.config.id.clone(),
     };
     let answer = results.record_begun(std::slice::from_ref(&begun)).await?;
@@ -262,7 +285,8 @@ impl Driver<'_> {
             handler.start(&self.shared.threads, envelope.payload.clone(), info, limits, host);
         let running = Running {
             kind: handler.kind(),
-            started_at: self.shared.now(),
+            started_at: self.shared.wall(),
+            since: self.shared.now(),
             interrupt: started.interrupt,
         };
         self.hand.running.set(running).expect("an attempt starts once");
@@ -270,14 +294,17 @@ impl Driver<'_> {
         None
     }
 
-    fn settle(&mut self, settlement: Settlement) -> Option<Event> {
+    fn settle(&mut self, mut settlement: Settlement) -> Option<Event> {
+        if let Settlement::Retry { not_before, .. } = &mut settlement {
+            *not_before = self.shared.as_wall(*not_before);
+        }
         self.ended = Some(settlement.clone());
         let ran = self.hand.running.get().is_some();
         let order = SettleOrder {
             settle: Settle {
                 receipt: self.hand.receipt.clone(),
                 settlement,
-                at: self.shared.now(),
+                at: self.shared.wall(),
                 worker: self.shared.config.id.clone(),
                 attempt: self.delivery.attempt,
                 usage: self.usage,
@@ -299,7 +326,7 @@ impl Driver<'_> {
             .hand
             .running
             .get()
-            .map_or(Duration::ZERO, |running| shared.now().since(running.started_at))
+            .map_or(Duration::ZERO, |running| shared.now().since(running.since))
             .as_millis();
         match (how, &self.ended) {
             (Retirement::Settled, Some(settlement)) => {

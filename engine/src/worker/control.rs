@@ -44,7 +44,7 @@ pub(super) async fn obey(shared: Arc<Shared>, from: Position) {
                 continue;
             }
         };
-        let now = shared.now();
+        let now = shared.wall();
         done.retain(|_, expires_at| *expires_at > now);
         for (at, command) in commands {
             position = position.max(at);
@@ -55,6 +55,12 @@ pub(super) async fn obey(shared: Arc<Shared>, from: Position) {
             }
             done.insert(command.request_id.clone(), command.expires_at);
             shared.replying.send_modify(|count| *count += 1);
+            if matches!(command.order, Order::Pause { .. } | Order::Resume { .. }) {
+                // In the order of the log: what was said last must hold.
+                reply(&shared, command).await;
+                shared.replying.send_modify(|count| *count -= 1);
+                continue;
+            }
             let shared = Arc::clone(&shared);
             // A reply may wait (for a guest to end); the next command must not.
             replies.spawn(async move {
@@ -105,7 +111,7 @@ async fn execute(shared: &Arc<Shared>, command: Command) -> Result<Value, Backen
         }
         Order::Pause { queues, reason } => {
             tracing::info!(?queues, reason, requester = command.requester, "pause asked");
-            let pause = Pause { reason, since: shared.now() };
+            let pause = Pause { reason, since: shared.wall() };
             set_paused(shared, &queues, Some(&pause)).await
         }
         Order::Resume { queues } => {
@@ -117,7 +123,7 @@ async fn execute(shared: &Arc<Shared>, command: Command) -> Result<Value, Backen
 
 fn ping(shared: &Shared) -> Value {
     json!({
-        "timestamp": shared.now(),
+        "timestamp": shared.wall(),
         "state": shared.worker_state(),
         "bootId": shared.incarnation,
         "queues": shared.config.queues,
@@ -146,7 +152,7 @@ fn active(shared: &Shared, hand: &InHand) -> Value {
     if let Some(running) = hand.running.get() {
         row.insert("kind".to_owned(), json!(running.kind));
         row.insert("startedAt".to_owned(), json!(running.started_at));
-        row.insert("runtimeMs".to_owned(), json!(millis(now.since(running.started_at))));
+        row.insert("runtimeMs".to_owned(), json!(millis(now.since(running.since))));
         row.insert(
             "lastCheckpointMsAgo".to_owned(),
             json!(millis(running.interrupt.since_checkpoint())),
@@ -169,14 +175,14 @@ async fn inspect(shared: &Shared, include_revoked: bool) -> Result<Value, Backen
     let mut hands = shared.in_hand();
     hands.sort_by(|a, b| a.receipt.task.cmp(&b.receipt.task));
     let mut payload = json!({
-        "timestamp": shared.now(),
+        "timestamp": shared.wall(),
         "state": shared.worker_state(),
         "active": hands.iter().map(|hand| active(shared, hand)).collect::<Vec<_>>(),
         "pausedQueues": paused_queues(shared).await?,
     });
     if include_revoked {
         let revocations = shared.revocations();
-        let mut revoked: Vec<_> = revocations.iter(shared.now()).collect();
+        let mut revoked: Vec<_> = revocations.iter(shared.wall()).collect();
         revoked.sort_by_key(|revocation| revocation.version);
         payload["revoked"] = json!(revoked);
     }
@@ -191,7 +197,7 @@ fn rss_bytes() -> Option<u64> {
 }
 
 async fn stats(shared: &Shared) -> Result<Value, BackendError> {
-    let now = shared.now();
+    let now = shared.wall();
     let known = shared.names();
     let in_broker = shared.backends.broker.queues().await?;
     let mut unroutable = 0;
@@ -260,7 +266,7 @@ async fn stats(shared: &Shared) -> Result<Value, BackendError> {
     let renewed = shared.last_renewal.load(Ordering::Relaxed);
     if renewed != 0 {
         payload["lastLeaseRenewalMsAgo"] =
-            json!(millis(now.since(Timestamp::from_unix_millis(renewed))));
+            json!(millis(shared.now().since(Timestamp::from_unix_millis(renewed))));
     }
     if let Some(rss) = rss_bytes() {
         payload["rssBytes"] = json!(rss);
@@ -276,7 +282,7 @@ async fn stats(shared: &Shared) -> Result<Value, BackendError> {
 }
 
 async fn revoke(shared: &Arc<Shared>, revocations: Vec<Revocation>) -> Value {
-    let now = shared.now();
+    let now = shared.wall();
     let (mut applied, mut inflight, mut ignored, mut expired) = (vec![], vec![], vec![], vec![]);
     let mut waiting = JoinSet::new();
     for revocation in revocations {

@@ -183,11 +183,24 @@ impl Worker {
         let mut machine = Lifecycle::new(shared.config.soft_grace);
         let mut effects = Vec::new();
         let started = tokio::select! {
-            position = start(&shared) => Some(position?),
+            position = start(&shared) => position.map(Some),
             // Nothing is in hand yet, so any order to stop ends it.
-            () = asked_to_stop(&mut lifecycle) => None,
+            () = asked_to_stop(&mut lifecycle) => Ok(None),
         };
-        let Some(position) = started else { return Ok(()) };
+        let position = match started {
+            Ok(Some(position)) => position,
+            Ok(None) => {
+                // The name may be taken by now; nobody should have to wait until it is stale.
+                let _ = tokio::time::timeout(GOODBYE, presence::say_goodbye(&shared)).await;
+                return Ok(());
+            }
+            Err(error) => {
+                if !matches!(error, WorkerError::NameTaken { .. }) {
+                    let _ = tokio::time::timeout(GOODBYE, presence::say_goodbye(&shared)).await;
+                }
+                return Err(error);
+            }
+        };
         parts.spawn(keeper::renew(Arc::clone(&shared), renewals));
         parts.spawn(keeper::settle(Arc::clone(&shared), settlements));
         parts.spawn(progress::flush(Arc::clone(&shared)));
@@ -199,7 +212,8 @@ impl Worker {
             parts.spawn(reload::watch(Arc::clone(&shared), runtime, dir));
         }
         let (taken, mut deliveries) = mpsc::channel::<Taken>(shared.config.prefetch.max(1));
-        let mut intake = tokio::spawn(intake::take(Arc::clone(&shared), taken));
+        let mut intake = JoinSet::new();
+        intake.spawn(intake::take(Arc::clone(&shared), taken));
         let mut attempts = JoinSet::new();
         machine.handle(shared.now(), Event::BecameReady, &mut effects);
         let (mut intake_over, mut over) = (false, false);
@@ -248,17 +262,22 @@ impl Worker {
                     }
                     None
                 }
-                _ = &mut intake, if !intake_over => {
+                Some(ended) = intake.join_next() => {
                     intake_over = true;
-                    None
+                    ended.err().map(|error| broken(&error))
                 }
+                // None of them ends by itself.
+                Some(ended) = parts.join_next() => Some(match ended {
+                    Ok(()) => broken(&"a part of the worker ended"),
+                    Err(error) => broken(&error),
+                }),
                 () = sleep(wait) => Some(Event::Ticked),
             };
             if let Some(event) = event {
                 machine.handle(shared.now(), event, &mut effects);
             }
             let idle = intake_over && attempts.is_empty() && deliveries.is_empty();
-            if effects.is_empty() && idle {
+            if idle {
                 machine.handle(shared.now(), Event::BecameIdle, &mut effects);
             }
         }
@@ -277,6 +296,12 @@ async fn sleep(wait: Option<Duration>) {
         Some(wait) => tokio::time::sleep(wait).await,
         None => std::future::pending().await,
     }
+}
+
+/// A worker that has lost a part must not go on as if it had not: it gives back what it has and leaves.
+fn broken(why: &dyn std::fmt::Display) -> Event {
+    tracing::error!(%why, "a part of the worker broke; it shuts down");
+    Event::ShutdownAsked { mode: Drain::Hard, grace: None }
 }
 
 async fn asked_to_stop(lifecycle: &mut mpsc::UnboundedReceiver<Event>) {

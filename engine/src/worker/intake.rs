@@ -95,7 +95,7 @@ fn earliest(
     let lease = i64::try_from(shared.config.lease.as_millis()).unwrap_or(i64::MAX);
     let began = deliveries
         .iter()
-        .map(|delivery| delivery.lease_until.unix_millis().saturating_sub(lease))
+        .map(|delivery| shared.steady(delivery.lease_until).unix_millis().saturating_sub(lease))
         .min()
         .unwrap_or(0);
     stem_core::time::Timestamp::from_unix_millis(began).min(shared.now())

@@ -74,7 +74,7 @@ pub(super) async fn keep_house(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let backends = &shared.backends;
-        let now = shared.now();
+        let now = shared.wall();
         let swept = [
             ("records", backends.results.prune().await),
             ("revocations", backends.revokes.prune(&shared.config.namespace).await),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use stem_core::backend::BackendError;
 use stem_core::machine::attempt::Event;
-use stem_core::revoke::{Revocation, RevocationChange};
+use stem_core::revoke::{Revocation, RevocationChange, Revocations};
 
 use super::shared::Shared;
 
@@ -26,13 +26,22 @@ pub(super) async fn catch_up(shared: &Shared) -> Result<usize, BackendError> {
             return Ok(news);
         }
         for change in changes {
-            news += usize::from(apply(shared, change));
+            news += usize::from(take_in(shared, change, Revocations::follow));
         }
     }
 }
 
-/// Takes a change in, and tells the attempts in hand; says whether it was new.
-pub(super) fn apply(shared: &Shared, mut change: RevocationChange) -> bool {
+/// Takes in a change that came by command, and tells the attempts in hand; says whether it was new. The store is still
+/// read up to it: what lies before it may be news too.
+pub(super) fn apply(shared: &Shared, change: RevocationChange) -> bool {
+    take_in(shared, change, Revocations::apply)
+}
+
+fn take_in(
+    shared: &Shared,
+    mut change: RevocationChange,
+    into: fn(&mut Revocations, RevocationChange) -> bool,
+) -> bool {
     if let RevocationChange::Revoked(revocation) = &mut change
         && revocation.request.grace_ms.is_none()
         && !shared.config.terminate_grace.is_zero()
@@ -43,7 +52,7 @@ pub(super) fn apply(shared: &Shared, mut change: RevocationChange) -> bool {
         RevocationChange::Revoked(revocation) => Some(revocation.clone()),
         RevocationChange::Undone { .. } => None,
     };
-    let new = shared.revocations().apply(change);
+    let new = into(&mut shared.revocations(), change);
     if let Some(revocation) = told.filter(|_| new) {
         tell(shared, &revocation);
     }
@@ -51,7 +60,7 @@ pub(super) fn apply(shared: &Shared, mut change: RevocationChange) -> bool {
 }
 
 fn tell(shared: &Shared, revocation: &Revocation) {
-    if revocation.expired(shared.now()) {
+    if revocation.expired(shared.wall()) {
         return;
     }
     for hand in shared.in_hand_of(&revocation.task_id) {

@@ -19,7 +19,13 @@ use super::handler::{Handler, Interrupt, Threads};
 use super::keeper::{RenewOrder, SettleOrder};
 use super::progress::ProgressBook;
 use crate::Backends;
-use crate::clock::SteadyClock;
+use crate::clock::{SteadyClock, SystemClock};
+
+/// `at`, moved from one clock to another that shows `to` when the first shows `from`.
+fn shift(at: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
+    let difference = to.unix_millis().saturating_sub(from.unix_millis());
+    Timestamp::from_unix_millis(at.unix_millis().saturating_add(difference))
+}
 
 /// Counts since the start, as `stats` shows them.
 #[derive(Debug, Default)]
@@ -59,7 +65,10 @@ pub(super) struct InHand {
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) kind: &'static str,
+    /// By the wall clock.
     pub(super) started_at: Timestamp,
+    /// The same in steady time.
+    pub(super) since: Timestamp,
     pub(super) interrupt: Interrupt,
 }
 
@@ -113,6 +122,7 @@ pub(super) struct Shared {
     pub(super) backends: Backends,
     pub(super) records: Records,
     pub(super) clock: SteadyClock,
+    wall_clock: SystemClock,
     pub(super) incarnation: Incarnation,
     pub(super) started_at: Timestamp,
     pub(super) threads: Threads,
@@ -168,8 +178,9 @@ impl Shared {
             config: parts.config,
             backends: parts.backends,
             clock,
+            wall_clock: SystemClock,
             incarnation: Incarnation(uuid::Uuid::now_v7()),
-            started_at: clock.now(),
+            started_at: SystemClock.now(),
             threads: parts.threads,
             counters: Counters::default(),
             progress: ProgressBook::default(),
@@ -188,8 +199,24 @@ impl Shared {
         }
     }
 
+    /// Steady time: for leases and limits, which a stepped wall clock must neither end nor prolong.
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// The wall clock: for times that other machines set or read.
+    pub(super) fn wall(&self) -> Timestamp {
+        self.wall_clock.now()
+    }
+
+    /// A time that another machine set, as steady time.
+    pub(super) fn steady(&self, at: Timestamp) -> Timestamp {
+        shift(at, self.wall(), self.now())
+    }
+
+    /// A steady time as others will read it.
+    pub(super) fn as_wall(&self, at: Timestamp) -> Timestamp {
+        shift(at, self.now(), self.wall())
     }
 
     pub(super) fn handler(&self, name: &TaskName) -> Option<Handler> {

@@ -192,7 +192,7 @@ impl Attempt {
     pub fn next_wakeup(&self) -> Option<Timestamp> {
         let first = |times: [Option<Timestamp>; 5]| times.into_iter().flatten().min();
         match &self.phase {
-            Phase::Fresh => Some(self.renew_at),
+            Phase::Fresh => (!self.lost).then_some(self.renew_at),
             Phase::Running => {
                 let unless_stopping =
                     |at| if self.stop.is_some_and(|(_, force, _)| force) { None } else { at };
@@ -205,7 +205,7 @@ impl Attempt {
                 ])
             }
             Phase::Settling { again_at, .. } => {
-                first([Some(self.renew_at), *again_at, None, None, None])
+                first([(!self.lost).then_some(self.renew_at), *again_at, None, None, None])
             }
             Phase::Over => None,
         }
@@ -271,7 +271,8 @@ impl Attempt {
             }
         } else if self.expires_at.is_some_and(|at| at <= now) {
             Settlement::Expire
-        } else if self.drain.is_some() {
+        } else if self.drain.is_some() || now >= self.give_up_at() {
+            // Looking things up may have taken as long as the lease; giving back is fenced.
             Settlement::Release
         } else {
             self.phase = Phase::Running;
@@ -393,9 +394,10 @@ impl Attempt {
     fn lose(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         self.lost = true;
         match self.phase {
-            Phase::Fresh | Phase::Over => {}
+            // A settlement under way may be what ended the lease; its own answer says.
+            Phase::Fresh | Phase::Over | Phase::Settling { again_at: None, .. } => {}
             Phase::Running => self.order_stop(now, StopReason::LeaseLost, true, effects),
-            Phase::Settling { .. } => self.retire(Retirement::Stale, effects),
+            Phase::Settling { again_at: Some(_), .. } => self.retire(Retirement::Stale, effects),
         }
     }
 
@@ -447,11 +449,8 @@ impl Attempt {
         effects: &mut Vec<Effect>,
     ) {
         let (reason, force, at) = match self.stop {
-            Some((earlier, forced, _))
-                if (reason, force) <= (earlier, forced) || (forced && reason <= earlier) =>
-            {
-                return;
-            }
+            // Reason and force each only ever grow: a gentle order must not shield a guest from a later forced one.
+            Some((earlier, forced, _)) if reason <= earlier && force <= forced => return,
             Some((earlier, forced, at)) => (reason.max(earlier), force || forced, at),
             None => (reason, force, now),
         };
@@ -466,7 +465,13 @@ impl Attempt {
 
     fn settle_later(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let Phase::Settling { tries, again_at, .. } = &mut self.phase else { return };
-        if self.drain == Some(Drain::Hard) {
+        if self.lost {
+            return self.retire(Retirement::Stale, effects);
+        }
+        // A worker that drains waits for its broker as long as the lease lasts; after that the task is delivered again
+        // in any case.
+        let pointless = self.drain.is_some() && now >= self.held_until;
+        if self.drain == Some(Drain::Hard) || pointless {
             return self.retire(Retirement::Abandoned, effects);
         }
         *again_at = Some(

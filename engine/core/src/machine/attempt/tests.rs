@@ -259,6 +259,55 @@ fn cooperative_never_uses_force_until_a_newer_order_does() {
 }
 
 #[test]
+fn a_gentle_revoke_shields_nobody_from_a_hard_shutdown_or_limit() {
+    let gentle = Event::Revoked(revocation(1, RevokeRequest { cooperative: true, ..terminate() }));
+    let hard = Event::Draining { mode: Drain::Hard, grace: None };
+    let (_, effects) = run(&delivery(), vec![(0, admitted()), (1, gentle.clone()), (2, hard)]);
+    assert!(matches!(effects.last(), Some(Effect::Stop { force: true, .. })), "{effects:?}");
+    let (mut attempt, _) = run(&delivery(), vec![(0, admitted()), (1, gentle)]);
+    attempt.held_until = at(1_000_000);
+    attempt.renew_at = at(1_000_000);
+    let mut effects = Vec::new();
+    attempt.handle(at(60_000), Event::Ticked, &mut effects);
+    assert!(matches!(effects.last(), Some(Effect::Stop { force: true, .. })), "{effects:?}");
+    assert!(attempt.next_wakeup().is_none_or(|next| next > at(60_000)), "it must not spin");
+}
+
+#[test]
+fn a_renewal_that_crosses_the_settlement_does_not_hide_it() {
+    let exit = Event::Exited(Outcome::Succeeded(Payload::json("1")));
+    let (_, effects) = run(
+        &delivery(),
+        vec![(0, admitted()), (1, exit), (2, Event::LeaseLost), (3, Event::Settled)],
+    );
+    assert_eq!(effects.last(), Some(&Effect::Retire(Retirement::Settled)));
+}
+
+#[test]
+fn a_draining_worker_waits_for_its_broker_no_longer_than_the_lease() {
+    let exit = Event::Exited(Outcome::Succeeded(Payload::json("1")));
+    let warm = Event::Draining { mode: Drain::Warm, grace: None };
+    let (attempt, effects) = run(
+        &delivery(),
+        vec![
+            (0, admitted()),
+            (1, warm),
+            (2, exit),
+            (14_000, Event::SettleFailed),
+            (15_000, Event::SettleFailed),
+        ],
+    );
+    assert!(attempt.is_over());
+    assert_eq!(effects.last(), Some(&Effect::Retire(Retirement::Abandoned)));
+}
+
+#[test]
+fn a_task_whose_lease_ran_out_while_things_were_looked_up_does_not_start() {
+    let (_, effects) = run(&delivery(), vec![(14_000, admitted())]);
+    assert_eq!(effects, [Effect::Settle(Settlement::Release)]);
+}
+
+#[test]
 fn a_shutdown_gives_the_task_back_and_cancels_nothing() {
     let soft = Event::Draining { mode: Drain::Soft, grace: Some(Duration::from_secs(1)) };
     let hard = Event::Draining { mode: Drain::Hard, grace: None };
