@@ -1,0 +1,112 @@
+//! The wire form of an envelope against its golden samples: what was written once is read for ever.
+#![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use stem_core::envelope::wire::{WireError, decode, encode};
+use stem_core::envelope::{Envelope, Payload, Priority};
+use stem_core::id::{QueueName, TaskId, TaskName, UniqueKey};
+use stem_core::retry::RetryPolicy;
+use stem_core::time::Timestamp;
+
+fn minimal() -> Envelope {
+    let id = TaskId::new("0198c5d2-7c1e-7b3a-9f00-2d1c5a6b7e8f").unwrap();
+    Envelope {
+        id: id.clone(),
+        name: TaskName::new("word-count").unwrap(),
+        queue: QueueName::new("default").unwrap(),
+        payload: Payload::json(r#"{"text":"one two"}"#),
+        enqueued_at: Timestamp::from_unix_millis(1_767_225_600_123),
+        not_before: None,
+        expires_at: None,
+        priority: Priority::DEFAULT,
+        retry: RetryPolicy::DEFAULT,
+        timeout: None,
+        unique_key: None,
+        trace_parent: None,
+        parent_id: None,
+        root_id: id,
+        headers: BTreeMap::new(),
+    }
+}
+
+fn full() -> Envelope {
+    let root = TaskId::new("0198c5d2-7c1e-7b3a-9f00-000000000001").unwrap();
+    Envelope {
+        payload: Payload {
+            media_type: "image/png".to_owned(),
+            bytes: b"\x89PNG\r\n\n\0\xff".to_vec(),
+        },
+        not_before: Some(Timestamp::from_unix_millis(1_767_225_601_000)),
+        expires_at: Some(Timestamp::from_unix_millis(1_767_229_200_000)),
+        priority: Priority::new(9).unwrap(),
+        retry: RetryPolicy { max_retries: 7, base_ms: 500, factor: 3, cap_ms: 60_000 },
+        timeout: Some(Duration::from_millis(90_500)),
+        unique_key: Some(UniqueKey::new("report:2026-01-01").unwrap()),
+        trace_parent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+        parent_id: Some(root.clone()),
+        root_id: root,
+        headers: BTreeMap::from([
+            ("note".to_owned(), "café".to_owned()),
+            ("tenant".to_owned(), "blue".to_owned()),
+        ]),
+        ..minimal()
+    }
+}
+
+#[test]
+fn the_golden_envelopes_are_written_and_read_to_the_byte() {
+    for (envelope, golden) in [
+        (minimal(), &include_bytes!("golden/envelope.minimal.bin")[..]),
+        (full(), &include_bytes!("golden/envelope.full.bin")[..]),
+    ] {
+        let written = encode(&envelope);
+        assert_eq!(String::from_utf8_lossy(&written), String::from_utf8_lossy(golden));
+        assert_eq!(written, golden);
+        assert_eq!(decode(golden).unwrap(), envelope);
+    }
+}
+
+#[test]
+fn what_is_not_an_envelope_is_told_from_a_newer_one() {
+    let text = String::from_utf8(encode(&minimal())).unwrap();
+    let malformed = |bytes: &[u8]| matches!(decode(bytes), Err(WireError::Malformed(_)));
+    for wrong in [
+        String::new(),
+        "\n".to_owned(),
+        "{}\n{}".to_owned(),
+        text.trim_end_matches('}').to_owned(),
+        format!("{text} "),
+        text.replace("\"v\":1", "\"v\":0"),
+        text.replace("\"v\":1", "\"v\":1,\"v\":1"),
+        text.replace("\"priority\":5", "\"priority\":10"),
+        text.replace("\"priority\":5", "\"priority\":5,\"surprise\":1"),
+        text.replace("word-count", "word count"),
+        text.replace("word-count", "../etc/passwd"),
+        text.replace("\"maxRetries\":3", "\"maxRetries\":4294967295"),
+        text.replace("{\"text\":\"one two\"}", "{\"text\":\"one two\"]"),
+    ] {
+        assert!(malformed(wrong.as_bytes()), "{wrong}");
+    }
+    assert_eq!(decode(text.replace("\"v\":1", "\"v\":2").as_bytes()), Err(WireError::Version(2)));
+    assert_eq!(decode(b"{\"v\":9,\"new\":true}\n"), Err(WireError::Version(9)));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = decode(&bytes);
+    }
+
+    #[test]
+    fn a_changed_byte_is_refused_or_reads_as_a_valid_envelope(at: proptest::sample::Index, to: u8) {
+        let mut bytes = encode(&full());
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        if let Ok(envelope) = decode(&bytes) {
+            prop_assert!(envelope.check().is_ok());
+        }
+    }
+}
