@@ -158,6 +158,23 @@ impl Lab {
         }
     }
 
+    /// Waits until a task's guest has had CPU time: the record says running from the lease on, before any code ran.
+    #[track_caller]
+    pub(crate) fn until_computing(&self, id: &str) {
+        let since = Instant::now();
+        loop {
+            let said = self.stem(&["worker", "inspect", "--json"]).ok().json();
+            let workers = said["replies"].as_array().unwrap().iter();
+            let mut active =
+                workers.flat_map(|reply| reply["payload"]["active"].as_array().unwrap());
+            if active.any(|row| row["id"] == id && row["cpuMs"].as_f64().unwrap_or(0.0) > 0.0) {
+                return;
+            }
+            assert!(since.elapsed() < PATIENCE, "{id} never computed: {said}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     #[track_caller]
     pub(crate) fn until_state(&self, id: &str, state: &str) -> Value {
         self.until(id, state, |record| record["state"] == state)

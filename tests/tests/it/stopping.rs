@@ -10,7 +10,7 @@ fn a_runaway_is_stopped_by_force_while_the_others_run_on() {
     let _worker = lab.worker(&["--concurrency", "4"]);
     let spin = lab.enqueue("spin", "{}", &[]);
     let crunch = lab.enqueue("crunch", r#"{"items":[1,2,3,4,5,6,7,8,9,10],"delayMs":200}"#, &[]);
-    lab.until_state(&spin, "running");
+    lab.until_computing(&spin);
     lab.until_state(&crunch, "running");
     let said = lab
         .stem(&[
