@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use stem_core::backend::broker::Pause;
-use stem_core::backend::dead_letter::Replayed;
+use stem_core::backend::dead_letter::{DeadFilter, Replayed};
 use stem_core::control::{Answer, Command, Drain, Order};
 use stem_core::envelope::Payload;
 use stem_core::id::{Namespace, RequestId, TaskId, TaskName};
@@ -163,6 +163,14 @@ async fn a_result_and_a_failure_reach_whoever_waits() {
         assert_eq!((record.state, record.attempt), (TaskState::Failed, 1));
         assert_eq!(record.failure.unwrap().code, "no");
 
+        // Where results are another service the record comes first; the dead letter follows with the settlement.
+        let filter = DeadFilter { tasks: vec![fatal.clone()], limit: 1, ..DeadFilter::default() };
+        let buried = async {
+            while bench.client.backends().dead_letters.list(&filter).await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, buried).await.unwrap();
         assert_eq!(
             bench.client.replay(&[fatal.clone(), good.clone()]).await.unwrap(),
             [Replayed::Queued, Replayed::Absent]
