@@ -54,4 +54,6 @@ pub use backends::Backends;
 pub use client::{Client, EnqueueError, EnqueueOptions, Enqueued};
 pub use clock::SystemClock;
 pub use inline::{Interrupted, TaskContext, TaskError};
-pub use worker::{Worker, WorkerBuilder, WorkerConfig, WorkerError, WorkerHandle};
+pub use worker::{
+    AutoscaleRules, RevokePolicy, Worker, WorkerBuilder, WorkerConfig, WorkerError, WorkerHandle,
+};

@@ -9,109 +9,16 @@ use std::time::Duration;
 use stem_core::backend::broker::Pause;
 use stem_core::backend::dead_letter::{DeadFilter, Replayed};
 use stem_core::control::{Answer, Command, Drain, Order};
-use stem_core::envelope::Payload;
-use stem_core::id::{Namespace, RequestId, TaskId, TaskName};
+use stem_core::id::{Namespace, RequestId};
 use stem_core::outcome::{FailureKind, StopHow};
 use stem_core::retry::RetryPolicy;
-use stem_core::revoke::RevokeRequest;
-use stem_core::task::{TaskRecord, TaskState};
+use stem_core::task::TaskState;
 use stem_core::time::Clock;
-use stem_engine::{
-    Backends, Client, EnqueueOptions, SystemClock, TaskError, Worker, WorkerBuilder, WorkerConfig,
-    WorkerHandle,
-};
-use stem_memory::Memory;
+use stem_engine::{Backends, EnqueueOptions, SystemClock, TaskError, WorkerBuilder, WorkerConfig};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+mod support;
 
-struct Bench {
-    client: Client,
-    handle: WorkerHandle,
-    running: tokio::task::JoinHandle<Result<(), stem_engine::WorkerError>>,
-}
-
-fn memory() -> Arc<Memory> {
-    Memory::new(Arc::new(SystemClock))
-}
-
-/// Broker and results in one service, and in two.
-fn both_ways() -> [Backends; 2] {
-    let apart = Backends { results: memory(), ..Backends::all_in_one(memory()) };
-    [Backends::all_in_one(memory()), apart]
-}
-
-fn config() -> WorkerConfig {
-    let mut config = WorkerConfig::new("w".parse().unwrap());
-    config.lease = Duration::from_millis(600);
-    config
-}
-
-async fn start(
-    backends: Backends,
-    config: WorkerConfig,
-    handlers: impl FnOnce(WorkerBuilder) -> WorkerBuilder,
-) -> Bench {
-    let worker = handlers(Worker::builder(backends.clone(), config)).build().unwrap();
-    let handle = worker.handle();
-    let (ready, wait) = tokio::sync::oneshot::channel();
-    let running = tokio::spawn(worker.on_ready(|_| ready.send(()).expect("the test waits")).run());
-    tokio::time::timeout(PATIENCE, wait).await.unwrap().unwrap();
-    Bench { client: Client::new(backends, Arc::new(SystemClock)), handle, running }
-}
-
-impl Bench {
-    async fn enqueue(&self, name: &str, options: EnqueueOptions) -> TaskId {
-        self.client
-            .enqueue(TaskName::new(name).unwrap(), Payload::json("{}"), options)
-            .await
-            .unwrap()
-            .id
-    }
-
-    async fn ended(&self, task: &TaskId) -> TaskRecord {
-        let record = self.client.wait(task, Some(PATIENCE), |_| {}).await.unwrap().unwrap();
-        assert!(record.state.is_final(), "{record:?}");
-        record
-    }
-
-    async fn until(&self, task: &TaskId, state: TaskState) -> TaskRecord {
-        let poll = async {
-            loop {
-                let record = self.client.show(task).await.unwrap().unwrap();
-                if record.state == state {
-                    return record;
-                }
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, poll).await.unwrap()
-    }
-
-    async fn revoke(&self, task: &TaskId, request: RevokeRequest) {
-        self.client
-            .revoke(&Namespace::new("stem").unwrap(), &[(task.clone(), request)])
-            .await
-            .unwrap();
-    }
-
-    async fn stop(self, mode: Drain) {
-        self.handle.shutdown(mode, None);
-        tokio::time::timeout(PATIENCE, self.running).await.unwrap().unwrap().unwrap();
-    }
-}
-
-fn terminate() -> RevokeRequest {
-    RevokeRequest {
-        terminate: true,
-        reason: Some("why".to_owned()),
-        requested_by: Some("who".to_owned()),
-        ..RevokeRequest::default()
-    }
-}
-
-fn no_wait() -> RetryPolicy {
-    RetryPolicy { max_retries: 2, base_ms: 1, factor: 1, cap_ms: 1 }
-}
+use support::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_and_a_failure_reach_whoever_waits() {

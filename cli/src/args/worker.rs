@@ -10,7 +10,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use stem_core::control::Drain;
 use stem_core::id::{QueueName, TaskId, WorkerId};
-use stem_engine::units::duration;
+use stem_engine::RevokePolicy;
+use stem_engine::units::{bytes, duration};
 
 use super::{JsonArg, NamespaceArg};
 
@@ -25,6 +26,7 @@ What is interrupted goes back to its queue.
 Examples:
   stem worker start --modules ./modules
   stem worker start --queue mail,reports --modules ./modules --lease 30s
+  stem worker start --modules ./modules --autoscale 1..8
   stem worker start --print-config"
     )]
     Start(Box<WorkerStart>),
@@ -132,6 +134,9 @@ pub struct WorkerStart {
     /// Attempts that may run at once [default: four for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub concurrency: Option<u32>,
+    /// Change with the backlog how many attempts may run at once, from MIN up to MAX
+    #[arg(long, value_name = "MIN..MAX", value_parser = autoscale, conflicts_with = "concurrency")]
+    pub autoscale: Option<(u32, u32)>,
     /// The most deliveries one request may take [default: concurrency × STEM_PREFETCH_MULTIPLIER]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub prefetch: Option<u32>,
@@ -144,6 +149,18 @@ pub struct WorkerStart {
     /// How long a soft shutdown waits before it becomes hard [default: 10s]
     #[arg(long, value_name = "D", value_parser = duration)]
     pub soft_grace: Option<Duration>,
+    /// Prepare a module anew after so many attempts
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_tasks_per_isolate: Option<u64>,
+    /// Prepare a module anew after an attempt that had so much memory (64MiB, 1GiB, …)
+    #[arg(long, value_name = "SIZE", value_parser = positive_bytes)]
+    pub max_memory_per_isolate: Option<u64>,
+    /// What to do while the revoke store cannot be read: take no task, or take tasks that may be revoked [default: fail-closed]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub revoke_policy: Option<Policy>,
+    /// With fail-closed: how old the last look at the revoke store may become before no task is taken [default: 1m]
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub max_revocation_staleness: Option<Duration>,
     /// Leave SIGTERM, SIGINT and SIGQUIT as they are
     #[arg(long)]
     pub no_signal_handlers: bool,
@@ -156,6 +173,43 @@ pub struct WorkerStart {
     /// How to say that it is ready.
     #[command(flatten)]
     pub json: JsonArg,
+}
+
+/// What to do while the revoke store cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Policy {
+    /// Take no task.
+    FailClosed,
+    /// Take tasks that may be revoked.
+    FailOpen,
+}
+
+impl From<Policy> for RevokePolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::FailClosed => Self::FailClosed,
+            Policy::FailOpen => Self::FailOpen,
+        }
+    }
+}
+
+/// The most attempts that a worker may run at once.
+const MOST: u32 = 10_000;
+
+fn autoscale(text: &str) -> Result<(u32, u32), String> {
+    let bounds =
+        text.split_once("..").and_then(|(min, max)| Some((min.parse().ok()?, max.parse().ok()?)));
+    match bounds {
+        Some((min, max)) if 1 <= min && min <= max && max <= MOST => Ok((min, max)),
+        _ => Err(format!("write MIN..MAX with 1 <= MIN <= MAX <= {MOST}, for instance 1..8")),
+    }
+}
+
+fn positive_bytes(text: &str) -> Result<u64, String> {
+    match bytes(text) {
+        Ok(0) => Err("give more than 0 bytes".to_owned()),
+        size => size,
+    }
 }
 
 /// `stem worker revoke`

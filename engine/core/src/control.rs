@@ -71,6 +71,9 @@ pub enum Order {
     Resume {
         /// Which.
         queues: Vec<QueueName>,
+        /// In the operator's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
 }
 

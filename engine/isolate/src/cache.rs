@@ -17,13 +17,18 @@ use wasmtime::Engine;
 /// Bytes of the key and of a MAC.
 const KEY_BYTES: usize = 32;
 
-/// Compiled code that may be run: it came from our compiler a moment ago, or was authenticated.
+/// Compiled code that may be run: it came from our compiler a moment ago, was authenticated, or runs already.
 #[derive(Debug)]
 pub struct Trusted(Vec<u8>);
 
 impl Trusted {
     /// The compiler's output as it was received from it.
     pub(crate) fn from_compiler(code: Vec<u8>) -> Self {
+        Self(code)
+    }
+
+    /// What the engine runs now, which was trusted when it was loaded.
+    pub(crate) fn from_engine(code: Vec<u8>) -> Self {
         Self(code)
     }
 

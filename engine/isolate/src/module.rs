@@ -92,6 +92,17 @@ pub(crate) enum Linked {
     Raw(CorePre<CoreState>),
 }
 
+impl Linked {
+    /// The compiled code, as the engine would load it.
+    pub(crate) fn serialize(&self) -> wasmtime::Result<Vec<u8>> {
+        match self {
+            Self::Task(pre) => pre.instance_pre().component().serialize(),
+            Self::Command(pre) => pre.instance_pre().component().serialize(),
+            Self::CoreCommand(pre) | Self::Raw(pre) => pre.module().serialize(),
+        }
+    }
+}
+
 /// A module that can be started. Cheap to share; dropping the last handle frees its code.
 pub struct Module {
     pub(crate) digest: Digest,

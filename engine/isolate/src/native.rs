@@ -1,8 +1,8 @@
 //! Handing compiled code to the engine: the one place with `unsafe`.
 //!
 //! Compiled code is native code. Loading bytes that our own compiler did not make is running them. Both functions are
-//! private to the crate and called from [`crate::cache`] only, with bytes that either came from the compiler a moment
-//! ago over a pipe, or carry a valid MAC made with this installation's key.
+//! private to the crate and take [`Trusted`] only: bytes that came from the compiler a moment ago over a pipe, carry a
+//! valid MAC made with this installation's key, or were read back from the engine, which runs them.
 
 #![expect(
     unsafe_code,

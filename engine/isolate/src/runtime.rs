@@ -159,6 +159,24 @@ impl IsolateRuntime {
         Ok(module)
     }
 
+    /// The same module with nothing of what the old one has gathered: compiled code of its own, and an image that no
+    /// place of the pool has mapped yet. The old one's go when its last handle does, with its last attempt. Nothing is
+    /// compiled.
+    pub async fn prepare_anew(&self, module: &Module) -> Result<Arc<Module>, LoadError> {
+        let _turn = self.compiling.lock().await;
+        let code = module.linked.serialize().map_err(|error| refuse(&error))?;
+        let code = crate::cache::Trusted::from_engine(code);
+        let (kind, outline, linked, slots) = match &module.linked {
+            Linked::Task(_) | Linked::Command(_) => self.link_component(&code)?,
+            Linked::CoreCommand(_) | Linked::Raw(_) => self.link_core(&code)?,
+        };
+        let digest = module.digest;
+        let module = Arc::new(Module { digest, kind, outline, linked, slots });
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.insert(digest, Arc::downgrade(&module));
+        Ok(module)
+    }
+
     fn loaded(&self, digest: &Digest) -> Option<Arc<Module>> {
         self.loaded
             .lock()

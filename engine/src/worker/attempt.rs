@@ -17,11 +17,12 @@ use stem_core::settlement::{Receipt, Settle, Settlement};
 use stem_core::task::{ModuleRef, Progress};
 use stem_core::time::Timestamp;
 use stem_isolate::{AttemptHost, Exit, LogLevel, Refusal, TaskInfo};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::handler::Handler;
 use super::keeper::{RenewFor, RenewOrder, SettleOrder};
 use super::shared::{Counters, InHand, RevokedEnd, Running, Shared};
+use super::{recycle, slots};
 
 /// A delivery as the intake hands it over.
 #[derive(Debug)]
@@ -30,12 +31,12 @@ pub(super) struct Taken {
     /// Before the broker was asked.
     pub(super) asked_at: Timestamp,
     /// Free again when this attempt is over.
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) place: slots::Taken,
 }
 
 /// Sees a delivery through to its end. Runs as a task of its own; the driver waits for all of them.
 pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
-    let Taken { mut delivery, asked_at, permit } = taken;
+    let Taken { mut delivery, asked_at, place } = taken;
     // The machine reckons in steady time, the producer in the wall clock's.
     delivery.envelope.expires_at = delivery.envelope.expires_at.map(|at| shared.steady(at));
     let (events, mut facts) = mpsc::unbounded_channel();
@@ -52,7 +53,10 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     if let Some(mode) = shared.draining() {
         hand.tell(Event::Draining { mode, grace: None });
     }
-    let handler = shared.handler(&delivery.envelope.name);
+    let handler = match shared.handler(&delivery.envelope.name) {
+        Some(handler) => Some(recycle::before(&shared, handler).await),
+        None => None,
+    };
     let limits = handler.as_ref().map(|handler| handler.limits(&shared.config.limits_cap));
     let rules = Rules {
         lease: shared.config.lease,
@@ -76,7 +80,11 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     driver.drive(machine, &mut facts, first).await;
     grip.over = true;
     drop(grip);
-    drop(permit);
+    if let Some(handler) = driver.handler.take() {
+        let peak = driver.usage.as_ref().map(|usage| usage.peak_memory_bytes);
+        recycle::after(&shared, &handler, peak).await;
+    }
+    drop(place);
 }
 
 /// Lets go of a delivery, also when its driver is dropped or breaks: then its handler must not run on, with nobody to
@@ -129,7 +137,7 @@ async fn exited(exit: &mut Option<Pin<Box<dyn Future<Output = Exit> + Send>>>) -
 /// Looks up what must be known before a start.
 async fn admission(shared: &Shared, delivery: &Delivery) -> Vec<Event> {
     let task = &delivery.envelope.id;
-    let revocation = shared.revocations().get(task, shared.wall()).cloned();
+    let revocation = shared.revocations().get(task, shared.wall());
     let mut already_final = false;
     if shared.records == Records::Elsewhere {
         match begin_elsewhere(shared, delivery).await {

@@ -94,6 +94,22 @@ impl WorkerBuilder {
                 "concurrency and prefetch must be at least 1".to_owned(),
             ));
         }
+        if let Some(rules) = &self.config.autoscale {
+            rules.check().map_err(WorkerError::Config)?;
+            if rules.max != self.config.concurrency {
+                return Err(WorkerError::Config(format!(
+                    "autoscale goes up to {}, and concurrency is {}; they must be the same",
+                    rules.max, self.config.concurrency
+                )));
+            }
+        }
+        if self.config.max_tasks_per_isolate == Some(0)
+            || self.config.max_memory_per_isolate == Some(0)
+        {
+            return Err(WorkerError::Config(
+                "the guards that prepare a module anew must be above 0, or absent".to_owned(),
+            ));
+        }
         if self.config.lease.as_millis() < 100 {
             return Err(WorkerError::Config("a lease must be at least 100ms".to_owned()));
         }

@@ -5,6 +5,28 @@ use std::time::Duration;
 use stem_core::id::{Namespace, QueueName, WorkerId};
 use stem_core::limits::Limits;
 
+pub use stem_core::machine::autoscale::Rules as AutoscaleRules;
+
+/// What a worker does while it cannot read the revocations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RevokePolicy {
+    /// Takes no task: not before it has read all of them, and not while they are stale.
+    #[default]
+    FailClosed,
+    /// Takes tasks with what it knows, so a revoked task may run.
+    FailOpen,
+}
+
+impl RevokePolicy {
+    /// The word used in JSON, logs and flags.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FailClosed => "fail-closed",
+            Self::FailOpen => "fail-open",
+        }
+    }
+}
+
 /// How a worker works. Every field has a value; [`new`](WorkerConfig::new) gives those that suit most.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -14,8 +36,11 @@ pub struct WorkerConfig {
     pub namespace: Namespace,
     /// What it serves, in this order of preference.
     pub queues: Vec<QueueName>,
-    /// Attempts that may run at once, inline and isolate together.
+    /// Attempts that may run at once, inline and isolate together; with `autoscale`, the most that ever may.
     pub concurrency: usize,
+    /// Changes with the backlog how many may run at once, from its `min` up to `concurrency`; absent, it is always
+    /// `concurrency`. Its `max` must be `concurrency`.
+    pub autoscale: Option<AutoscaleRules>,
     /// The most deliveries that one request to the broker may take. A permit stands behind each, so it never fetches
     /// what cannot start; a smaller number spreads a short backlog over more workers.
     pub prefetch: usize,
@@ -27,6 +52,16 @@ pub struct WorkerConfig {
     pub terminate_grace: Duration,
     /// How long a soft drain waits before it becomes hard.
     pub soft_grace: Duration,
+    /// What to do while the revocations cannot be read.
+    pub revoke_policy: RevokePolicy,
+    /// With [`RevokePolicy::FailClosed`]: a running worker whose last look at the revoke store is longer ago takes
+    /// nothing until it can look again.
+    pub max_revocation_staleness: Duration,
+    /// A module that has begun so many attempts is prepared anew before the next; native handlers get new threads.
+    pub max_tasks_per_isolate: Option<u64>,
+    /// A module of which an attempt had so much memory is prepared anew after it. By instance and exact, not the
+    /// process's.
+    pub max_memory_per_isolate: Option<u64>,
     /// How often it says that it lives.
     pub heartbeat_interval: Duration,
     /// How long a task whose name no worker knows may wait before it is given up.
@@ -49,11 +84,16 @@ impl WorkerConfig {
                     .expect("a constant that follows the rules"),
             ],
             concurrency: cores * 4,
+            autoscale: None,
             prefetch: cores * 4,
             lease: Duration::from_secs(15),
             max_losses: 5,
             terminate_grace: Duration::ZERO,
             soft_grace: Duration::from_secs(10),
+            revoke_policy: RevokePolicy::FailClosed,
+            max_revocation_staleness: Duration::from_mins(1),
+            max_tasks_per_isolate: None,
+            max_memory_per_isolate: None,
             heartbeat_interval: Duration::from_secs(5),
             unroutable_after: Duration::from_hours(168),
             limits_cap: Limits {

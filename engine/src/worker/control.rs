@@ -24,6 +24,8 @@ use super::{presence, revocations};
 const WAIT: Duration = Duration::from_secs(1);
 /// The pause after a look that failed.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The most revocations that a reply lists, the newest; a worker may know a million.
+const REVOKED_SHOWN: usize = 1_000;
 /// How long a reply to a terminate waits for the end beyond the grace, before it says that it is still under way.
 const TERMINATE_WAIT: Duration = Duration::from_secs(2);
 
@@ -114,8 +116,8 @@ async fn execute(shared: &Arc<Shared>, command: Command) -> Result<Value, Backen
             let pause = Pause { reason, since: shared.wall() };
             set_paused(shared, &queues, Some(&pause)).await
         }
-        Order::Resume { queues } => {
-            tracing::info!(?queues, requester = command.requester, "resume asked");
+        Order::Resume { queues, reason } => {
+            tracing::info!(?queues, reason, requester = command.requester, "resume asked");
             set_paused(shared, &queues, None).await
         }
     }
@@ -181,10 +183,10 @@ async fn inspect(shared: &Shared, include_revoked: bool) -> Result<Value, Backen
         "pausedQueues": paused_queues(shared).await?,
     });
     if include_revoked {
+        let now = shared.wall();
         let revocations = shared.revocations();
-        let mut revoked: Vec<_> = revocations.iter(shared.wall()).collect();
-        revoked.sort_by_key(|revocation| revocation.version);
-        payload["revoked"] = json!(revoked);
+        payload["revoked"] = json!(revocations.newest(now, REVOKED_SHOWN));
+        payload["revokedCount"] = json!(revocations.count(now));
     }
     Ok(payload)
 }
@@ -235,6 +237,7 @@ async fn stats(shared: &Shared) -> Result<Value, BackendError> {
             Some(row)
         })
         .collect();
+    let autoscale = shared.config.autoscale.as_ref();
     let mut payload = json!({
         "timestamp": now,
         "state": shared.worker_state(),
@@ -246,10 +249,10 @@ async fn stats(shared: &Shared) -> Result<Value, BackendError> {
         "queues": queues,
         "unroutable": unroutable,
         "inflight": shared.inflight(),
-        "activeConcurrency": shared.config.concurrency,
-        "minConcurrency": shared.config.concurrency,
+        "activeConcurrency": shared.slots.limit(),
+        "minConcurrency": autoscale.map_or(shared.config.concurrency, |rules| rules.min),
         "maxConcurrency": shared.config.concurrency,
-        "autoscale": false,
+        "autoscale": autoscale.is_some(),
         "prefetch": shared.config.prefetch,
         "counters": {
             "started": count(&counters.started),
@@ -262,6 +265,12 @@ async fn stats(shared: &Shared) -> Result<Value, BackendError> {
             "leaseLost": count(&counters.lease_lost),
         },
         "modules": modules,
+        "revocations": {
+            "count": shared.revocations().count(now),
+            "policy": shared.config.revoke_policy.as_str(),
+            "lastReadMsAgo": shared.revocations_age().map(millis),
+            "stale": shared.is_blind(),
+        },
     });
     let renewed = shared.last_renewal.load(Ordering::Relaxed);
     if renewed != 0 {

@@ -17,15 +17,18 @@ use tokio::task::JoinSet;
 
 use super::attempt::{Taken, see_through};
 use super::builder::WorkerBuilder;
+use super::config::RevokePolicy;
 use super::config::WorkerConfig;
 use super::handler::Threads;
 use super::shared::{Parts, Shared};
-use super::{control, intake, keeper, presence, progress, reload, revocations, signals};
+use super::{autoscale, control, intake, keeper, presence, progress, reload, revocations, signals};
 use crate::Backends;
 use crate::modules::ModulesError;
 
 /// The pause between two tries to reach a service at the start.
 const START_PAUSE: Duration = Duration::from_millis(500);
+/// How long a worker that is to fail open waits for the revocations before it starts without them.
+const OPEN_PATIENCE: Duration = Duration::from_secs(5);
 /// Time for the last heartbeat and the last replies.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -72,7 +75,6 @@ type OnReady = Box<dyn FnOnce(&Ready) + Send>;
 /// A worker that has not started yet.
 pub struct Worker {
     shared: Arc<Shared>,
-    inline: InlineThreads,
     isolates: Option<Arc<IsolateRuntime>>,
     modules_dir: Option<PathBuf>,
     renewals: mpsc::UnboundedReceiver<keeper::RenewOrder>,
@@ -84,18 +86,6 @@ pub struct Worker {
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").field("shared", &self.shared).finish_non_exhaustive()
-    }
-}
-
-/// The threads of native handlers. Native code that blocks cannot be waited for, so at the end they are left to
-/// themselves; also when the worker never started.
-struct InlineThreads(Option<tokio::runtime::Runtime>);
-
-impl Drop for InlineThreads {
-    fn drop(&mut self) {
-        if let Some(threads) = self.0.take() {
-            threads.shutdown_background();
-        }
     }
 }
 
@@ -121,18 +111,10 @@ impl Worker {
         let (renewals, renew_orders) = mpsc::unbounded_channel();
         let (settlements, settle_orders) = mpsc::unbounded_channel();
         let (lifecycle, lifecycle_events) = mpsc::unbounded_channel();
-        let inline = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
-            .thread_name("stem-inline")
-            .enable_all()
-            .build()?;
         let shared = Shared::new(Parts {
             config: builder.config,
             backends: builder.backends,
-            threads: Threads {
-                isolates: builder.isolates.clone(),
-                inline: inline.handle().clone(),
-            },
+            threads: Threads::new(builder.isolates.clone())?,
             handlers: builder.handlers,
             renewals,
             settlements,
@@ -140,7 +122,6 @@ impl Worker {
         });
         Ok(Self {
             shared: Arc::new(shared),
-            inline: InlineThreads(Some(inline)),
             isolates: builder.isolates,
             modules_dir: builder.modules_dir,
             renewals: renew_orders,
@@ -167,7 +148,6 @@ impl Worker {
     pub async fn run(self) -> Result<(), WorkerError> {
         let Self {
             shared,
-            inline,
             isolates,
             modules_dir,
             renewals,
@@ -208,6 +188,9 @@ impl Worker {
         parts.spawn(control::obey(Arc::clone(&shared), position));
         parts.spawn(presence::beat(Arc::clone(&shared)));
         parts.spawn(presence::keep_house(Arc::clone(&shared)));
+        if let Some(rules) = shared.config.autoscale.clone() {
+            parts.spawn(autoscale::run(Arc::clone(&shared), rules));
+        }
         if let Some((runtime, dir)) = isolates.clone().zip(modules_dir) {
             parts.spawn(reload::watch(Arc::clone(&shared), runtime, dir));
         }
@@ -285,7 +268,6 @@ impl Worker {
         // Replies under way are the last thing that may still be written.
         let _ = tokio::time::timeout(GOODBYE, control::finish(&shared)).await;
         parts.shutdown().await;
-        drop(inline);
         tracing::info!("stopped");
         Ok(())
     }
@@ -325,10 +307,32 @@ fn ready(shared: &Shared) -> Ready {
 /// in between. Without the revocations the worker is not ready: a revoked task must never start.
 async fn start(shared: &Arc<Shared>) -> Result<Position, WorkerError> {
     let heartbeat = presence::heartbeat(shared);
-    let namespace = &shared.config.namespace;
     take_name(shared, &heartbeat).await?;
+    learn(shared).await
+}
+
+/// First where the log ends, then what is revoked: a revocation is stored before it is told, so one that is stored after
+/// the reading is told after that position.
+pub(super) async fn learn(shared: &Shared) -> Result<Position, WorkerError> {
+    let namespace = &shared.config.namespace;
     let position = persist(|| shared.backends.control.position(namespace)).await?;
-    persist(|| revocations::catch_up(shared)).await?;
+    match shared.config.revoke_policy {
+        RevokePolicy::FailClosed => {
+            persist(|| revocations::catch_up(shared)).await?;
+        }
+        RevokePolicy::FailOpen => {
+            let read = tokio::time::timeout(OPEN_PATIENCE, revocations::catch_up(shared)).await;
+            let problem = match read {
+                Ok(Ok(_)) => return Ok(position),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no end within {} ms", OPEN_PATIENCE.as_millis()),
+            };
+            tracing::warn!(
+                problem,
+                "the revocations could not be read; the worker is to fail open, so it starts without them, and revoked tasks may run"
+            );
+        }
+    }
     Ok(position)
 }
 

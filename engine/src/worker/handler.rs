@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use stem_core::limits::{Limits, Usage};
@@ -32,11 +33,57 @@ impl fmt::Debug for Handler {
     }
 }
 
+/// The threads of native handlers. Native code that blocks cannot be waited for, so in the end they are left to
+/// themselves; also when the worker never started.
+#[derive(Debug)]
+struct InlineThreads(Option<tokio::runtime::Runtime>);
+
+impl InlineThreads {
+    fn start() -> io::Result<Arc<Self>> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+            .thread_name("stem-inline")
+            .enable_all()
+            .build()?;
+        Ok(Arc::new(Self(Some(runtime))))
+    }
+
+    fn handle(&self) -> &tokio::runtime::Handle {
+        self.0.as_ref().expect("taken only when this is dropped").handle()
+    }
+}
+
+impl Drop for InlineThreads {
+    fn drop(&mut self) {
+        if let Some(threads) = self.0.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
 /// The threads that handlers run on.
 #[derive(Debug)]
 pub(super) struct Threads {
     pub(super) isolates: Option<Arc<IsolateRuntime>>,
-    pub(super) inline: tokio::runtime::Handle,
+    /// Each attempt keeps those it began on until it ends.
+    inline: Mutex<Arc<InlineThreads>>,
+}
+
+impl Threads {
+    pub(super) fn new(isolates: Option<Arc<IsolateRuntime>>) -> io::Result<Self> {
+        Ok(Self { isolates, inline: Mutex::new(InlineThreads::start()?) })
+    }
+
+    fn inline(&self) -> Arc<InlineThreads> {
+        Arc::clone(&self.inline.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives native handlers new threads; those that run keep theirs.
+    pub(super) fn renew_inline(&self) -> io::Result<()> {
+        let fresh = InlineThreads::start()?;
+        *self.inline.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
 }
 
 /// Stops and watches an attempt of either kind.
@@ -128,7 +175,13 @@ impl Handler {
             }
             (Self::Inline(handler), _) => {
                 let spec = InlineSpec { input, info, limits };
-                let (interrupt, exit) = inline::start(handler, spec, host, &threads.inline);
+                let threads = threads.inline();
+                let (interrupt, exit) = inline::start(handler, spec, host, threads.handle());
+                let exit = async move {
+                    let exit = exit.await;
+                    drop(threads);
+                    exit
+                };
                 Started { interrupt: Interrupt::Inline(interrupt), exit: Box::pin(exit) }
             }
         }

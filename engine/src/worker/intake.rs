@@ -1,4 +1,4 @@
-//! Asks for deliveries while permits are free.
+//! Asks for deliveries while places are free.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,27 +23,25 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
     let mut state = shared.state.subscribe();
     let mut pause = PAUSE;
     while running(&mut state).await {
-        let free = shared.permits.available_permits();
         let intake = Intake {
             state: *state.borrow(),
-            concurrency: shared.config.concurrency,
-            busy: shared.config.concurrency.saturating_sub(free),
+            concurrency: shared.slots.limit(),
+            busy: shared.slots.taken(),
             prefetch: shared.config.prefetch,
+            blind: shared.is_blind(),
         };
         let ask = intake.ask();
         if ask == 0 {
             tokio::select! {
-                // Taken and given back: only to be woken when one is free.
-                permit = shared.permits.acquire() => drop(permit),
+                // Both are cancel-safe.
+                () = shared.slots.freed() => {}
                 _ = state.changed() => {}
+                // Sight comes back without a bell.
+                () = tokio::time::sleep(WAIT), if intake.blind => {}
             }
             continue;
         }
-        let Ok(mut permits) = Arc::clone(&shared.permits)
-            .try_acquire_many_owned(u32::try_from(ask).unwrap_or(u32::MAX))
-        else {
-            continue;
-        };
+        let mut places = shared.slots.take(ask);
         let names = shared.names();
         let request = ReceiveRequest {
             queues: shared.config.queues.clone(),
@@ -69,8 +67,8 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                     asked_at.max(earliest(&shared, &deliveries))
                 };
                 for delivery in deliveries {
-                    let permit = permits.split(1).expect("no more deliveries than were asked for");
-                    if taken.send(Taken { delivery, asked_at, permit }).await.is_err() {
+                    let place = places.split_one().expect("no more deliveries than were asked for");
+                    if taken.send(Taken { delivery, asked_at, place }).await.is_err() {
                         return;
                     }
                 }

@@ -36,7 +36,7 @@ pub(super) fn heartbeat(shared: &Shared) -> Heartbeat {
         seen_at: Timestamp::default(),
         interval_ms: u64::try_from(shared.config.heartbeat_interval.as_millis())
             .unwrap_or(u64::MAX),
-        concurrency: u32::try_from(shared.config.concurrency).unwrap_or(u32::MAX),
+        concurrency: u32::try_from(shared.slots.limit()).unwrap_or(u32::MAX),
         queues,
         tasks: shared.names().to_vec(),
         inflight: u32::try_from(in_hand.len()).unwrap_or(u32::MAX),

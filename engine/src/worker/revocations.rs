@@ -16,17 +16,21 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The pause after a look that failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Reads everything that is newer than what is known; says how many changes were new.
+/// Reads everything that was stored before the call and is newer than what is known; says how many changes were new.
 pub(super) async fn catch_up(shared: &Shared) -> Result<usize, BackendError> {
     let mut news = 0;
+    let looked_at = shared.now();
     loop {
         let seen = shared.revocations().seen();
         let changes = shared.backends.revokes.since(&shared.config.namespace, seen, CHUNK).await?;
-        if changes.is_empty() {
-            return Ok(news);
-        }
+        // Not until there is nothing new: where revocations come faster than one read takes, that would be never.
+        let last = changes.len() < CHUNK;
         for change in changes {
             news += usize::from(take_in(shared, change, Revocations::follow));
+        }
+        if last {
+            shared.revocations_were_read(looked_at);
+            return Ok(news);
         }
     }
 }
@@ -71,22 +75,32 @@ fn tell(shared: &Shared, revocation: &Revocation) {
 /// Follows the store until dropped. Between two reads nothing is held, so dropping it loses nothing.
 pub(super) async fn follow(shared: Arc<Shared>) {
     let mut failing = false;
+    let mut blind = false;
     loop {
         let looked = match shared.backends.revokes.changed(LOOK).await {
             Ok(()) => catch_up(&shared).await,
             Err(error) => Err(error),
         };
         match looked {
-            Ok(_) if failing => {
-                failing = false;
-                tracing::info!("the revoke store can be read again");
+            Ok(_) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("the revoke store can be read again");
+                }
+                if std::mem::take(&mut blind) {
+                    tracing::info!("tasks are taken again");
+                }
             }
-            Ok(_) => {}
             Err(error) => {
                 if !failing {
                     tracing::warn!(%error, "the revoke store cannot be read; revocations of this moment are seen when it can");
                 }
                 failing = true;
+                if shared.is_blind() && !std::mem::replace(&mut blind, true) {
+                    tracing::error!(
+                        staleness_ms = shared.config.max_revocation_staleness.as_millis(),
+                        "the revocations are too old to take tasks by; none is taken until the revoke store can be read"
+                    );
+                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

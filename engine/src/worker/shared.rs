@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use stem_core::backend::Records;
 use stem_core::control::{Drain, WorkerState};
@@ -12,14 +13,17 @@ use stem_core::outcome::{StopHow, StopReason};
 use stem_core::revoke::Revocations;
 use stem_core::settlement::Receipt;
 use stem_core::time::{Clock, Timestamp};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::config::WorkerConfig;
+use super::config::{RevokePolicy, WorkerConfig};
 use super::handler::{Handler, Interrupt, Threads};
 use super::keeper::{RenewOrder, SettleOrder};
 use super::progress::ProgressBook;
+use super::recycle::{Guards, Recycling};
+use super::slots::Slots;
 use crate::Backends;
 use crate::clock::{SteadyClock, SystemClock};
+use crate::modules::ModuleHandler;
 
 /// `at`, moved from one clock to another that shows `to` when the first shows `from`.
 fn shift(at: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
@@ -126,7 +130,8 @@ pub(super) struct Shared {
     pub(super) incarnation: Incarnation,
     pub(super) started_at: Timestamp,
     pub(super) threads: Threads,
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) slots: Arc<Slots>,
+    pub(super) recycling: Recycling,
     pub(super) counters: Counters,
     pub(super) progress: ProgressBook,
     pub(super) renewals: mpsc::UnboundedSender<RenewOrder>,
@@ -134,6 +139,8 @@ pub(super) struct Shared {
     pub(super) lifecycle: mpsc::UnboundedSender<lifecycle::Event>,
     pub(super) state: watch::Sender<WorkerState>,
     pub(super) last_renewal: AtomicI64,
+    /// When the revoke store was last read to its end, in steady milliseconds; 0 before the first time.
+    revocations_read: AtomicI64,
     /// Raised whenever the number of deliveries in hand changes.
     pub(super) in_hand_changed: watch::Sender<usize>,
     /// Replies to commands that are being made.
@@ -174,7 +181,14 @@ impl Shared {
         let clock = SteadyClock::start();
         Self {
             records: parts.backends.records(),
-            permits: Arc::new(Semaphore::new(parts.config.concurrency)),
+            slots: Slots::new(
+                parts.config.autoscale.as_ref().map_or(parts.config.concurrency, |rules| rules.min),
+            ),
+            recycling: Recycling::new(Guards {
+                max_tasks: parts.config.max_tasks_per_isolate,
+                max_memory_bytes: parts.config.max_memory_per_isolate,
+            }),
+            revocations: Mutex::new(Revocations::new(parts.config.namespace.clone())),
             config: parts.config,
             backends: parts.backends,
             clock,
@@ -189,12 +203,12 @@ impl Shared {
             lifecycle: parts.lifecycle,
             state: watch::channel(WorkerState::Starting).0,
             last_renewal: AtomicI64::new(0),
+            revocations_read: AtomicI64::new(0),
             in_hand_changed: watch::channel(0).0,
             replying: watch::channel(0).0,
             drain: Mutex::new(None),
             handlers: RwLock::new(Handlers::new(parts.handlers)),
             in_hand: Mutex::default(),
-            revocations: Mutex::default(),
             revoked_ends: Mutex::default(),
         }
     }
@@ -231,12 +245,41 @@ impl Shared {
         Arc::clone(&self.handlers.read().unwrap_or_else(PoisonError::into_inner).by_name)
     }
 
+    /// Puts a module prepared anew in the place of the worn one; says whether that was still there.
+    pub(super) fn replace_module(&self, worn: &ModuleHandler, fresh: &Arc<ModuleHandler>) -> bool {
+        let mut handlers = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
+        let still = matches!(handlers.by_name.get(&worn.name),
+            Some(Handler::Isolate(now)) if Arc::ptr_eq(&now.module, &worn.module));
+        if still {
+            let fresh = Handler::Isolate(Arc::clone(fresh));
+            Arc::make_mut(&mut handlers.by_name).insert(worn.name.clone(), fresh);
+        }
+        still
+    }
+
     pub(super) fn replace_handlers(&self, by_name: BTreeMap<TaskName, Handler>) {
         *self.handlers.write().unwrap_or_else(PoisonError::into_inner) = Handlers::new(by_name);
     }
 
     pub(super) fn revocations(&self) -> MutexGuard<'_, Revocations> {
         self.revocations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the revoke store was read to its end by a look that began then.
+    pub(super) fn revocations_were_read(&self, looked_at: Timestamp) {
+        self.revocations_read.fetch_max(looked_at.unix_millis(), Ordering::Relaxed);
+    }
+
+    /// How long ago that was.
+    pub(super) fn revocations_age(&self) -> Option<Duration> {
+        let read = self.revocations_read.load(Ordering::Relaxed);
+        (read != 0).then(|| self.now().since(Timestamp::from_unix_millis(read)))
+    }
+
+    /// Whether what is known of the revocations is too old to take a task by.
+    pub(super) fn is_blind(&self) -> bool {
+        self.config.revoke_policy == RevokePolicy::FailClosed
+            && self.revocations_age().is_none_or(|age| age > self.config.max_revocation_staleness)
     }
 
     fn hands(&self) -> MutexGuard<'_, HashMap<(TaskId, LeaseToken), Arc<InHand>>> {
@@ -297,7 +340,7 @@ impl Shared {
 
     /// Tells every delivery in hand that the worker drains. One that is taken later asks [`draining`](Self::draining)
     /// after it is in hand; so none is missed.
-    pub(super) fn drain_all(&self, mode: Drain, grace: Option<std::time::Duration>) {
+    pub(super) fn drain_all(&self, mode: Drain, grace: Option<Duration>) {
         *self.drain.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode);
         for hand in self.in_hand() {
             hand.tell(attempt::Event::Draining { mode, grace });

@@ -17,19 +17,19 @@ const PAGE: usize = 10_000;
 pub(super) async fn run(context: &Context, namespace: NamespaceArg, json: JsonArg) -> Outcome {
     let settings = context.settings(|flags| flags.namespace = namespace.namespace)?;
     let store = connect::revokes(&settings).await?;
-    let mut known = Revocations::default();
+    let mut known = Revocations::new(settings.namespace.value.clone());
     loop {
         let changes = store.since(&settings.namespace.value, known.seen(), PAGE).await?;
         let last = changes.len() < PAGE;
         for change in changes {
-            known.apply(change);
+            known.follow(change);
         }
         if last {
             break;
         }
     }
-    let mut revocations: Vec<&Revocation> = known.iter(SystemClock.now()).collect();
-    revocations.sort_by_key(|revocation| revocation.version);
+    let mut revocations = known.newest(SystemClock.now(), usize::MAX);
+    revocations.reverse();
     let printer = Printer::new(json.json);
     printer.print(&revocations, || text(&revocations))?;
     if revocations.is_empty() && !printer.is_json() {
@@ -38,7 +38,7 @@ pub(super) async fn run(context: &Context, namespace: NamespaceArg, json: JsonAr
     Ok(Ending::Done)
 }
 
-fn text(revocations: &[&Revocation]) -> String {
+fn text(revocations: &[Revocation]) -> String {
     if revocations.is_empty() {
         return String::new();
     }

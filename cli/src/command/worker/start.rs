@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stem_core::id::{QueueName, TaskName};
 use stem_engine::worker::Ready;
-use stem_engine::{Worker, WorkerConfig, WorkerError};
+use stem_engine::{AutoscaleRules, Worker, WorkerConfig, WorkerError};
 
 use super::super::{Context, config};
 use crate::args::WorkerStart;
@@ -86,6 +86,21 @@ fn plan(args: &WorkerStart, settings: &Settings) -> Result<Plan, CliError> {
         config.concurrency = usize::try_from(concurrency).unwrap_or(usize::MAX);
     }
     let whole = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    if let Some((min, max)) = args.autoscale {
+        config.concurrency = whole(max);
+        config.autoscale = Some(AutoscaleRules::between(whole(min), whole(max)));
+    }
+    config.max_tasks_per_isolate = args.max_tasks_per_isolate;
+    config.max_memory_per_isolate = args.max_memory_per_isolate;
+    if let Some(policy) = args.revoke_policy {
+        config.revoke_policy = policy.into();
+    }
+    let staleness = Duration::from_secs(1);
+    if let Some(staleness) =
+        at_least("--max-revocation-staleness", args.max_revocation_staleness, staleness)?
+    {
+        config.max_revocation_staleness = staleness;
+    }
     let prefetch = args.prefetch.map_or_else(
         || Setting {
             value: config.concurrency.saturating_mul(whole(settings.prefetch_multiplier.value)),
@@ -105,7 +120,18 @@ fn plan(args: &WorkerStart, settings: &Settings) -> Result<Plan, CliError> {
         (
             "concurrency",
             json!(config.concurrency),
-            chosen(args.concurrency.is_some(), "--concurrency"),
+            match args.autoscale {
+                Some(_) => Source::Follows("autoscale"),
+                None => chosen(args.concurrency.is_some(), "--concurrency"),
+            },
+        ),
+        (
+            "autoscale",
+            config
+                .autoscale
+                .as_ref()
+                .map_or(Value::Null, |rules| json!(format!("{}..{}", rules.min, rules.max))),
+            chosen(args.autoscale.is_some(), "--autoscale"),
         ),
         ("prefetch", json!(config.prefetch), prefetch.source),
         ("lease", duration(config.lease), chosen(args.lease.is_some(), "--lease")),
@@ -118,6 +144,26 @@ fn plan(args: &WorkerStart, settings: &Settings) -> Result<Plan, CliError> {
             "soft-grace",
             duration(config.soft_grace),
             chosen(args.soft_grace.is_some(), "--soft-grace"),
+        ),
+        (
+            "max-tasks-per-isolate",
+            json!(config.max_tasks_per_isolate),
+            chosen(args.max_tasks_per_isolate.is_some(), "--max-tasks-per-isolate"),
+        ),
+        (
+            "max-memory-per-isolate",
+            json!(config.max_memory_per_isolate),
+            chosen(args.max_memory_per_isolate.is_some(), "--max-memory-per-isolate"),
+        ),
+        (
+            "revoke-policy",
+            json!(config.revoke_policy.as_str()),
+            chosen(args.revoke_policy.is_some(), "--revoke-policy"),
+        ),
+        (
+            "max-revocation-staleness",
+            duration(config.max_revocation_staleness),
+            chosen(args.max_revocation_staleness.is_some(), "--max-revocation-staleness"),
         ),
         (
             "signal-handlers",

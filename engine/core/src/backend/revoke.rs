@@ -16,7 +16,9 @@ pub trait RevokeStore: Send + Sync + Debug {
     /// Which service this is.
     fn service(&self) -> &ServiceId;
 
-    /// Stores revocations, all or none, durably before it returns. A newer one replaces an older one of the same task.
+    /// Stores revocations, durably before it returns. A newer one replaces an older one of the same task. An error means
+    /// that none is stored, or that it is not known whether all are; a process that dies in the middle may leave some.
+    /// Storing them again does no harm: the later version says the same.
     async fn revoke(
         &self,
         namespace: &Namespace,
@@ -30,7 +32,8 @@ pub trait RevokeStore: Send + Sync + Debug {
         task: &TaskId,
     ) -> Result<Option<Version>, BackendError>;
 
-    /// Changes after a version, in order, at most `limit`. Expired ones may be left out.
+    /// Changes after a version, in order, at most `limit`; fewer only where there are no more. Expired ones may be left
+    /// out.
     async fn since(
         &self,
         namespace: &Namespace,
@@ -38,7 +41,8 @@ pub trait RevokeStore: Send + Sync + Debug {
         limit: usize,
     ) -> Result<Vec<RevocationChange>, BackendError>;
 
-    /// Removes what has expired; says how many. Versions are never given out again.
+    /// Removes what has expired; says how many records it removed, which a store may put off while it is not worth its
+    /// cost. What has expired is out of force either way. Versions are never given out again.
     async fn prune(&self, namespace: &Namespace) -> Result<u64, BackendError>;
 
     /// Waits until anything may have changed, at most `wait`. May return early for no reason.

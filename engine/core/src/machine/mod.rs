@@ -5,5 +5,6 @@
 //! never let it go back. Handling the same fact twice is harmless.
 
 pub mod attempt;
+pub mod autoscale;
 pub mod intake;
 pub mod lifecycle;

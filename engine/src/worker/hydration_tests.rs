@@ -1,0 +1,219 @@
+//! No revocation falls between a worker's reading of the store and its reading of the log.
+//!
+//! Workers start while an operator revokes; nothing follows the store afterwards, so that only the order of the first
+//! two steps can save a revocation that is stored in between. The wrong order must lose some, or the test sees nothing.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use stem_core::backend::control::Position;
+use stem_core::backend::{BackendError, ControlPlane, Health, RevokeStore, ServiceId};
+use stem_core::control::{Command, Order};
+use stem_core::id::{Namespace, RequestId, TaskId, WorkerId};
+use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
+use stem_core::time::Clock;
+use stem_memory::Memory;
+use tokio::sync::mpsc;
+
+use super::config::WorkerConfig;
+use super::handler::Threads;
+use super::shared::{Parts, Shared};
+use super::{control, driver, revocations};
+use crate::Backends;
+use crate::clock::SystemClock;
+use crate::worker::WorkerError;
+
+const STARTS: usize = 500;
+/// Fewer are enough to see the wrong order fail.
+const WRONG_STARTS: usize = 40;
+/// Starts under way at once.
+const AT_ONCE: usize = 10;
+/// Between two revocations: 200 a second.
+const PACE: Duration = Duration::from_millis(5);
+/// How long one reading takes, at the most: long enough for revocations to fall into it.
+const SLOWNESS: u64 = 12;
+
+/// After so long, what is not known is missed.
+const SOON: Duration = Duration::from_secs(1);
+
+/// A store whose readings take a while, and that never rings.
+#[derive(Debug)]
+struct Slow(Arc<Memory>);
+
+async fn dawdle() {
+    let mut byte = [0];
+    getrandom::fill(&mut byte).unwrap();
+    tokio::time::sleep(Duration::from_millis(u64::from(byte[0]) % SLOWNESS)).await;
+}
+
+#[async_trait]
+impl RevokeStore for Slow {
+    fn service(&self) -> &ServiceId {
+        RevokeStore::service(&*self.0)
+    }
+
+    async fn revoke(
+        &self,
+        namespace: &Namespace,
+        requests: &[(TaskId, RevokeRequest)],
+    ) -> Result<Vec<Revocation>, BackendError> {
+        self.0.revoke(namespace, requests).await
+    }
+
+    async fn undo(
+        &self,
+        space: &Namespace,
+        task: &TaskId,
+    ) -> Result<Option<Version>, BackendError> {
+        self.0.undo(space, task).await
+    }
+
+    async fn since(
+        &self,
+        namespace: &Namespace,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<RevocationChange>, BackendError> {
+        dawdle().await;
+        let read = self.0.since(namespace, after, limit).await;
+        dawdle().await;
+        read
+    }
+
+    async fn prune(&self, namespace: &Namespace) -> Result<u64, BackendError> {
+        RevokeStore::prune(&*self.0, namespace).await
+    }
+
+    async fn changed(&self, _wait: Duration) -> Result<(), BackendError> {
+        std::future::pending().await
+    }
+
+    async fn health(&self) -> Result<Health, BackendError> {
+        RevokeStore::health(&*self.0).await
+    }
+}
+
+fn shared(memory: &Arc<Memory>, start: usize) -> Arc<Shared> {
+    let mut backends = Backends::all_in_one(Arc::clone(memory));
+    backends.revokes = Arc::new(Slow(Arc::clone(memory)));
+    Arc::new(Shared::new(Parts {
+        config: WorkerConfig::new(WorkerId::new(format!("w{start}")).unwrap()),
+        backends,
+        threads: Threads::new(None).unwrap(),
+        handlers: BTreeMap::new(),
+        renewals: mpsc::unbounded_channel().0,
+        settlements: mpsc::unbounded_channel().0,
+        lifecycle: mpsc::unbounded_channel().0,
+    }))
+}
+
+/// What the operator was told is revoked, in order.
+#[derive(Debug, Default)]
+struct Acknowledged(Mutex<Vec<TaskId>>);
+
+impl Acknowledged {
+    fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    fn all(&self) -> Vec<TaskId> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// Revokes as the command line does: stores, then tells, then says so.
+async fn operator(
+    memory: Arc<Memory>,
+    namespace: Namespace,
+    done: Arc<Acknowledged>,
+    over: Arc<AtomicBool>,
+) {
+    let mut pace = tokio::time::interval(PACE);
+    for n in 0.. {
+        pace.tick().await;
+        if over.load(Ordering::SeqCst) {
+            return;
+        }
+        let task = TaskId::new(format!("t{n}")).unwrap();
+        let order = [(task.clone(), RevokeRequest::default())];
+        let revocations = memory.revoke(&namespace, &order).await.unwrap();
+        let now = SystemClock.now();
+        let command = Command {
+            request_id: RequestId::new(format!("r{n}")).unwrap(),
+            namespace: namespace.clone(),
+            targets: None,
+            order: Order::Revoke { revocations },
+            issued_at: now,
+            expires_at: now.after(Duration::from_mins(1)),
+            requester: "test".to_owned(),
+        };
+        memory.send(&command).await.unwrap();
+        done.0.lock().unwrap().push(task);
+    }
+}
+
+/// Starts so many workers in this order of steps; says how many revocations they missed.
+async fn missed<Learn>(count: usize, learn: fn(Arc<Shared>) -> Learn) -> usize
+where
+    Learn: Future<Output = Result<Position, WorkerError>> + Send + 'static,
+{
+    let memory = Memory::new(Arc::new(SystemClock));
+    let namespace = Namespace::new("stem").unwrap();
+    let done = Arc::new(Acknowledged::default());
+    let over = Arc::new(AtomicBool::new(false));
+    let operator =
+        tokio::spawn(operator(memory.clone(), namespace, Arc::clone(&done), Arc::clone(&over)));
+    let missed = Arc::new(AtomicUsize::new(0));
+    let turns = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+    let mut starts = tokio::task::JoinSet::new();
+    for start in 0..count {
+        let (memory, done, missed) = (Arc::clone(&memory), Arc::clone(&done), Arc::clone(&missed));
+        let turn = Arc::clone(&turns).acquire_owned().await.unwrap();
+        starts.spawn(async move {
+            let shared = shared(&memory, start);
+            let position = learn(Arc::clone(&shared)).await.unwrap();
+            let mut obeying = tokio::task::JoinSet::new();
+            obeying.spawn(control::obey(Arc::clone(&shared), position));
+            // What is told from now on arrives, so what is acknowledged a moment later must be known soon.
+            let (last, began) = (done.count() + 1, Instant::now());
+            let knows = |task: &TaskId| shared.revocations().get(task, shared.wall()).is_some();
+            let lost = loop {
+                let lost = done.all().iter().filter(|task| !knows(task)).count();
+                if done.count() >= last && (lost == 0 || began.elapsed() > SOON) {
+                    break lost;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            };
+            missed.fetch_add(lost, Ordering::SeqCst);
+            drop(turn);
+        });
+    }
+    while let Some(ended) = starts.join_next().await {
+        ended.unwrap();
+    }
+    over.store(true, Ordering::SeqCst);
+    operator.await.unwrap();
+    println!(
+        "{STARTS} starts, {} revocations, {} missed",
+        done.count(),
+        missed.load(Ordering::SeqCst)
+    );
+    missed.load(Ordering::SeqCst)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_revocation_falls_between_store_and_log() {
+    assert_eq!(missed(STARTS, |shared| async move { driver::learn(&shared).await }).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wrong_order_of_the_two_is_noticed() {
+    let swapped = |shared: Arc<Shared>| async move {
+        revocations::catch_up(&shared).await?;
+        Ok(shared.backends.control.position(&shared.config.namespace).await?)
+    };
+    assert!(missed(WRONG_STARTS, swapped).await > 0);
+}
