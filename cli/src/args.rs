@@ -230,6 +230,19 @@ Example:
         #[command(flatten)]
         json: JsonArg,
     },
+    /// Set unreadable lines of a revoke file aside, so that the others can be read again
+    #[command(
+        after_help = "For a store that is a file. What an unreadable line ordered is not in force afterwards: look at the lines it
+names, and revoke again what must not run.
+
+Example:
+  STEM_REVOKE_STORE_URL=file:///var/lib/stem/revokes.jsonl stem revokes repair"
+    )]
+    Repair {
+        /// How to answer.
+        #[command(flatten)]
+        json: JsonArg,
+    },
     /// Remove what has expired from the store
     #[command(after_help = "Example:
   stem revokes prune")]

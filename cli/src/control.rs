@@ -235,9 +235,7 @@ impl Answers {
     pub fn explain(&self) -> Outcome {
         let ending = self.ending();
         let missing: Vec<&str> = self.missing().into_iter().map(WorkerId::as_str).collect();
-        let waited = units::write_duration(Duration::from_millis(
-            u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
-        ));
+        let waited = units::write_duration(rounded(self.elapsed));
         match ending {
             Ending::Nothing if self.expected.is_empty() => Err(CliError::nothing(
                 format!("no worker is alive in namespace {}", self.namespace),
@@ -273,6 +271,12 @@ impl Answers {
             Ending::Done | Ending::Usage | Ending::Unavailable => Ok(ending),
         }
     }
+}
+
+/// For people: tenths of a second where it took seconds.
+fn rounded(elapsed: Duration) -> Duration {
+    let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(if millis < 1_000 { millis } else { millis / 100 * 100 })
 }
 
 /// Milliseconds with microseconds behind the point.

@@ -59,10 +59,10 @@ impl From<BackendError> for CliError {
                 "look at what else uses it and try again; `stem health` shows when it answers"
             }
             ErrorClass::Refused => {
-                "make it usable for this user, or name another with STEM_BROKER_URL; `stem config show` shows where each URL comes from"
+                "make it usable for this user, or name another; `stem config show` shows where each URL comes from"
             }
             ErrorClass::Corrupt => {
-                "check that the URL is the right one (`stem config show`); restore a damaged store from a backup"
+                "check that the URL is the right one (`stem config show`); a damaged file of revocations is mended by `stem revokes repair`, a damaged database by a backup"
             }
             ErrorClass::Unsupported => {
                 "use another kind of store for this; `stem config show` shows which one is in use"

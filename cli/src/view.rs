@@ -1,12 +1,16 @@
 //! Records as JSON, with exactly the keys of the interface, and as text for people.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::Value;
 use stem_core::id::{QueueName, TaskId, TaskName, WorkerId};
 use stem_core::limits::Usage;
-use stem_core::outcome::{Failure, FailureKind};
+use stem_core::outcome::{Failure, FailureKind, StopHow};
+use stem_core::revoke::RevokeRequest;
 use stem_core::task::{FailedAttempt, ModuleRef, Progress, RevocationEnd, TaskRecord, TaskState};
 use stem_core::time::Timestamp;
+use stem_engine::units;
 
 use crate::output::{payload_json, payload_line, table};
 
@@ -179,7 +183,26 @@ pub fn progress_text(progress: &Progress) -> String {
 fn revocation_text(end: &RevocationEnd) -> String {
     let by = end.requested_by.as_deref().map_or_else(String::new, |who| format!(" by {who}"));
     let why = end.reason.as_deref().map_or_else(String::new, |why| format!(": {why}"));
-    format!("{}{by}, {:.3} ms after the order{why}", end.how.as_str(), end.elapsed_ms)
+    let after = match end.how {
+        StopHow::BeforeStart => String::new(),
+        StopHow::Checkpoint | StopHow::Preempted => {
+            format!(", {:.3} ms after the order", end.elapsed_ms)
+        }
+    };
+    format!("{}{by}{after}{why}", end.how.as_str())
+}
+
+/// How an order wants a task that runs to be stopped.
+pub fn how_text(request: &RevokeRequest) -> String {
+    match (request.terminate, request.cooperative, request.grace_ms) {
+        (false, _, _) => "before start".to_owned(),
+        (true, true, _) => "terminate, cooperative".to_owned(),
+        (true, false, Some(grace)) => {
+            let grace = units::write_duration(Duration::from_millis(grace));
+            format!("terminate, grace {grace}")
+        }
+        (true, false, None) => "terminate".to_owned(),
+    }
 }
 
 /// Why a task that has ended did not succeed, in one line.
@@ -198,10 +221,11 @@ pub fn ending_text(record: &TaskRecord) -> String {
 /// Records as a table, the newest first as they come.
 pub fn records_text(records: &[TaskRecord]) -> String {
     let rows = records.iter().map(|record| {
-        let note = match (&record.failure, &record.progress) {
-            (Some(failure), _) => failure.to_string(),
-            (None, Some(progress)) => progress_text(progress),
-            (None, None) => String::new(),
+        let note = match (&record.revocation, &record.failure, &record.progress) {
+            (Some(end), _, _) if record.state == TaskState::Revoked => revocation_text(end),
+            (_, Some(failure), _) => failure.to_string(),
+            (_, None, Some(progress)) => progress_text(progress),
+            (_, None, None) => String::new(),
         };
         vec![
             record.id.to_string(),
@@ -221,7 +245,6 @@ pub(crate) mod tests {
     use super::*;
     use stem_core::envelope::Payload;
     use stem_core::id::{Digest, LeaseToken};
-    use stem_core::outcome::StopHow;
 
     pub(crate) fn record(state: TaskState) -> TaskRecord {
         TaskRecord {

@@ -262,6 +262,10 @@ impl InlineInterrupt {
             Some((notice, Instant::now()));
     }
 
+    pub(crate) fn has_checkpointed(&self) -> bool {
+        self.0.checkpoint_nanos.load(Ordering::Relaxed) != 0
+    }
+
     pub(crate) fn since_checkpoint(&self) -> Duration {
         let at = Duration::from_nanos(self.0.checkpoint_nanos.load(Ordering::Relaxed));
         self.0.started_at.elapsed().saturating_sub(at)

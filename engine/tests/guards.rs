@@ -234,8 +234,8 @@ async fn many_at_once_lose_nothing_while_modules_are_recycled() {
         let record = bench.ended(task).await;
         assert_eq!((record.state, record.delivery_count), (TaskState::Succeeded, 1), "{record:?}");
     }
-    let recycled = recycled(&backends).await;
-    assert!((14..=30).contains(&recycled), "30 attempts of each, 2 on one module: {recycled}");
+    // 30 attempts of each, never more than 2 on one module, and the last of them is replaced too.
+    until(30, async || recycled(&backends).await).await;
     bench.stop(Drain::Warm).await;
 }
 
@@ -361,8 +361,7 @@ async fn a_worker_whose_revocations_grow_stale_takes_nothing_until_it_can_read_t
     let (store, backends) = fickle();
     store.set_away(false);
     let (gate, most) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
-    let config =
-        WorkerConfig { max_revocation_staleness: Duration::from_millis(1_200), ..config() };
+    let config = WorkerConfig { max_revocation_staleness: Duration::from_secs(2), ..config() };
     let bench = start(backends.clone(), config, held(&gate, &most)).await;
     let running = bench.enqueue("held", EnqueueOptions::default()).await;
     bench.until(&running, TaskState::Running).await;

@@ -114,6 +114,7 @@ fn arrows_point_down() {
     assert!(stem("stem-host-abi").is_empty(), "{:?}", stem("stem-host-abi"));
     assert_eq!(stem("stem-memory"), ["stem-core"]);
     assert_eq!(stem("stem-sql"), ["stem-core"]);
+    assert_eq!(stem("stem-file"), ["stem-core"]);
     assert_eq!(stem("stem-isolate"), ["stem-core", "stem-host-abi"]);
     assert_eq!(stem("stem-engine"), ["stem-core", "stem-isolate"]);
     assert_eq!(stem("stem-conformance"), ["stem-core"]);

@@ -49,6 +49,6 @@ async fn client(settings: &Settings) -> Result<Client, CliError> {
 fn unknown(task: &TaskId) -> CliError {
     CliError::nothing(
         format!("there is no task {task}"),
-        "`stem task list` shows the newest; records of tasks that ended are kept for 7 days",
+        "`stem task list` shows the newest; records of tasks that ended are kept for 7 days, those of purged ones not at all",
     )
 }

@@ -4,10 +4,16 @@ mod known;
 
 pub use known::Revocations;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Namespace, TaskId};
 use crate::time::Timestamp;
+
+/// How long a store keeps the trace of a revocation that was taken back, for those who follow it. Who has not looked for
+/// half of that reads everything again.
+pub const TRACE_TTL: Duration = Duration::from_hours(24);
 
 /// Assigned by the store, one sequence for a namespace. Later is larger; no two changes share one.
 #[derive(

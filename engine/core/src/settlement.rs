@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::envelope::Payload;
 use crate::id::{Incarnation, LeaseToken, QueueName, TaskId, WorkerId};
 use crate::limits::Usage;
-use crate::outcome::Failure;
+use crate::outcome::{Failure, StopHow};
 use crate::task::{ModuleRef, RevocationEnd, TaskState};
 use crate::time::Timestamp;
 
@@ -95,6 +95,19 @@ impl Settlement {
             Self::Expire => Some(TaskState::Expired),
             Self::Release => Some(TaskState::Queued),
             Self::Discard => None,
+        }
+    }
+
+    /// Whether the attempt ended before any code of the task ran, so that its record must not say that it started.
+    pub fn is_before_start(&self) -> bool {
+        match self {
+            Self::Revoke(end) => end.how == StopHow::BeforeStart,
+            Self::Expire => true,
+            Self::Succeed(_)
+            | Self::Fail { .. }
+            | Self::Retry { .. }
+            | Self::Release
+            | Self::Discard => false,
         }
     }
 }

@@ -390,6 +390,11 @@ impl InterruptHandle {
         self.shared.woken.notify_waiters();
     }
 
+    /// Whether the guest has reached a checkpoint at all.
+    pub fn has_checkpointed(&self) -> bool {
+        self.shared.checkpoint_nanos.load(Ordering::Relaxed) != 0
+    }
+
     /// The time since the guest's last checkpoint, or since its start when it has reached none.
     pub fn since_checkpoint(&self) -> Duration {
         let at = Duration::from_nanos(self.shared.checkpoint_nanos.load(Ordering::Relaxed));

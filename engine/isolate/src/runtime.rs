@@ -161,9 +161,9 @@ impl IsolateRuntime {
 
     /// The same module with nothing of what the old one has gathered: compiled code of its own, and an image that no
     /// place of the pool has mapped yet. The old one's go when its last handle does, with its last attempt. Nothing is
-    /// compiled.
-    pub async fn prepare_anew(&self, module: &Module) -> Result<Arc<Module>, LoadError> {
-        let _turn = self.compiling.lock().await;
+    /// compiled, but the code is copied: milliseconds for each few MiB, on the caller's thread, which must not be one
+    /// that others wait for.
+    pub fn prepare_anew(&self, module: &Module) -> Result<Arc<Module>, LoadError> {
         let code = module.linked.serialize().map_err(|error| refuse(&error))?;
         let code = crate::cache::Trusted::from_engine(code);
         let (kind, outline, linked, slots) = match &module.linked {

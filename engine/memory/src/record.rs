@@ -235,6 +235,10 @@ fn apply(kept: &mut Kept, settle: &Settle, target: TaskState, begun: bool) {
         }
         Settlement::Discard => return,
     }
+    if begun && settle.settlement.is_before_start() {
+        kept.record.attempt = settle.attempt.saturating_sub(1);
+        kept.record.started_at = None;
+    }
     kept.record.usage = settle.usage.or(kept.record.usage);
     kept.record.module = settle.module.clone().or(kept.record.module.take());
 }

@@ -6,14 +6,11 @@ use async_trait::async_trait;
 use stem_core::backend::revoke::RevokeStore;
 use stem_core::backend::{BackendError, Health, ServiceId};
 use stem_core::id::{Namespace, TaskId};
-use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
+use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, TRACE_TTL, Version};
 use stem_core::time::Timestamp;
 
 use crate::Memory;
 use crate::state::{RevocationRow, State};
-
-/// How long the trace of a revocation that was taken back is kept for those who follow the store.
-const TRACE_TTL: Duration = Duration::from_hours(24);
 
 #[async_trait]
 impl RevokeStore for Memory {

@@ -79,6 +79,8 @@ pub(crate) struct Change<'a> {
     attempt: Option<u32>,
     /// 1 takes the delivery back as if it had not happened.
     given_back: u8,
+    /// 1 takes the start back: nothing of the task ran.
+    not_started: u8,
     not_before: Option<i64>,
     finished_at: Option<i64>,
     failure: Option<String>,
@@ -105,6 +107,7 @@ impl<'a> Change<'a> {
             owner: receipt.owner.to_string(),
             attempt: None,
             given_back: 0,
+            not_started: 0,
             not_before: None,
             finished_at: target.is_final().then(|| settle.at.unix_millis()),
             failure: None,
@@ -134,8 +137,13 @@ impl<'a> Change<'a> {
                 if begun {
                     change.attempt = Some(settle.attempt.saturating_sub(1));
                     change.given_back = 1;
+                    change.not_started = 1;
                 }
             }
+        }
+        if begun && settle.settlement.is_before_start() {
+            change.attempt = Some(settle.attempt.saturating_sub(1));
+            change.not_started = 1;
         }
         change
     }

@@ -81,8 +81,8 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     grip.over = true;
     drop(grip);
     if let Some(handler) = driver.handler.take() {
-        let peak = driver.usage.as_ref().map(|usage| usage.peak_memory_bytes);
-        recycle::after(&shared, &handler, peak).await;
+        let peak = driver.usage.map_or(0, |usage| usage.peak_memory_bytes);
+        recycle::after(&shared, &handler, hand.running.get().is_some(), peak).await;
     }
     drop(place);
 }
@@ -225,12 +225,16 @@ impl Driver<'_> {
         match effect {
             Effect::Start => return self.start(machine),
             Effect::Notify(notice) => {
+                // A soft time limit is advice; the others end the attempt, by whoever is first.
+                if matches!(notice.code, "revoked" | "worker-drain") {
+                    self.hand.set_stopping();
+                }
                 if let Some(running) = self.hand.running.get() {
                     running.interrupt.notify(notice);
                 }
             }
             Effect::Stop { reason, force } => {
-                self.hand.set_stopping(reason);
+                self.hand.set_stopping();
                 if let Some(running) = self.hand.running.get() {
                     running.interrupt.stop(reason, force);
                 }
@@ -350,6 +354,10 @@ impl Driver<'_> {
                         }
                         shared.remember_revoked(RevokedEnd {
                             task: task.clone(),
+                            version: shared
+                                .revocations()
+                                .get(task, shared.wall())
+                                .map(|revocation| revocation.version),
                             how: end.how,
                             elapsed_ms: end.elapsed_ms,
                         });

@@ -48,11 +48,14 @@ pub(super) async fn run(shared: Arc<Shared>, rules: Rules) {
     }
 }
 
-/// Deliveries that this worker could take if it had a place: what waits in a paused queue is not among them.
+/// Deliveries that this worker could take if it had a place: what waits in a paused queue, or for a name that it does
+/// not know, is not among them.
 async fn depth(shared: &Shared) -> Result<u64, BackendError> {
     let queues = shared.backends.broker.queues().await?;
+    let known = shared.handlers();
     let ours = queues
         .iter()
         .filter(|queue| shared.config.queues.contains(&queue.name) && queue.paused.is_none());
-    Ok(ours.map(|queue| queue.ready).sum())
+    let names = ours.flat_map(|queue| &queue.names);
+    Ok(names.filter(|(name, _)| known.contains_key(name)).map(|(_, count)| count).sum())
 }

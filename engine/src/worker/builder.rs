@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,10 +13,13 @@ use stem_isolate::IsolateRuntime;
 
 use super::config::WorkerConfig;
 use super::driver::{Worker, WorkerError};
-use super::handler::Handler;
+use super::handler::{Handler, Serving};
 use crate::inline::{self, TaskContext, TaskError};
 use crate::modules::ModuleHandler;
 use crate::{Backends, modules};
+
+/// A shorter staleness would pass between two looks of a healthy store.
+const STALENESS_LEAST: Duration = Duration::from_secs(2);
 
 /// Puts a [`Worker`] together.
 #[derive(Debug)]
@@ -60,7 +64,7 @@ impl WorkerBuilder {
     /// Serves a module's name.
     #[must_use]
     pub fn module(mut self, handler: ModuleHandler) -> Self {
-        self.handlers.insert(handler.name.clone(), Handler::Isolate(Arc::new(handler)));
+        self.handlers.insert(handler.name.clone(), Handler::Isolate(Serving::new(handler)));
         self
     }
 
@@ -70,7 +74,7 @@ impl WorkerBuilder {
     pub async fn modules_dir(mut self, dir: PathBuf) -> Result<Self, modules::ModulesError> {
         if let Some(runtime) = &self.isolates {
             for handler in modules::load_dir(runtime, &dir, &self.config.limits_cap).await? {
-                self.handlers.insert(handler.name.clone(), Handler::Isolate(Arc::new(handler)));
+                self.handlers.insert(handler.name.clone(), Handler::Isolate(Serving::new(handler)));
             }
         }
         self.modules_dir = Some(dir);
@@ -109,6 +113,11 @@ impl WorkerBuilder {
             return Err(WorkerError::Config(
                 "the guards that prepare a module anew must be above 0, or absent".to_owned(),
             ));
+        }
+        if self.config.max_revocation_staleness < STALENESS_LEAST {
+            return Err(WorkerError::Config(format!(
+                "max_revocation_staleness must be at least {STALENESS_LEAST:?}: the revoke store is looked at twice a second"
+            )));
         }
         if self.config.lease.as_millis() < 100 {
             return Err(WorkerError::Config("a lease must be at least 100ms".to_owned()));

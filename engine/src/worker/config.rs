@@ -55,9 +55,10 @@ pub struct WorkerConfig {
     /// What to do while the revocations cannot be read.
     pub revoke_policy: RevokePolicy,
     /// With [`RevokePolicy::FailClosed`]: a running worker whose last look at the revoke store is longer ago takes
-    /// nothing until it can look again.
+    /// nothing until it can look again. At least 2 s.
     pub max_revocation_staleness: Duration,
-    /// A module that has begun so many attempts is prepared anew before the next; native handlers get new threads.
+    /// A module that has begun so many attempts is prepared anew before the next. Native handlers get new threads, so
+    /// one that keeps a connection or a pool between attempts must not count on the runtime of its first use.
     pub max_tasks_per_isolate: Option<u64>,
     /// A module of which an attempt had so much memory is prepared anew after it. By instance and exact, not the
     /// process's.

@@ -13,6 +13,7 @@ use stem_core::backend::{BackendError, ErrorClass};
 use stem_core::control::{Answer, Command, ControlError, Drain, Order, Reply, WorkerState};
 use stem_core::id::{QueueName, RequestId, TaskId};
 use stem_core::machine::lifecycle;
+use stem_core::outcome::StopHow;
 use stem_core::revoke::{Revocation, RevocationChange};
 use stem_core::time::Timestamp;
 use tokio::task::JoinSet;
@@ -159,6 +160,9 @@ fn active(shared: &Shared, hand: &InHand) -> Value {
             "lastCheckpointMsAgo".to_owned(),
             json!(millis(running.interrupt.since_checkpoint())),
         );
+        if !running.interrupt.has_checkpointed() {
+            row.insert("neverCheckpointed".to_owned(), json!(true));
+        }
         if let Some(usage) = running.interrupt.usage() {
             row.insert("memoryBytes".to_owned(), json!(usage.peak_memory_bytes));
             row.insert("cpuMs".to_owned(), json!(usage.cpu_ms));
@@ -186,7 +190,7 @@ async fn inspect(shared: &Shared, include_revoked: bool) -> Result<Value, Backen
         let now = shared.wall();
         let revocations = shared.revocations();
         payload["revoked"] = json!(revocations.newest(now, REVOKED_SHOWN));
-        payload["revokedCount"] = json!(revocations.count(now));
+        payload["revokedCount"] = json!(revocations.count());
     }
     Ok(payload)
 }
@@ -266,7 +270,7 @@ async fn stats(shared: &Shared) -> Result<Value, BackendError> {
         },
         "modules": modules,
         "revocations": {
-            "count": shared.revocations().count(now),
+            "count": shared.revocations().count(),
             "policy": shared.config.revoke_policy.as_str(),
             "lastReadMsAgo": shared.revocations_age().map(millis),
             "stale": shared.is_blind(),
@@ -302,9 +306,14 @@ async fn revoke(shared: &Arc<Shared>, revocations: Vec<Revocation>) -> Value {
         }
         // What follows the store may have been faster than the command; that is not a reason to ignore it.
         let version = revocation.version;
-        let in_hand = !shared.in_hand_of(&task).is_empty();
+        // Then it may have ended the attempt, too.
+        let ended_by_it = shared
+            .revoked_end(&task)
+            .is_some_and(|end| end.version == Some(version) && end.how != StopHow::BeforeStart);
+        let in_hand = ended_by_it || !shared.in_hand_of(&task).is_empty();
         let terminate = revocation.request.terminate;
-        let grace = Duration::from_millis(revocation.request.grace_ms.unwrap_or(0));
+        let grace = revocation.request.grace_ms.map(Duration::from_millis);
+        let grace = grace.unwrap_or(shared.config.terminate_grace);
         revocations::apply(shared, RevocationChange::Revoked(revocation));
         let in_force = shared.revocations().get(&task, now).map(|revocation| revocation.version);
         if in_force == Some(version) {
@@ -357,11 +366,10 @@ async fn set_paused(
     queues: &[QueueName],
     pause: Option<&Pause>,
 ) -> Result<Value, BackendError> {
-    let mut updated = Vec::new();
+    // Every worker is asked, and the first has done it for all; so each answers with what holds now, and not with what it
+    // changed.
     for queue in queues {
-        if shared.backends.broker.set_paused(queue, pause.cloned()).await? {
-            updated.push(queue.clone());
-        }
+        shared.backends.broker.set_paused(queue, pause.cloned()).await?;
     }
-    Ok(json!({ "updated": updated, "paused": paused_queues(shared).await? }))
+    Ok(json!({ "updated": queues, "paused": paused_queues(shared).await? }))
 }

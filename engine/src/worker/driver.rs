@@ -66,8 +66,10 @@ pub struct Ready {
     pub queues: Vec<QueueName>,
     /// The task names it knows.
     pub tasks: Vec<TaskName>,
-    /// Attempts that may run at once.
+    /// Attempts that may run at once; with autoscaling the most.
     pub concurrency: usize,
+    /// With autoscaling the least.
+    pub min_concurrency: Option<usize>,
 }
 
 type OnReady = Box<dyn FnOnce(&Ready) + Send>;
@@ -300,6 +302,7 @@ fn ready(shared: &Shared) -> Ready {
         queues: shared.config.queues.clone(),
         tasks: shared.names().to_vec(),
         concurrency: shared.config.concurrency,
+        min_concurrency: shared.config.autoscale.as_ref().map(|rules| rules.min),
     }
 }
 
@@ -323,7 +326,7 @@ pub(super) async fn learn(shared: &Shared) -> Result<Position, WorkerError> {
         RevokePolicy::FailOpen => {
             let read = tokio::time::timeout(OPEN_PATIENCE, revocations::catch_up(shared)).await;
             let problem = match read {
-                Ok(Ok(_)) => return Ok(position),
+                Ok(Ok(())) => return Ok(position),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("no end within {} ms", OPEN_PATIENCE.as_millis()),
             };

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +23,35 @@ pub(super) enum Handler {
     /// Native.
     Inline(Arc<dyn InlineHandler>),
     /// WebAssembly.
-    Isolate(Arc<ModuleHandler>),
+    Isolate(Arc<Serving>),
+}
+
+/// A prepared module in service.
+#[derive(Debug)]
+pub(super) struct Serving {
+    handler: ModuleHandler,
+    /// Attempts that began on it.
+    pub(super) begun: AtomicU64,
+}
+
+impl Serving {
+    pub(super) fn new(handler: ModuleHandler) -> Arc<Self> {
+        Arc::new(Self { handler, begun: AtomicU64::new(0) })
+    }
+
+    /// The same, as if no attempt had begun on it.
+    pub(super) fn as_new(self: &Arc<Self>) -> Arc<Self> {
+        self.begun.store(0, Ordering::Relaxed);
+        Arc::clone(self)
+    }
+}
+
+impl Deref for Serving {
+    type Target = ModuleHandler;
+
+    fn deref(&self) -> &ModuleHandler {
+        &self.handler
+    }
 }
 
 impl fmt::Debug for Handler {
@@ -112,6 +142,13 @@ impl Interrupt {
         match self {
             Self::Inline(interrupt) => interrupt.since_checkpoint(),
             Self::Isolate(interrupt) => interrupt.since_checkpoint(),
+        }
+    }
+
+    pub(super) fn has_checkpointed(&self) -> bool {
+        match self {
+            Self::Inline(interrupt) => interrupt.has_checkpointed(),
+            Self::Isolate(interrupt) => interrupt.has_checkpointed(),
         }
     }
 

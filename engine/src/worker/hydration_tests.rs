@@ -217,3 +217,38 @@ async fn the_wrong_order_of_the_two_is_noticed() {
     };
     assert!(missed(WRONG_STARTS, swapped).await > 0);
 }
+
+/// Runs ahead of the system's clock.
+#[derive(Debug)]
+struct Ahead(std::sync::atomic::AtomicI64);
+
+impl Clock for Ahead {
+    fn now(&self) -> stem_core::time::Timestamp {
+        let ahead = u64::try_from(self.0.load(Ordering::SeqCst)).unwrap();
+        SystemClock.now().after(Duration::from_millis(ahead))
+    }
+}
+
+#[tokio::test]
+async fn whoever_has_not_looked_for_long_reads_everything_again() {
+    let clock = Arc::new(Ahead(std::sync::atomic::AtomicI64::new(0)));
+    let memory = Memory::new(clock.clone());
+    let shared = shared(&memory, 0);
+    let namespace = &shared.config.namespace;
+    let [gone, kept] = ["gone", "kept"].map(|task| TaskId::new(task).unwrap());
+    let order = |task: &TaskId| [(task.clone(), RevokeRequest::default())];
+    memory.revoke(namespace, &order(&gone)).await.unwrap();
+    memory.revoke(namespace, &order(&kept)).await.unwrap();
+    revocations::catch_up(&shared).await.unwrap();
+    let knows = |task: &TaskId| shared.revocations().get(task, shared.wall()).is_some();
+    assert!(knows(&gone) && knows(&kept));
+
+    // Taken back while the worker does not look, and so long ago that the store has forgotten it.
+    memory.undo(namespace, &gone).await.unwrap();
+    clock.0.fetch_add(25 * 3_600_000, Ordering::SeqCst);
+    assert_eq!(RevokeStore::prune(&*memory, namespace).await.unwrap(), 1);
+    shared.pretend_last_read(Duration::from_hours(13));
+    revocations::catch_up(&shared).await.unwrap();
+    assert!(!knows(&gone), "taken back, and still in force here");
+    assert!(knows(&kept));
+}

@@ -22,6 +22,7 @@ const PAUSE_CAP: Duration = Duration::from_secs(2);
 pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
     let mut state = shared.state.subscribe();
     let mut pause = PAUSE;
+    let mut was_blind = false;
     while running(&mut state).await {
         let intake = Intake {
             state: *state.borrow(),
@@ -30,6 +31,9 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
             prefetch: shared.config.prefetch,
             blind: shared.is_blind(),
         };
+        if intake.blind != std::mem::replace(&mut was_blind, intake.blind) {
+            say_blind(&shared, intake.blind);
+        }
         let ask = intake.ask();
         if ask == 0 {
             tokio::select! {
@@ -81,6 +85,18 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                 pause = (pause * 2).min(PAUSE_CAP);
             }
         }
+    }
+}
+
+fn say_blind(shared: &Shared, blind: bool) {
+    let age_ms = shared.revocations_age().map(|age| age.as_millis());
+    if blind {
+        tracing::error!(
+            age_ms,
+            "what is known of the revocations is too old to take tasks by; none is taken until the revoke store can be read"
+        );
+    } else {
+        tracing::info!(age_ms, "the revocations are known again; tasks are taken");
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use stem_core::backend::broker::{Renewal, Renewed, Settled};
-use stem_core::backend::{BackendError, Records};
+use stem_core::backend::{BackendError, ErrorClass, Records};
 use stem_core::machine::attempt::Event;
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::Progress;
@@ -49,13 +49,15 @@ pub(super) struct SettleOrder {
 struct Outage(AtomicBool);
 
 impl Outage {
-    fn note<T>(&self, what: &'static str, result: &Result<T, BackendError>) {
-        match result {
-            Ok(_) if self.0.swap(false, Ordering::Relaxed) => tracing::info!("{what} works again"),
-            Err(error) if !self.0.swap(true, Ordering::Relaxed) => {
-                tracing::warn!(%error, "{what} fails; it is tried until it works");
-            }
-            _ => {}
+    fn over(&self, what: &'static str) {
+        if self.0.swap(false, Ordering::Relaxed) {
+            tracing::info!("{what} works again");
+        }
+    }
+
+    fn note(&self, what: &'static str, error: &BackendError) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "{what} fails; it is tried until it works");
         }
     }
 }
@@ -67,7 +69,7 @@ async fn within<T>(
     call: impl Future<Output = Result<T, BackendError>>,
 ) -> Result<T, BackendError> {
     tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        let class = stem_core::backend::ErrorClass::Transient;
+        let class = ErrorClass::Transient;
         Err(BackendError::new(
             class,
             &service.0,
@@ -90,24 +92,32 @@ pub(super) async fn renew(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiv
         let broker = &shared.backends.broker;
         let answers =
             within(shared.config.lease / 3, broker.service(), broker.renew(&renewals)).await;
-        outage.note("renewing leases", &answers);
         match answers {
             Ok(answers) => {
+                outage.over("renewing leases");
                 shared.last_renewal.store(asked_at.unix_millis(), Ordering::Relaxed);
-                for (order, answer) in batch.drain(..).zip(answers) {
-                    renewed(&shared, order, answer, asked_at);
-                }
-            }
-            Err(error) => {
+                let mut answers = answers.into_iter();
                 for order in batch.drain(..) {
-                    match order.whom {
-                        RenewFor::Attempt(hand) => hand.tell(Event::RenewalFailed),
-                        RenewFor::Handler(answer) => {
-                            let _ = answer.send(Err(Refusal::Unavailable(error.problem.clone())));
-                        }
+                    match answers.next() {
+                        Some(answer) => renewed(&shared, order, answer, asked_at),
+                        None => not_renewed(order, "the broker gave too few answers"),
                     }
                 }
             }
+            Err(error) => {
+                outage.note("renewing leases", &error);
+                batch.drain(..).for_each(|order| not_renewed(order, &error.problem));
+            }
+        }
+    }
+}
+
+fn not_renewed(order: RenewOrder, problem: &str) {
+    match order.whom {
+        RenewFor::Attempt(hand) => hand.tell(Event::RenewalFailed),
+        RenewFor::Handler(answer) => {
+            // The handler may be gone by now.
+            let _ = answer.send(Err(Refusal::Unavailable(problem.to_owned())));
         }
     }
 }
@@ -146,18 +156,39 @@ pub(super) async fn settle(shared: Arc<Shared>, mut orders: mpsc::UnboundedRecei
     let mut batch = Vec::new();
     while orders.recv_many(&mut batch, BATCH).await > 0 {
         let answers = settle_batch(&shared, &mut batch).await;
-        outage.note("settling deliveries", &answers);
         match answers {
             Ok(answers) => {
-                for (order, answer) in batch.drain(..).zip(answers) {
-                    order.hand.tell(match answer {
-                        Settled::Done => Event::Settled,
-                        Settled::Stale => Event::SettleStale,
-                    });
+                outage.over("settling deliveries");
+                tell(batch.drain(..), answers);
+            }
+            Err(error) if error.class() == ErrorClass::Transient => {
+                outage.note("settling deliveries", &error);
+                tell(batch.drain(..), Vec::new());
+            }
+            // One that the store will never take must not keep the others from being settled.
+            Err(_) => {
+                for order in batch.drain(..) {
+                    let mut alone = [order];
+                    let answers = settle_batch(&shared, &mut alone).await;
+                    if let Err(error) = &answers {
+                        alone[0].hand.say_refused(error);
+                    }
+                    tell(alone, answers.unwrap_or_default());
                 }
             }
-            Err(_) => batch.drain(..).for_each(|order| order.hand.tell(Event::SettleFailed)),
         }
+    }
+}
+
+/// Hands out answers; what got none has failed, and is tried again.
+fn tell(orders: impl IntoIterator<Item = SettleOrder>, answers: Vec<Settled>) {
+    let mut answers = answers.into_iter();
+    for order in orders {
+        order.hand.tell(match answers.next() {
+            Some(Settled::Done) => Event::Settled,
+            Some(Settled::Stale) => Event::SettleStale,
+            None => Event::SettleFailed,
+        });
     }
 }
 

@@ -5,15 +5,16 @@
 //! mapped. All of that goes when the last attempt on the old one ends; new attempts begin on the new one. Native
 //! handlers keep threads instead, and get new ones.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use stem_core::id::TaskName;
-use stem_isolate::Module;
-
-use super::handler::Handler;
+use super::handler::{Handler, Serving};
 use super::shared::{Counters, Shared};
 use crate::modules::ModuleHandler;
+
+/// An attempt waits no longer for a module that is prepared anew, and begins on the worn one: its lease runs meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// When to recycle; absent means never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,18 +39,11 @@ impl Reason {
     }
 }
 
-/// Attempts that one prepared module, or one set of threads, has begun.
-#[derive(Debug)]
-struct Served {
-    module: Arc<Module>,
-    begun: u64,
-}
-
-/// Counts attempts for the guards.
+/// What the guards need beside the modules, which count for themselves.
 #[derive(Debug, Default)]
 pub(super) struct Recycling {
     guards: Guards,
-    modules: Mutex<HashMap<TaskName, Served>>,
+    /// Attempts begun on the threads that native handlers have now.
     inline: Mutex<u64>,
     /// One at a time: whoever comes second finds the work done.
     turn: tokio::sync::Mutex<()>,
@@ -60,114 +54,125 @@ impl Recycling {
         Self { guards, ..Self::default() }
     }
 
-    fn modules(&self) -> MutexGuard<'_, HashMap<TaskName, Served>> {
-        self.modules.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Counts an attempt, unless this module has begun all it may.
+    fn count(&self, module: &Serving) -> bool {
+        let most = self.guards.max_tasks.unwrap_or(u64::MAX);
+        let more = |begun: u64| (begun < most).then(|| begun + 1);
+        module.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    /// Whether this prepared module has begun all the attempts it may.
-    fn is_worn(&self, handler: &ModuleHandler) -> bool {
-        let Some(most) = self.guards.max_tasks else { return false };
-        self.modules().get(&handler.name).is_some_and(|served| {
-            Arc::ptr_eq(&served.module, &handler.module) && served.begun >= most
-        })
-    }
-
-    fn count(&self, handler: &ModuleHandler) {
-        let mut modules = self.modules();
-        let served = modules
-            .entry(handler.name.clone())
-            .or_insert_with(|| Served { module: Arc::clone(&handler.module), begun: 0 });
-        if !Arc::ptr_eq(&served.module, &handler.module) {
-            *served = Served { module: Arc::clone(&handler.module), begun: 0 };
+    /// An attempt that was counted did not begin after all.
+    fn take_back(&self, module: &Serving) {
+        if self.guards.max_tasks.is_some() {
+            let fewer = |begun: u64| Some(begun.saturating_sub(1));
+            let _ = module.begun.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
         }
-        served.begun += 1;
+    }
+
+    fn is_worn(&self, module: &Serving) -> bool {
+        self.guards.max_tasks.is_some_and(|most| module.begun.load(Ordering::Relaxed) >= most)
     }
 }
 
 /// Before an attempt: the handler to begin it on, which has not begun more attempts than it may.
 pub(super) async fn before(shared: &Shared, handler: Handler) -> Handler {
-    let recycling = &shared.recycling;
-    if recycling.guards == Guards::default() {
+    if shared.recycling.guards.max_tasks.is_none() || shared.draining().is_some() {
         return handler;
     }
-    match handler {
-        Handler::Inline(inline) => {
-            if let Some(most) = recycling.guards.max_tasks {
-                let mut begun = recycling.inline.lock().unwrap_or_else(PoisonError::into_inner);
-                if *begun >= most {
-                    renew_threads(shared, most);
-                    *begun = 0;
-                }
-                *begun += 1;
-            }
-            Handler::Inline(inline)
+    match &handler {
+        Handler::Inline(_) => {
+            renew_threads_if_worn(shared);
+            handler
         }
-        Handler::Isolate(mut handler) => {
-            if recycling.is_worn(&handler) {
-                handler = renew(shared, &handler, Reason::MaxTasks).await;
+        Handler::Isolate(worn) => {
+            let counted = async {
+                let mut module = Arc::clone(worn);
+                while !shared.recycling.count(&module) {
+                    module = renew(shared, &module, Reason::MaxTasks).await;
+                }
+                module
+            };
+            if let Ok(module) = tokio::time::timeout(PATIENCE, counted).await {
+                return Handler::Isolate(module);
             }
-            recycling.count(&handler);
-            Handler::Isolate(handler)
+            tracing::warn!(task = %worn.name, "the module takes long to be prepared anew; an attempt begins on the worn one");
+            handler
         }
     }
 }
 
-/// After an attempt, before its place is free: what it began on is replaced if it is worn by now.
-pub(super) async fn after(shared: &Shared, handler: &Handler, peak_memory_bytes: Option<u64>) {
-    let Handler::Isolate(handler) = handler else { return };
+/// After an attempt, before its place is free: what it began on is replaced if it is worn by now. One that never ran
+/// does not count.
+pub(super) async fn after(shared: &Shared, handler: &Handler, ran: bool, peak_memory_bytes: u64) {
+    let Handler::Isolate(module) = handler else { return };
     let recycling = &shared.recycling;
-    let too_large = recycling
-        .guards
-        .max_memory_bytes
-        .zip(peak_memory_bytes)
-        .is_some_and(|(most, peak)| peak >= most);
-    if too_large {
-        renew(shared, handler, Reason::MaxMemory).await;
-    } else if recycling.is_worn(handler) {
-        renew(shared, handler, Reason::MaxTasks).await;
+    if !ran {
+        recycling.take_back(module);
+        return;
+    }
+    if shared.draining().is_some() {
+        return;
+    }
+    let too_large = recycling.guards.max_memory_bytes.is_some_and(|most| peak_memory_bytes >= most);
+    let reason = match (too_large, recycling.is_worn(module)) {
+        (true, _) => Reason::MaxMemory,
+        (false, true) => Reason::MaxTasks,
+        (false, false) => return,
+    };
+    if tokio::time::timeout(PATIENCE, renew(shared, module, reason)).await.is_err() {
+        tracing::warn!(task = %module.name, "the module takes long to be prepared anew; the next attempt tries again");
     }
 }
 
 /// Puts a module prepared anew in the place of this one, unless another is there by now; answers what is there. One that
-/// cannot be prepared anew goes on: a worker that serves from a worn module is better than one that does not serve.
-async fn renew(shared: &Shared, worn: &Arc<ModuleHandler>, reason: Reason) -> Arc<ModuleHandler> {
+/// cannot be prepared anew goes on as if it were new: a worker that serves from a worn module is better than one that
+/// does not serve. Dropped in the middle it has changed nothing.
+async fn renew(shared: &Shared, worn: &Arc<Serving>, reason: Reason) -> Arc<Serving> {
     let _turn = shared.recycling.turn.lock().await;
-    match shared.handler(&worn.name) {
-        Some(Handler::Isolate(now)) if Arc::ptr_eq(&now.module, &worn.module) => {}
-        Some(Handler::Isolate(now)) => return now,
-        // Out of service by now.
-        Some(Handler::Inline(_)) | None => return Arc::clone(worn),
-    }
-    let Some(runtime) = &shared.threads.isolates else { return Arc::clone(worn) };
-    let begun = shared.recycling.modules().remove(&worn.name).map_or(0, |served| served.begun);
-    match runtime.prepare_anew(&worn.module).await {
-        Ok(module) => {
-            let fresh = Arc::new(ModuleHandler { module, ..(**worn).clone() });
+    let runtime = match (shared.handler(&worn.name), &shared.threads.isolates) {
+        (Some(Handler::Isolate(now)), _) if !Arc::ptr_eq(&now, worn) => return now,
+        (Some(Handler::Isolate(_)), Some(runtime)) => Arc::clone(runtime),
+        // Out of service by now: what was taken is still served.
+        _ => return worn.as_new(),
+    };
+    let module = Arc::clone(&worn.module);
+    // Copying code and linking it is work, and this runtime renews leases.
+    let prepared = tokio::task::spawn_blocking(move || runtime.prepare_anew(&module)).await;
+    let problem = match prepared {
+        Ok(Ok(module)) => {
+            let fresh = Serving::new(ModuleHandler { module, ..(**worn).clone() });
             if shared.replace_module(worn, &fresh) {
+                let attempts = worn.begun.load(Ordering::Relaxed);
                 Counters::count(&shared.counters.recycled);
-                tracing::info!(task = %worn.name, reason = reason.as_str(), attempts = begun, "isolate recycled");
+                tracing::info!(task = %worn.name, reason = reason.as_str(), attempts, "isolate recycled");
             }
-            fresh
+            return fresh;
         }
-        Err(error) => {
-            tracing::warn!(task = %worn.name, %error, reason = reason.as_str(), "the module could not be prepared anew; the old one goes on");
-            Arc::clone(worn)
-        }
-    }
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(task = %worn.name, problem, reason = reason.as_str(), "the module could not be prepared anew; the old one goes on");
+    worn.as_new()
 }
 
-fn renew_threads(shared: &Shared, attempts: u64) {
-    match shared.threads.renew_inline() {
-        Ok(()) => {
-            Counters::count(&shared.counters.recycled);
-            tracing::info!(
-                reason = Reason::MaxTasks.as_str(),
-                attempts,
-                "threads of native handlers recycled"
-            );
+fn renew_threads_if_worn(shared: &Shared) {
+    let Some(most) = shared.recycling.guards.max_tasks else { return };
+    let mut begun = shared.recycling.inline.lock().unwrap_or_else(PoisonError::into_inner);
+    if *begun >= most {
+        match shared.threads.renew_inline() {
+            Ok(()) => {
+                Counters::count(&shared.counters.recycled);
+                tracing::info!(
+                    reason = Reason::MaxTasks.as_str(),
+                    attempts = *begun,
+                    "threads of native handlers recycled"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(%error, "native handlers got no new threads; the old ones go on");
+            }
         }
-        Err(error) => {
-            tracing::warn!(%error, "native handlers got no new threads; the old ones go on");
-        }
+        *begun = 0;
     }
+    *begun += 1;
 }

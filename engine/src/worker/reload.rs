@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stem_isolate::IsolateRuntime;
 
-use super::handler::Handler;
+use super::handler::{Handler, Serving};
 use super::shared::Shared;
 use crate::modules;
 
@@ -56,7 +56,7 @@ async fn reload(shared: &Shared, runtime: &IsolateRuntime, dir: &std::path::Path
                 if before.is_none_or(|before| before.module.digest() != handler.module.digest()) {
                     tracing::info!(task = %name, digest = %handler.module.digest(), "module loaded");
                 }
-                new.insert(name.clone(), Handler::Isolate(Arc::new(handler)));
+                new.insert(name.clone(), Handler::Isolate(Serving::new(handler)));
             }
             Err(error) => {
                 tracing::warn!(task = %name, %error, "a changed module is refused; the old one stays, if there was one");

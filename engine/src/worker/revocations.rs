@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stem_core::backend::BackendError;
+use stem_core::backend::{BackendError, ErrorClass};
+use stem_core::id::TaskId;
 use stem_core::machine::attempt::Event;
-use stem_core::revoke::{Revocation, RevocationChange, Revocations};
+use stem_core::revoke::{RevocationChange, Revocations, Version};
+use tokio::task::JoinHandle;
 
 use super::shared::Shared;
 
@@ -16,23 +18,59 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The pause after a look that failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Reads everything that was stored before the call and is newer than what is known; says how many changes were new.
-pub(super) async fn catch_up(shared: &Shared) -> Result<usize, BackendError> {
-    let mut news = 0;
+/// Reads everything that was stored before the call and is newer than what is known. After a long time without a look
+/// that is everything from the beginning.
+pub(super) async fn catch_up(shared: &Shared) -> Result<(), BackendError> {
     let looked_at = shared.now();
-    loop {
-        let seen = shared.revocations().seen();
-        let changes = shared.backends.revokes.since(&shared.config.namespace, seen, CHUNK).await?;
-        // Not until there is nothing new: where revocations come faster than one read takes, that would be never.
-        let last = changes.len() < CHUNK;
-        for change in changes {
-            news += usize::from(take_in(shared, change, Revocations::follow));
+    let mut anew =
+        shared.must_read_all().then(|| Revocations::new(shared.config.namespace.clone()));
+    if anew.is_some() {
+        tracing::info!("the revoke store was not read for long; all of it is read again");
+    }
+    let seen = if anew.is_some() { Version::default() } else { shared.revocations().seen() };
+    let mut next = Some(chunk(shared, seen));
+    while let Some(reading) = next.take() {
+        let changes = match reading.await {
+            Ok(read) => read?,
+            Err(broken) => {
+                let (class, service) = (ErrorClass::Transient, shared.backends.revokes.service());
+                return Err(BackendError::new(class, &service.0, "list revocations", broken));
+            }
+        };
+        // A page that is not full is the last. Not until nothing is new: where revocations come faster than one read
+        // takes, that would be never. The next is read while this one is taken in.
+        if let Some(last) = changes.last().filter(|_| changes.len() == CHUNK) {
+            next = Some(chunk(shared, last.version()));
         }
-        if last {
-            shared.revocations_were_read(looked_at);
-            return Ok(news);
+        for change in changes {
+            match &mut anew {
+                Some(anew) => {
+                    anew.follow(with_default_grace(shared, change));
+                }
+                None => {
+                    take_in(shared, change, Revocations::follow);
+                }
+            }
         }
     }
+    if let Some(anew) = anew {
+        shared.replace_revocations(anew);
+        for hand in shared.in_hand() {
+            tell(shared, &hand.receipt.task);
+        }
+    }
+    shared.revocations_were_read(looked_at);
+    Ok(())
+}
+
+/// Reads the next page, beside whatever the caller does.
+fn chunk(
+    shared: &Shared,
+    after: Version,
+) -> JoinHandle<Result<Vec<RevocationChange>, BackendError>> {
+    let store = Arc::clone(&shared.backends.revokes);
+    let namespace = shared.config.namespace.clone();
+    tokio::spawn(async move { store.since(&namespace, after, CHUNK).await })
 }
 
 /// Takes in a change that came by command, and tells the attempts in hand; says whether it was new. The store is still
@@ -41,53 +79,54 @@ pub(super) fn apply(shared: &Shared, change: RevocationChange) -> bool {
     take_in(shared, change, Revocations::apply)
 }
 
-fn take_in(
-    shared: &Shared,
-    mut change: RevocationChange,
-    into: fn(&mut Revocations, RevocationChange) -> bool,
-) -> bool {
+fn with_default_grace(shared: &Shared, mut change: RevocationChange) -> RevocationChange {
     if let RevocationChange::Revoked(revocation) = &mut change
         && revocation.request.grace_ms.is_none()
         && !shared.config.terminate_grace.is_zero()
     {
         revocation.request.grace_ms = u64::try_from(shared.config.terminate_grace.as_millis()).ok();
     }
-    let told = match &change {
-        RevocationChange::Revoked(revocation) => Some(revocation.clone()),
-        RevocationChange::Undone { .. } => None,
-    };
-    let new = into(&mut shared.revocations(), change);
-    if let Some(revocation) = told.filter(|_| new) {
-        tell(shared, &revocation);
+    change
+}
+
+fn take_in(
+    shared: &Shared,
+    change: RevocationChange,
+    into: fn(&mut Revocations, RevocationChange) -> bool,
+) -> bool {
+    let task = change.task().clone();
+    let new = into(&mut shared.revocations(), with_default_grace(shared, change));
+    if new {
+        tell(shared, &task);
     }
     new
 }
 
-fn tell(shared: &Shared, revocation: &Revocation) {
-    if revocation.expired(shared.wall()) {
+/// Tells the attempts in hand what is known of their task. An attempt that is taken in hand after this looks itself.
+fn tell(shared: &Shared, task: &TaskId) {
+    let hands = shared.in_hand_of(task);
+    if hands.is_empty() {
         return;
     }
-    for hand in shared.in_hand_of(&revocation.task_id) {
-        hand.tell(Event::Revoked(revocation.clone()));
+    if let Some(revocation) = shared.revocations().get(task, shared.wall()) {
+        for hand in hands {
+            hand.tell(Event::Revoked(revocation.clone()));
+        }
     }
 }
 
 /// Follows the store until dropped. Between two reads nothing is held, so dropping it loses nothing.
 pub(super) async fn follow(shared: Arc<Shared>) {
     let mut failing = false;
-    let mut blind = false;
     loop {
         let looked = match shared.backends.revokes.changed(LOOK).await {
             Ok(()) => catch_up(&shared).await,
             Err(error) => Err(error),
         };
         match looked {
-            Ok(_) => {
+            Ok(()) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!("the revoke store can be read again");
-                }
-                if std::mem::take(&mut blind) {
-                    tracing::info!("tasks are taken again");
                 }
             }
             Err(error) => {
@@ -95,12 +134,6 @@ pub(super) async fn follow(shared: Arc<Shared>) {
                     tracing::warn!(%error, "the revoke store cannot be read; revocations of this moment are seen when it can");
                 }
                 failing = true;
-                if shared.is_blind() && !std::mem::replace(&mut blind, true) {
-                    tracing::error!(
-                        staleness_ms = shared.config.max_revocation_staleness.as_millis(),
-                        "the revocations are too old to take tasks by; none is taken until the revoke store can be read"
-                    );
-                }
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -1,29 +1,28 @@
 //! What the parts of one worker share.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use stem_core::backend::Records;
+use stem_core::backend::{BackendError, Records};
 use stem_core::control::{Drain, WorkerState};
 use stem_core::id::{Incarnation, LeaseToken, TaskId, TaskName};
 use stem_core::machine::{attempt, lifecycle};
-use stem_core::outcome::{StopHow, StopReason};
-use stem_core::revoke::Revocations;
+use stem_core::outcome::StopHow;
+use stem_core::revoke::{Revocations, TRACE_TTL, Version};
 use stem_core::settlement::Receipt;
 use stem_core::time::{Clock, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 use super::config::{RevokePolicy, WorkerConfig};
-use super::handler::{Handler, Interrupt, Threads};
+use super::handler::{Handler, Interrupt, Serving, Threads};
 use super::keeper::{RenewOrder, SettleOrder};
 use super::progress::ProgressBook;
 use super::recycle::{Guards, Recycling};
 use super::slots::Slots;
 use crate::Backends;
 use crate::clock::{SteadyClock, SystemClock};
-use crate::modules::ModuleHandler;
 
 /// `at`, moved from one clock to another that shows `to` when the first shows `from`.
 fn shift(at: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
@@ -61,8 +60,10 @@ pub(super) struct InHand {
     pub(super) running: OnceLock<Running>,
     /// Milliseconds since 1970; moves with each renewal.
     pub(super) held_until: AtomicI64,
-    /// 0, or 1 + the stop reason ordered.
-    stopping: AtomicU32,
+    /// It was asked to end before its time, or ordered to.
+    stopping: AtomicBool,
+    /// The log has said that its settlement is refused.
+    said_refused: AtomicBool,
 }
 
 /// What is known of a running attempt.
@@ -90,16 +91,24 @@ impl InHand {
             events,
             running: OnceLock::new(),
             held_until: AtomicI64::new(0),
-            stopping: AtomicU32::new(0),
+            stopping: AtomicBool::new(false),
+            said_refused: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn set_stopping(&self, reason: StopReason) {
-        self.stopping.store(1 + reason as u32, Ordering::Relaxed);
+    pub(super) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Says once for each attempt that its settlement is refused.
+    pub(super) fn say_refused(&self, error: &BackendError) {
+        if !self.said_refused.swap(true, Ordering::Relaxed) {
+            tracing::warn!(task = %self.receipt.task, %error, "the attempt's end is refused; it is tried until its lease is over");
+        }
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed) != 0
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// Tells the attempt a fact. One that is over has nobody to tell.
@@ -112,6 +121,8 @@ impl InHand {
 #[derive(Clone, Debug)]
 pub(super) struct RevokedEnd {
     pub(super) task: TaskId,
+    /// The revocation that was in force when it ended.
+    pub(super) version: Option<Version>,
     pub(super) how: StopHow,
     pub(super) elapsed_ms: f64,
 }
@@ -141,6 +152,8 @@ pub(super) struct Shared {
     pub(super) last_renewal: AtomicI64,
     /// When the revoke store was last read to its end, in steady milliseconds; 0 before the first time.
     revocations_read: AtomicI64,
+    /// The same by the wall clock, which goes on while the machine sleeps.
+    revocations_read_wall: AtomicI64,
     /// Raised whenever the number of deliveries in hand changes.
     pub(super) in_hand_changed: watch::Sender<usize>,
     /// Replies to commands that are being made.
@@ -204,6 +217,7 @@ impl Shared {
             state: watch::channel(WorkerState::Starting).0,
             last_renewal: AtomicI64::new(0),
             revocations_read: AtomicI64::new(0),
+            revocations_read_wall: AtomicI64::new(0),
             in_hand_changed: watch::channel(0).0,
             replying: watch::channel(0).0,
             drain: Mutex::new(None),
@@ -246,10 +260,10 @@ impl Shared {
     }
 
     /// Puts a module prepared anew in the place of the worn one; says whether that was still there.
-    pub(super) fn replace_module(&self, worn: &ModuleHandler, fresh: &Arc<ModuleHandler>) -> bool {
+    pub(super) fn replace_module(&self, worn: &Arc<Serving>, fresh: &Arc<Serving>) -> bool {
         let mut handlers = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
         let still = matches!(handlers.by_name.get(&worn.name),
-            Some(Handler::Isolate(now)) if Arc::ptr_eq(&now.module, &worn.module));
+            Some(Handler::Isolate(now)) if Arc::ptr_eq(now, worn));
         if still {
             let fresh = Handler::Isolate(Arc::clone(fresh));
             Arc::make_mut(&mut handlers.by_name).insert(worn.name.clone(), fresh);
@@ -268,6 +282,25 @@ impl Shared {
     /// Notes that the revoke store was read to its end by a look that began then.
     pub(super) fn revocations_were_read(&self, looked_at: Timestamp) {
         self.revocations_read.fetch_max(looked_at.unix_millis(), Ordering::Relaxed);
+        let wall = self.as_wall(looked_at).unix_millis();
+        self.revocations_read_wall.store(wall, Ordering::Relaxed);
+    }
+
+    /// Whether the last look is so long ago that the store may have forgotten what was taken back since.
+    pub(super) fn must_read_all(&self) -> bool {
+        let read = Timestamp::from_unix_millis(self.revocations_read_wall.load(Ordering::Relaxed));
+        self.revocations_age().is_some() && self.wall().since(read) > TRACE_TTL / 2
+    }
+
+    #[cfg(test)]
+    pub(super) fn pretend_last_read(&self, ago: Duration) {
+        let ago = i64::try_from(ago.as_millis()).expect("a test's time fits");
+        self.revocations_read_wall.fetch_sub(ago, Ordering::Relaxed);
+    }
+
+    /// Puts what was read anew in the place of what was known.
+    pub(super) fn replace_revocations(&self, fresh: Revocations) {
+        *self.revocations() = fresh;
     }
 
     /// How long ago that was.

@@ -5,7 +5,9 @@
 
 mod attempts;
 mod endtoend;
+mod revocations;
 mod stopping;
+mod terminate;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -96,6 +98,11 @@ fn machine() -> Value {
 
 #[expect(clippy::print_stdout, reason = "printing is what this program is for")]
 fn main() -> anyhow::Result<()> {
+    if let Some(place) =
+        std::env::args().nth(1).and_then(|arg| arg.strip_prefix("hydrate=").map(str::to_owned))
+    {
+        return revocations::hydrate(&place);
+    }
     let machine = machine();
     println!("machine: {machine}");
     let runtime =
@@ -103,7 +110,9 @@ fn main() -> anyhow::Result<()> {
     let mut rows = Vec::new();
     rows.extend(runtime.block_on(attempts::run())?);
     rows.extend(runtime.block_on(stopping::run())?);
+    rows.extend(runtime.block_on(terminate::run())?);
     rows.extend(runtime.block_on(endtoend::run())?);
+    rows.extend(runtime.block_on(revocations::run())?);
     let width = rows.iter().map(|row| row.what.chars().count()).max().unwrap_or(0);
     for row in &rows {
         println!("{:width$}  {:>12.2} {:<14} {}", row.what, row.value, row.unit, row.goal);

@@ -66,6 +66,34 @@ pub trait Harness: Send + Sync {
     );
 }
 
+/// What the revoke suite asks for, so that a backend which is nothing but a revoke store can run it.
+#[async_trait]
+pub trait RevokeHarness: Send + Sync {
+    /// Another connection to the same data; see [`Harness::connect`].
+    async fn connect(&self) -> Arc<dyn RevokeStore>;
+
+    /// Moves the store's clock.
+    fn advance(&self, by: Duration);
+
+    /// The store's time.
+    fn now(&self) -> Timestamp;
+}
+
+#[async_trait]
+impl<H: Harness> RevokeHarness for H {
+    async fn connect(&self) -> Arc<dyn RevokeStore> {
+        Harness::connect(self).await.revokes
+    }
+
+    fn advance(&self, by: Duration) {
+        Harness::advance(self, by);
+    }
+
+    fn now(&self) -> Timestamp {
+        Harness::now(self)
+    }
+}
+
 /// A clock that moves when it is told to.
 pub struct ManualClock(AtomicI64);
 

@@ -28,18 +28,21 @@ pub mod result;
 pub mod revoke;
 pub mod settle;
 
-pub use harness::{Backends, Harness, ManualClock, run, stand_in};
+pub use harness::{Backends, Harness, ManualClock, RevokeHarness, run, stand_in};
 
 /// Lists the cases of a module under the name of its suite. The first token lets the macro that this makes have
-/// variables of its own.
+/// variables of its own. What a case asks of a backend is [`Harness`] unless another trait is named.
 macro_rules! cases {
     (($dollar:tt) $suite:ident $module:ident: $($case:ident),+ $(,)?) => {
+        $crate::cases! { ($dollar) $suite $module for Harness: $($case),+ }
+    };
+    (($dollar:tt) $suite:ident $module:ident for $harness:ident: $($case:ident),+ $(,)?) => {
         /// What the suite's macro calls.
         #[doc(hidden)]
         pub mod listed {
             $(
                 #[allow(missing_docs, reason = "the name is the sentence")]
-                pub async fn $case(harness: &dyn $crate::Harness) {
+                pub async fn $case(harness: &dyn $crate::$harness) {
                     super::$case(harness).await;
                 }
             )+

@@ -1,15 +1,17 @@
 //! [`RevokeStore`](stem_core::backend::RevokeStore): versions, undoing, following, pruning.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use stem_core::backend::RevokeStore;
 use stem_core::revoke::{RevocationChange, RevokeRequest, Version};
 use tokio::time::Instant;
 
+use crate::RevokeHarness;
 use crate::fixture::*;
-use crate::{Backends, Harness};
 
-crate::cases! { ($) revoke_suite revoke:
+crate::cases! { ($) revoke_suite revoke for RevokeHarness:
     a_revocation_comes_back_as_it_was_asked,
     a_revocation_is_seen_by_every_connection,
     versions_grow_by_the_order_of_storing,
@@ -35,17 +37,17 @@ fn plain() -> RevokeRequest {
     RevokeRequest::default()
 }
 
-async fn revoke(b: &Backends, id: &str, request: RevokeRequest) -> Version {
-    let stored = b.revokes.revoke(&space("n"), &[(task(id), request)]).await.unwrap();
+async fn revoke(b: &Arc<dyn RevokeStore>, id: &str, request: RevokeRequest) -> Version {
+    let stored = b.revoke(&space("n"), &[(task(id), request)]).await.unwrap();
     assert_eq!(stored.len(), 1);
     stored[0].version
 }
 
-async fn changes(b: &Backends, after: Version) -> Vec<RevocationChange> {
-    b.revokes.since(&space("n"), after, 1_000).await.unwrap()
+async fn changes(b: &Arc<dyn RevokeStore>, after: Version) -> Vec<RevocationChange> {
+    b.since(&space("n"), after, 1_000).await.unwrap()
 }
 
-async fn a_revocation_comes_back_as_it_was_asked(h: &dyn Harness) {
+async fn a_revocation_comes_back_as_it_was_asked(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     let request = RevokeRequest {
         terminate: true,
@@ -56,29 +58,29 @@ async fn a_revocation_comes_back_as_it_was_asked(h: &dyn Harness) {
         expires_at: Some(h.now().after(Duration::from_mins(1))),
     };
     let asked = [(task("t"), request.clone())];
-    let stored = b.revokes.revoke(&space("n"), &asked).await.unwrap().remove(0);
+    let stored = b.revoke(&space("n"), &asked).await.unwrap().remove(0);
     assert_eq!((&stored.request, stored.issued_at), (&request, h.now()));
     assert_eq!((&stored.namespace, &stored.task_id), (&space("n"), &task("t")));
     assert_eq!(changes(&b, Version(0)).await, [RevocationChange::Revoked(stored)]);
 }
 
-async fn a_revocation_is_seen_by_every_connection(h: &dyn Harness) {
+async fn a_revocation_is_seen_by_every_connection(h: &dyn RevokeHarness) {
     let (b, other) = (h.connect().await, h.connect().await);
     let version = revoke(&b, "t", plain()).await;
     assert_eq!(changes(&other, Version(0)).await[0].version(), version);
 }
 
-async fn versions_grow_by_the_order_of_storing(h: &dyn Harness) {
+async fn versions_grow_by_the_order_of_storing(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     let batch = ["c", "a", "b"].map(|id| (task(id), plain()));
-    let stored = b.revokes.revoke(&space("n"), &batch).await.unwrap();
+    let stored = b.revoke(&space("n"), &batch).await.unwrap();
     assert_eq!(stored.iter().map(|it| it.task_id.as_str()).collect::<Vec<_>>(), ["c", "a", "b"]);
     assert!(stored.is_sorted_by(|one, next| one.version < next.version));
     assert!(revoke(&b, "d", plain()).await > stored[2].version);
     assert!(stored[0].version > Version(0), "0 is where followers begin");
 }
 
-async fn versions_are_unique_under_concurrency(h: &dyn Harness) {
+async fn versions_are_unique_under_concurrency(h: &dyn RevokeHarness) {
     let mut writers = Vec::new();
     for writer in 0..4 {
         let b = h.connect().await;
@@ -102,15 +104,15 @@ async fn versions_are_unique_under_concurrency(h: &dyn Harness) {
     assert_eq!(changes(&b, Version(0)).await.len(), 5);
 }
 
-async fn namespaces_do_not_see_each_other(h: &dyn Harness) {
+async fn namespaces_do_not_see_each_other(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     revoke(&b, "t", plain()).await;
-    assert_eq!(b.revokes.since(&space("other"), Version(0), 10).await.unwrap(), []);
-    assert_eq!(b.revokes.undo(&space("other"), &task("t")).await.unwrap(), None);
+    assert_eq!(b.since(&space("other"), Version(0), 10).await.unwrap(), []);
+    assert_eq!(b.undo(&space("other"), &task("t")).await.unwrap(), None);
     assert_eq!(changes(&b, Version(0)).await.len(), 1);
 }
 
-async fn a_newer_revocation_replaces_an_older_one(h: &dyn Harness) {
+async fn a_newer_revocation_replaces_an_older_one(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     revoke(&b, "t", plain()).await;
     let newer = revoke(&b, "t", RevokeRequest { terminate: true, ..plain() }).await;
@@ -120,16 +122,16 @@ async fn a_newer_revocation_replaces_an_older_one(h: &dyn Harness) {
     assert_eq!((kept.version, kept.request.terminate), (newer, true));
 }
 
-async fn a_task_twice_in_one_batch_ends_with_the_later(h: &dyn Harness) {
+async fn a_task_twice_in_one_batch_ends_with_the_later(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     let later = RevokeRequest { terminate: true, ..plain() };
     let batch = [(task("t"), plain()), (task("t"), later.clone())];
-    let stored = b.revokes.revoke(&space("n"), &batch).await.unwrap();
+    let stored = b.revoke(&space("n"), &batch).await.unwrap();
     assert!(stored[1].version > stored[0].version);
     assert_eq!(changes(&b, Version(0)).await, [RevocationChange::Revoked(stored[1].clone())]);
 }
 
-async fn changes_come_in_order_after_a_version(h: &dyn Harness) {
+async fn changes_come_in_order_after_a_version(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     let first = revoke(&b, "z", plain()).await;
     revoke(&b, "a", plain()).await;
@@ -141,13 +143,13 @@ async fn changes_come_in_order_after_a_version(h: &dyn Harness) {
     assert_eq!(tasks(changes(&b, first).await), ["a", "m"]);
 }
 
-async fn changes_come_in_chunks(h: &dyn Harness) {
+async fn changes_come_in_chunks(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     let batch: Vec<_> = (0..25).map(|n| (task(&format!("t{n}")), plain())).collect();
-    b.revokes.revoke(&space("n"), &batch).await.unwrap();
+    b.revoke(&space("n"), &batch).await.unwrap();
     let (mut seen, mut after) = (0, Version(0));
     loop {
-        let chunk = b.revokes.since(&space("n"), after, 10).await.unwrap();
+        let chunk = b.since(&space("n"), after, 10).await.unwrap();
         assert!(chunk.len() <= 10);
         seen += chunk.len();
         match chunk.last() {
@@ -158,96 +160,96 @@ async fn changes_come_in_chunks(h: &dyn Harness) {
     assert_eq!(seen, 25);
 }
 
-async fn an_undo_is_a_change_that_followers_see(h: &dyn Harness) {
+async fn an_undo_is_a_change_that_followers_see(h: &dyn RevokeHarness) {
     let (b, other) = (h.connect().await, h.connect().await);
     let revoked = revoke(&b, "t", plain()).await;
-    let version = b.revokes.undo(&space("n"), &task("t")).await.unwrap().unwrap();
+    let version = b.undo(&space("n"), &task("t")).await.unwrap().unwrap();
     assert!(version > revoked);
     let undone = RevocationChange::Undone { task: task("t"), version };
     assert_eq!(changes(&other, revoked).await, std::slice::from_ref(&undone));
     assert_eq!(changes(&other, Version(0)).await, [undone]);
 }
 
-async fn an_undo_of_nothing_is_nothing(h: &dyn Harness) {
+async fn an_undo_of_nothing_is_nothing(h: &dyn RevokeHarness) {
     let b = h.connect().await;
-    assert_eq!(b.revokes.undo(&space("n"), &task("nobody")).await.unwrap(), None);
+    assert_eq!(b.undo(&space("n"), &task("nobody")).await.unwrap(), None);
     assert_eq!(changes(&b, Version(0)).await, []);
 }
 
-async fn an_undo_twice_is_once(h: &dyn Harness) {
+async fn an_undo_twice_is_once(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     revoke(&b, "t", plain()).await;
-    assert!(b.revokes.undo(&space("n"), &task("t")).await.unwrap().is_some());
-    assert_eq!(b.revokes.undo(&space("n"), &task("t")).await.unwrap(), None);
+    assert!(b.undo(&space("n"), &task("t")).await.unwrap().is_some());
+    assert_eq!(b.undo(&space("n"), &task("t")).await.unwrap(), None);
 }
 
-async fn an_undone_task_can_be_revoked_again(h: &dyn Harness) {
+async fn an_undone_task_can_be_revoked_again(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     revoke(&b, "t", plain()).await;
-    let undone = b.revokes.undo(&space("n"), &task("t")).await.unwrap().unwrap();
+    let undone = b.undo(&space("n"), &task("t")).await.unwrap().unwrap();
     let again = revoke(&b, "t", plain()).await;
     assert!(again > undone);
     let changes = changes(&b, Version(0)).await;
     assert!(matches!(&changes[..], [RevocationChange::Revoked(it)] if it.version == again));
 }
 
-fn for_a_minute(h: &dyn Harness) -> RevokeRequest {
+fn for_a_minute(h: &dyn RevokeHarness) -> RevokeRequest {
     RevokeRequest { expires_at: Some(h.now().after(Duration::from_mins(1))), ..plain() }
 }
 
-async fn an_expired_revocation_cannot_be_undone(h: &dyn Harness) {
+async fn an_expired_revocation_cannot_be_undone(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     revoke(&b, "t", for_a_minute(h)).await;
     h.advance(Duration::from_mins(1));
-    assert_eq!(b.revokes.undo(&space("n"), &task("t")).await.unwrap(), None);
+    assert_eq!(b.undo(&space("n"), &task("t")).await.unwrap(), None);
 }
 
-async fn an_expired_revocation_is_pruned(h: &dyn Harness) {
+async fn an_expired_revocation_is_pruned(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     revoke(&b, "t", for_a_minute(h)).await;
     revoke(&b, "u", plain()).await;
-    assert_eq!(b.revokes.prune(&space("n")).await.unwrap(), 0);
+    assert_eq!(b.prune(&space("n")).await.unwrap(), 0);
     h.advance(Duration::from_mins(1));
-    assert_eq!(b.revokes.prune(&space("other")).await.unwrap(), 0);
-    assert_eq!(b.revokes.prune(&space("n")).await.unwrap(), 1);
+    assert_eq!(b.prune(&space("other")).await.unwrap(), 0);
+    assert_eq!(b.prune(&space("n")).await.unwrap(), 1);
     let left = changes(&b, Version(0)).await;
     assert_eq!(left.iter().map(|it| it.task().as_str()).collect::<Vec<_>>(), ["u"]);
 }
 
-async fn a_revocation_without_an_end_is_never_pruned(h: &dyn Harness) {
+async fn a_revocation_without_an_end_is_never_pruned(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     revoke(&b, "t", plain()).await;
     h.advance(Duration::from_hours(24 * 365));
-    assert_eq!(b.revokes.prune(&space("n")).await.unwrap(), 0);
+    assert_eq!(b.prune(&space("n")).await.unwrap(), 0);
     assert_eq!(changes(&b, Version(0)).await.len(), 1);
 }
 
-async fn the_trace_of_an_undo_is_kept_for_a_day(h: &dyn Harness) {
+async fn the_trace_of_an_undo_is_kept_for_a_day(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     revoke(&b, "t", plain()).await;
-    b.revokes.undo(&space("n"), &task("t")).await.unwrap();
+    b.undo(&space("n"), &task("t")).await.unwrap();
     h.advance(Duration::from_hours(23));
-    assert_eq!(b.revokes.prune(&space("n")).await.unwrap(), 0);
+    assert_eq!(b.prune(&space("n")).await.unwrap(), 0);
     assert_eq!(changes(&b, Version(0)).await.len(), 1);
     h.advance(Duration::from_hours(1));
-    assert_eq!(b.revokes.prune(&space("n")).await.unwrap(), 1);
+    assert_eq!(b.prune(&space("n")).await.unwrap(), 1);
     assert_eq!(changes(&b, Version(0)).await, []);
 }
 
-async fn versions_are_never_given_out_again(h: &dyn Harness) {
+async fn versions_are_never_given_out_again(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     let first = revoke(&b, "t", for_a_minute(h)).await;
     h.advance(Duration::from_mins(1));
-    assert_eq!(b.revokes.prune(&space("n")).await.unwrap(), 1);
+    assert_eq!(b.prune(&space("n")).await.unwrap(), 1);
     assert!(revoke(&h.connect().await, "t", plain()).await > first);
 }
 
-async fn waiting_for_revocations_wakes_up_on_one_from_a_second_connection(h: &dyn Harness) {
+async fn waiting_for_revocations_wakes_up_on_one_from_a_second_connection(h: &dyn RevokeHarness) {
     let (b, other) = (h.connect().await, h.connect().await);
     let started = Instant::now();
     let waiting = tokio::spawn(async move {
         while changes(&b, Version(0)).await.is_empty() {
-            b.revokes.changed(LONG).await.unwrap();
+            b.changed(LONG).await.unwrap();
         }
     });
     tokio::time::sleep(Duration::from_millis(60)).await;

@@ -23,6 +23,7 @@ crate::cases! { ($) settle_suite settle:
     a_success_after_a_retry_leaves_nothing_behind,
     a_history_keeps_the_newest_failures,
     a_revocation_keeps_who_why_and_how,
+    a_task_whose_code_never_ran_has_not_started,
     a_discarded_delivery_goes_without_a_trace,
     a_released_delivery_counts_neither_attempt_nor_delivery,
     a_released_delivery_goes_back_to_its_old_place,
@@ -155,6 +156,27 @@ async fn a_revocation_keeps_who_why_and_how(h: &dyn Harness) {
     assert_eq!((record.state, record.revocation), (TaskState::Revoked, Some(end)));
     assert_eq!(record.finished_at, Some(h.now()));
     nothing_comes(&b).await;
+}
+
+async fn a_task_whose_code_never_ran_has_not_started(h: &dyn Harness) {
+    let b = h.connect().await;
+    let Settlement::Revoke(end) = revoked() else { unreachable!() };
+    let before = Settlement::Revoke(RevocationEnd { how: StopHow::BeforeStart, ..end });
+    for (id, settlement, state) in
+        [("r", before, TaskState::Revoked), ("e", Settlement::Expire, TaskState::Expired)]
+    {
+        let delivery = held(h, &b, id).await;
+        finish(h, &b, &delivery, settlement).await;
+        let record = record(&b, id).await;
+        assert_eq!((record.state, record.started_at, record.attempt), (state, None, 0));
+        assert_eq!((record.finished_at, record.delivery_count), (Some(h.now()), 1));
+    }
+    // Stopped while it ran, it has started.
+    let delivery = held(h, &b, "p").await;
+    finish(h, &b, &delivery, revoked()).await;
+    let record = record(&b, "p").await;
+    assert!(record.started_at.is_some());
+    assert_eq!(record.attempt, 1);
 }
 
 async fn a_discarded_delivery_goes_without_a_trace(h: &dyn Harness) {

@@ -56,6 +56,16 @@ pub(crate) fn demo(root: &Path) -> Result<()> {
     Step::new(root, target_dir(root).join("debug/demo")).run()
 }
 
+/// Three workers and an operator; `example-tasks/worker-control-lab` is the program that shows them.
+pub(crate) fn lab(root: &Path) -> Result<()> {
+    setup::c_compiler(root)?;
+    guests::build(root)?;
+    let programs = ["--bin", "stem", "--bin", "worker-control-lab"];
+    let packages = ["-p", "stem-cli", "-p", "worker-control-lab"];
+    Step::cargo(root).args(["build", "--locked"]).args(packages).args(programs).run()?;
+    Step::new(root, target_dir(root).join("debug/worker-control-lab")).run()
+}
+
 /// The benchmark suite. Some of it runs the example tasks.
 pub(crate) fn bench(root: &Path) -> Result<()> {
     setup::c_compiler(root)?;

@@ -1,4 +1,4 @@
-//! Set-up, tests, demo, benchmarks and guests in one command each: `cargo xtask <command>`.
+//! Set-up, tests, demo, lab, benchmarks and guests in one command each: `cargo xtask <command>`.
 
 mod commands;
 mod guests;
@@ -12,6 +12,7 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   demo      build everything, and show a worker at work: under a minute after the build
+  lab       build three workers, and show what an operator can do to them and their tasks
   test      build everything, and run every test
   guests    build the example tasks to WebAssembly, into target/stem-modules
   setup     install what a build needs and this machine lacks; the others do so by themselves
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Some("guests") => guests::build(&root),
         Some("test") => commands::test(&root),
         Some("demo") => commands::demo(&root),
+        Some("lab") => commands::lab(&root),
         Some("bench") => commands::bench(&root),
         Some("ci") => commands::ci(&root),
         Some("help" | "--help" | "-h") => {

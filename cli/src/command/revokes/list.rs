@@ -10,6 +10,7 @@ use crate::connect;
 use crate::error::Outcome;
 use crate::exit::Ending;
 use crate::output::{Printer, say, table};
+use crate::view::how_text;
 
 /// Changes that are read at once.
 const PAGE: usize = 10_000;
@@ -28,8 +29,7 @@ pub(super) async fn run(context: &Context, namespace: NamespaceArg, json: JsonAr
             break;
         }
     }
-    let mut revocations = known.newest(SystemClock.now(), usize::MAX);
-    revocations.reverse();
+    let revocations = known.all(SystemClock.now());
     let printer = Printer::new(json.json);
     printer.print(&revocations, || text(&revocations))?;
     if revocations.is_empty() && !printer.is_json() {
@@ -44,15 +44,9 @@ fn text(revocations: &[Revocation]) -> String {
     }
     let rows = revocations.iter().map(|revocation| {
         let request = &revocation.request;
-        let how = match (request.terminate, request.cooperative, request.grace_ms) {
-            (false, _, _) => "before start".to_owned(),
-            (true, true, _) => "terminate, cooperative".to_owned(),
-            (true, false, Some(grace)) => format!("terminate, grace {grace} ms"),
-            (true, false, None) => "terminate".to_owned(),
-        };
         vec![
             revocation.task_id.to_string(),
-            how,
+            how_text(request),
             revocation.issued_at.to_string(),
             request.expires_at.map_or_else(|| "never".to_owned(), |at| at.to_string()),
             request.requested_by.clone().unwrap_or_default(),

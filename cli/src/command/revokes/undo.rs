@@ -27,6 +27,8 @@ pub(super) async fn run(
     };
     let document =
         json!({ "taskId": task, "namespace": namespace, "version": version, "undone": true });
-    Printer::new(json.json).print(&document, || format!("task {task} is no longer revoked"))?;
+    Printer::new(json.json).print(&document, || {
+        format!("task {task} is no longer revoked; workers know within a second")
+    })?;
     Ok(Ending::Done)
 }

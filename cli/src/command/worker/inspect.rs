@@ -57,7 +57,11 @@ fn text(answers: &Answers) -> String {
                     cell(task, "attempt"),
                     cell(task, "kind"),
                     span(task, "runtimeMs"),
-                    span(task, "lastCheckpointMsAgo"),
+                    if task["neverCheckpointed"] == true {
+                        "never".to_owned()
+                    } else {
+                        span(task, "lastCheckpointMsAgo")
+                    },
                     span(task, "leaseExpiresInMs"),
                     terminating.to_owned(),
                 ]

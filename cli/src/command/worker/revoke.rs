@@ -17,6 +17,7 @@ use crate::control::{Answers, ask};
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
 use crate::output::{say, table};
+use crate::view::how_text;
 use crate::{connect, identity};
 
 pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
@@ -61,6 +62,12 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
     document.insert("store".to_owned(), json!(control.settings.revoke_store_url.value.to_string()));
     document.insert("acknowledgedBy".to_owned(), json!(answers.acknowledged_by()));
     control.printer.print(&document, || text(&persisted, &answers))?;
+    for (task, _) in &requests {
+        // Only a courtesy, so an error says nothing: the order holds whatever the records know.
+        if matches!(control.backends.results.fetch(task).await, Ok(None)) {
+            say(format!("note: no task {task} is known yet; the order holds if it comes"));
+        }
+    }
     if answers.expected.is_empty() {
         say(format!(
             "note: no worker is alive in namespace {namespace}; the next one to start obeys"
@@ -73,12 +80,17 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
 fn text(persisted: &[Revocation], answers: &Answers) -> String {
     let mut text = String::new();
     for revocation in persisted {
-        let expires = revocation
+        let kept = revocation
             .request
             .expires_at
-            .map_or_else(|| "never expires".to_owned(), |at| format!("expires {at}"));
+            .map_or_else(|| "for ever".to_owned(), |at| format!("until {at}"));
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "revoked {} ({expires})", revocation.task_id);
+        let _ = writeln!(
+            text,
+            "revoked {}: {}; the order is kept {kept}",
+            revocation.task_id,
+            how_text(&revocation.request)
+        );
     }
     let rows: Vec<Vec<String>> = answers
         .replies
@@ -105,7 +117,11 @@ fn terminated(payload: &Value) -> String {
         .map_or(&[][..], Vec::as_slice)
         .iter()
         .map(|task| {
-            format!("{} ({}, {} ms)", cell(task, "id"), cell(task, "how"), cell(task, "elapsedMs"))
+            let elapsed = match task["elapsedMs"].as_f64() {
+                Some(elapsed) if task["how"] != "before-start" => format!(", {elapsed:.3} ms"),
+                _ => String::new(),
+            };
+            format!("{} ({}{elapsed})", cell(task, "id"), cell(task, "how"))
         })
         .collect();
     if ended.is_empty() { "-".to_owned() } else { ended.join(", ") }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stem_core::id::{QueueName, TaskName};
 use stem_engine::worker::Ready;
-use stem_engine::{AutoscaleRules, Worker, WorkerConfig, WorkerError};
+use stem_engine::{AutoscaleRules, RevokePolicy, Worker, WorkerConfig, WorkerError};
 
 use super::super::{Context, config};
 use crate::args::WorkerStart;
@@ -34,7 +34,7 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
         return print_config(printer, &settings, &plan);
     }
     let concurrency = plan.config.concurrency;
-    let backends = connect::connect(&settings).await?;
+    let backends = connect::connect_by(&settings, plan.config.revoke_policy).await?;
     if settings.broker_url.value == ServiceUrl::Memory {
         say(
             "warning: memory:// is this process's own memory, so no other process can give this worker a task",
@@ -95,7 +95,13 @@ fn plan(args: &WorkerStart, settings: &Settings) -> Result<Plan, CliError> {
     if let Some(policy) = args.revoke_policy {
         config.revoke_policy = policy.into();
     }
-    let staleness = Duration::from_secs(1);
+    if args.max_revocation_staleness.is_some() && config.revoke_policy == RevokePolicy::FailOpen {
+        return Err(CliError::usage(
+            "--max-revocation-staleness says when a worker that fails closed stops, and --revoke-policy is fail-open",
+            "leave one of them out",
+        ));
+    }
+    let staleness = Duration::from_secs(2);
     if let Some(staleness) =
         at_least("--max-revocation-staleness", args.max_revocation_staleness, staleness)?
     {
@@ -182,12 +188,16 @@ fn print_config(printer: Printer, settings: &Settings, plan: &Plan) -> Outcome {
 }
 
 fn document(ready: &Ready) -> Value {
-    json!({
+    let mut document = json!({
         "worker": ready.worker,
         "queues": ready.queues,
         "tasks": ready.tasks,
         "concurrency": ready.concurrency,
-    })
+    });
+    if let Some(min) = ready.min_concurrency {
+        document["minConcurrency"] = json!(min);
+    }
+    document
 }
 
 /// One line, whatever it serves.
@@ -195,8 +205,9 @@ fn line(ready: &Ready) -> String {
     let queues: Vec<&str> = ready.queues.iter().map(QueueName::as_str).collect();
     let tasks: Vec<&str> = ready.tasks.iter().map(TaskName::as_str).collect();
     let tasks = if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") };
+    let least = ready.min_concurrency.map_or_else(String::new, |min| format!("{min}.."));
     format!(
-        "worker {} is ready; queues: {}; tasks: {tasks}; concurrency: {}",
+        "worker {} is ready; queues: {}; tasks: {tasks}; concurrency: {least}{}",
         ready.worker,
         queues.join(", "),
         ready.concurrency

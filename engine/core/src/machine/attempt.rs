@@ -308,7 +308,8 @@ impl Attempt {
                 reason: revocation.request.reason,
                 requested_by: revocation.request.requested_by,
                 how,
-                elapsed_ms: waited + took,
+                // A clock that knows less than microseconds should not print more.
+                elapsed_ms: ((waited + took) * 1e3).round() / 1e3,
             };
             return self.settle(Settlement::Revoke(end), effects);
         }

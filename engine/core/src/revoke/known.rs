@@ -1,7 +1,11 @@
 //! What a worker keeps in memory of the revocations of its namespace: every one of them, so it has to be small.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+
+use hashbrown::HashTable;
+use uuid::Uuid;
 
 use super::{Revocation, RevocationChange, RevokeRequest, Version};
 use crate::id::{Namespace, TaskId};
@@ -10,15 +14,49 @@ use crate::time::Timestamp;
 /// What a worker knows of the revocations of its namespace. Order and repetition of what is applied do not matter: for
 /// each task the highest version wins. Changes of another namespace change nothing.
 ///
-/// A record takes less than 200 bytes where ids are no longer than a UUID and reasons repeat; a reason that no other
-/// record has is kept besides. `cargo xtask bench` prints what it is.
+/// A record takes about 100 bytes where ids are UUIDs and reasons repeat; another id, and a reason that no other record
+/// has, are kept besides. `cargo xtask bench` prints what it is.
 #[derive(Clone, Debug)]
 pub struct Revocations {
     namespace: Namespace,
     /// Boxed: a hash table has up to twice as many places as entries.
-    entries: HashMap<Box<str>, Box<Entry>>,
+    entries: HashTable<Box<Entry>>,
+    hasher: RandomState,
     seen: Version,
+    /// Those taken back, whose entries only keep older versions out.
+    undone: usize,
+    /// Nothing expires before.
+    next_expiry: i64,
+    /// The latest that came, the newest last.
+    latest: VecDeque<(Version, Key)>,
     recent: RecentWords,
+}
+
+/// A task's id. Most are UUIDs in their usual form, and need no memory of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Key {
+    Uuid(Uuid),
+    Text(Box<str>),
+}
+
+impl Key {
+    fn of(task: &str) -> Self {
+        let mut buffer = Uuid::encode_buffer();
+        match Uuid::try_parse_ascii(task.as_bytes()) {
+            // Upper case, braces and the like are another id.
+            Ok(uuid) if *uuid.hyphenated().encode_lower(&mut buffer) == *task => Self::Uuid(uuid),
+            _ => Self::Text(task.into()),
+        }
+    }
+
+    fn task(&self) -> Option<TaskId> {
+        match self {
+            Self::Uuid(uuid) => {
+                TaskId::new(&*uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer())).ok()
+            }
+            Self::Text(text) => TaskId::new(&**text).ok(),
+        }
+    }
 }
 
 /// Of many records that one operator makes at once, most say the same.
@@ -30,9 +68,10 @@ struct Words {
 
 #[derive(Clone, Debug)]
 struct Entry {
+    key: Key,
     version: Version,
     issued_at: Timestamp,
-    /// `Timestamp`'s latest time is far below this.
+    /// `Timestamp`'s latest time is far below [`NEVER`].
     expires_at: i64,
     grace_ms: u64,
     words: Option<Arc<Words>>,
@@ -51,35 +90,30 @@ enum How {
 }
 
 impl Entry {
-    fn of(change: RevocationChange, recent: &mut RecentWords) -> (TaskId, Self) {
+    fn of(key: Key, change: RevocationChange, recent: &mut RecentWords) -> Self {
         match change {
-            RevocationChange::Undone { task, version } => {
-                let entry = Self {
-                    version,
-                    issued_at: Timestamp::default(),
-                    expires_at: NEVER,
-                    grace_ms: NO_GRACE,
-                    words: None,
-                    how: How::Undone,
-                };
-                (task, entry)
-            }
-            RevocationChange::Revoked(revocation) => {
-                let request = revocation.request;
-                let words = Words { reason: request.reason, requested_by: request.requested_by };
-                let entry = Self {
-                    version: revocation.version,
-                    issued_at: revocation.issued_at,
-                    expires_at: request.expires_at.map_or(NEVER, Timestamp::unix_millis),
-                    grace_ms: request.grace_ms.unwrap_or(NO_GRACE),
-                    words: recent.share(words),
-                    how: How::Revoked {
-                        terminate: request.terminate,
-                        cooperative: request.cooperative,
-                    },
-                };
-                (revocation.task_id, entry)
-            }
+            RevocationChange::Undone { version, .. } => Self {
+                key,
+                version,
+                issued_at: Timestamp::default(),
+                expires_at: NEVER,
+                grace_ms: NO_GRACE,
+                words: None,
+                how: How::Undone,
+            },
+            RevocationChange::Revoked(Revocation { version, issued_at, request, .. }) => Self {
+                key,
+                version,
+                issued_at,
+                expires_at: request.expires_at.map_or(NEVER, Timestamp::unix_millis),
+                grace_ms: request.grace_ms.unwrap_or(NO_GRACE),
+                words: recent
+                    .share(Words { reason: request.reason, requested_by: request.requested_by }),
+                how: How::Revoked {
+                    terminate: request.terminate,
+                    cooperative: request.cooperative,
+                },
+            },
         }
     }
 
@@ -88,7 +122,7 @@ impl Entry {
     }
 
     /// The record again, if it is in force.
-    fn record(&self, namespace: &Namespace, task: &str, now: Timestamp) -> Option<Revocation> {
+    fn record(&self, namespace: &Namespace, now: Timestamp) -> Option<Revocation> {
         let How::Revoked { terminate, cooperative } = self.how else { return None };
         if !self.in_force(now) {
             return None;
@@ -96,7 +130,7 @@ impl Entry {
         let words = self.words.as_deref();
         Some(Revocation {
             namespace: namespace.clone(),
-            task_id: TaskId::new(task).ok()?,
+            task_id: self.key.task()?,
             version: self.version,
             issued_at: self.issued_at,
             request: RevokeRequest {
@@ -142,49 +176,76 @@ impl RecentWords {
     }
 }
 
+/// So many of the latest are remembered by themselves, so that showing them costs the same however many there are.
+const LATEST: usize = 2_000;
+
 impl Revocations {
     /// Nothing is known yet.
     pub fn new(namespace: Namespace) -> Self {
         Self {
             namespace,
-            entries: HashMap::new(),
+            entries: HashTable::new(),
+            hasher: RandomState::new(),
             seen: Version::default(),
+            undone: 0,
+            next_expiry: NEVER,
+            latest: VecDeque::new(),
             recent: RecentWords::default(),
         }
+    }
+
+    fn find(&self, key: &Key) -> Option<&Entry> {
+        let entry = self.entries.find(self.hasher.hash_one(key), |entry| entry.key == *key);
+        entry.map(|entry| &**entry)
     }
 
     /// Takes in a change that was read from the store in order, and goes on from there; says whether it was newer than
     /// what was known of that task.
     pub fn follow(&mut self, change: RevocationChange) -> bool {
-        self.seen = self.seen.max(change.version());
-        self.apply(change)
+        let version = change.version();
+        let new = self.apply(change);
+        self.seen = self.seen.max(version);
+        new
     }
 
     /// Takes in a change that came some other way. Says nothing about the versions before it, so
-    /// [`seen`](Self::seen) stays.
+    /// [`seen`](Self::seen) stays. One of a version that the store was read beyond, for a task that nothing is known of,
+    /// is over: it was taken back or has expired, and was forgotten.
     pub fn apply(&mut self, change: RevocationChange) -> bool {
+        let version = change.version();
         if let RevocationChange::Revoked(revocation) = &change
             && revocation.namespace != self.namespace
         {
             return false;
         }
-        let known = self.entries.get(change.task().as_str()).map(|entry| entry.version);
-        if known.is_some_and(|known| known >= change.version()) {
-            return false;
-        }
-        let (task, entry) = Entry::of(change, &mut self.recent);
-        match self.entries.get_mut(task.as_str()) {
-            Some(place) => **place = entry,
-            None => {
-                self.entries.insert(task.as_str().into(), Box::new(entry));
+        let key = Key::of(change.task().as_str());
+        let hash = self.hasher.hash_one(&key);
+        let Self { entries, hasher, recent, undone, .. } = self;
+        let entry = match entries.find_mut(hash, |entry| entry.key == key) {
+            Some(known) if known.version >= version => return false,
+            Some(known) => {
+                *undone -= usize::from(known.how == How::Undone);
+                **known = Entry::of(key, change, recent);
+                known
             }
+            None if version <= self.seen => return false,
+            None => {
+                let entry = Box::new(Entry::of(key, change, recent));
+                entries.insert_unique(hash, entry, |entry| hasher.hash_one(&entry.key)).into_mut()
+            }
+        };
+        *undone += usize::from(entry.how == How::Undone);
+        self.next_expiry = self.next_expiry.min(entry.expires_at);
+        if self.latest.len() == LATEST {
+            self.latest.pop_front();
         }
+        self.latest.push_back((version, entry.key.clone()));
         true
     }
 
     /// The revocation of this task that is in force now.
     pub fn get(&self, task: &TaskId, now: Timestamp) -> Option<Revocation> {
-        self.entries.get(task.as_str())?.record(&self.namespace, task.as_str(), now)
+        self.find(&Key::of(task.as_str()))?.record(&self.namespace, now)
     }
 
     /// The highest version that was read from the store: where to go on following it.
@@ -192,36 +253,49 @@ impl Revocations {
         self.seen
     }
 
-    /// How many are in force now.
-    pub fn count(&self, now: Timestamp) -> usize {
-        self.entries.values().filter(|entry| entry.in_force(now)).count()
+    /// How many are known that were not taken back; among them may be some that have expired since the last
+    /// [`prune`](Self::prune).
+    pub fn count(&self) -> usize {
+        self.entries.len() - self.undone
     }
 
-    /// Those in force now, the newest first, at most so many.
+    /// Those in force now that came last, the newest first: at most so many, and at most 2,000. Costs the same however
+    /// many are known.
     pub fn newest(&self, now: Timestamp, limit: usize) -> Vec<Revocation> {
-        let mut found: Vec<(&str, &Entry)> = self
-            .entries
-            .iter()
-            .map(|(task, entry)| (&**task, &**entry))
-            .filter(|(_, entry)| entry.in_force(now))
-            .collect();
-        let newest_first = |(_, entry): &(&str, &Entry)| std::cmp::Reverse(entry.version);
-        if limit < found.len() {
-            found.select_nth_unstable_by_key(limit, newest_first);
-            found.truncate(limit);
-        }
-        found.sort_unstable_by_key(newest_first);
-        found
+        let mut latest: Vec<_> = self.latest.iter().collect();
+        latest.sort_unstable_by_key(|(version, _)| std::cmp::Reverse(*version));
+        latest
             .into_iter()
-            .filter_map(|(task, entry)| entry.record(&self.namespace, task, now))
+            .filter_map(|(version, key)| self.find(key).filter(|entry| entry.version == *version))
+            .filter_map(|entry| entry.record(&self.namespace, now))
+            .take(limit)
             .collect()
     }
 
-    /// Forgets what has expired and what was taken back; says how many entries went. Safe because versions below
-    /// [`seen`](Self::seen) are never asked for again.
+    /// All in force now, the oldest first.
+    pub fn all(&self, now: Timestamp) -> Vec<Revocation> {
+        let mut all: Vec<_> =
+            self.entries.iter().filter_map(|entry| entry.record(&self.namespace, now)).collect();
+        all.sort_unstable_by_key(|revocation| revocation.version);
+        all
+    }
+
+    /// Forgets what has expired and what was taken back; says how many entries went. Goes through all of them only when
+    /// something has expired, or much was taken back.
     pub fn prune(&mut self, now: Timestamp) -> usize {
+        if self.next_expiry > now.unix_millis() && self.undone <= self.entries.len() / 4 {
+            return 0;
+        }
         let before = self.entries.len();
-        self.entries.retain(|_, entry| entry.in_force(now));
+        let mut next_expiry = NEVER;
+        self.entries.retain(|entry| {
+            let kept = entry.in_force(now);
+            if kept {
+                next_expiry = next_expiry.min(entry.expires_at);
+            }
+            kept
+        });
+        (self.next_expiry, self.undone) = (next_expiry, 0);
         before - self.entries.len()
     }
 }
@@ -289,9 +363,11 @@ mod tests {
                 changes.into_iter().enumerate().map(|(n, (task, undo))| change(task, n as u64 + 1, undo)).collect();
             let mut straight = none();
             for change in &changes { straight.follow(change.clone()); }
+            // Commands come in any order and again; then the store is read in its order.
             let mut shuffled = none();
-            order.iter().map(|index| index.get(&changes)).chain(&changes).for_each(|change| { shuffled.follow(change.clone()); });
-            let all = |known: &Revocations| known.newest(Timestamp::default(), usize::MAX);
+            for index in &order { shuffled.apply(index.get(&changes).clone()); }
+            for change in &changes { shuffled.follow(change.clone()); }
+            let all = |known: &Revocations| known.all(Timestamp::default());
             prop_assert_eq!(all(&straight), all(&shuffled));
             prop_assert_eq!(straight.seen(), shuffled.seen());
         }
@@ -304,7 +380,7 @@ mod tests {
                 known.follow(RevocationChange::Revoked(record.clone()));
                 prop_assert_eq!(known.get(&record.task_id, Timestamp::default()), Some(record));
             }
-            prop_assert_eq!(known.count(Timestamp::default()), requests.len());
+            prop_assert_eq!(known.count(), requests.len());
         }
     }
 
@@ -332,7 +408,7 @@ mod tests {
     fn the_newest_come_first() {
         let mut revocations = none();
         for (task, version) in [(1, 3), (2, 1), (3, 2), (4, 4)] {
-            revocations.follow(change(task, version, false));
+            revocations.apply(change(task, version, false));
         }
         let versions = |limit| -> Vec<u64> {
             let newest = revocations.newest(Timestamp::default(), limit);
@@ -353,8 +429,52 @@ mod tests {
         revocations.follow(RevocationChange::Revoked(revocation));
         assert!(revocations.get(&task, Timestamp::from_unix_millis(99)).is_some());
         assert!(revocations.get(&task, end).is_none());
-        assert_eq!(revocations.count(end), 0);
+        assert_eq!(revocations.prune(Timestamp::from_unix_millis(99)), 0);
+        assert_eq!(revocations.count(), 1);
         assert_eq!(revocations.prune(end), 1);
-        assert_eq!(revocations.seen(), Version(1));
+        assert_eq!((revocations.count(), revocations.seen()), (0, Version(1)));
+    }
+
+    #[test]
+    fn a_command_that_comes_late_does_not_bring_back_what_was_taken_back_and_forgotten() {
+        let mut revocations = none();
+        revocations.follow(change(1, 1, false));
+        revocations.follow(change(1, 2, true));
+        assert_eq!(revocations.count(), 0);
+        assert_eq!(revocations.prune(Timestamp::default()), 1);
+        assert!(!revocations.apply(change(1, 1, false)), "the store was read beyond it");
+        assert!(revocations.apply(change(1, 3, false)), "this one is news");
+    }
+
+    #[test]
+    fn ids_of_every_form_come_back_as_they_were() {
+        let mut revocations = none();
+        let ids = [
+            "0198c0de-0000-7000-8000-000000000000",
+            "0198C0DE-0000-7000-8000-000000000000",
+            "0198c0de000070008000000000000000",
+            "order-7",
+        ];
+        for (id, version) in ids.into_iter().zip(1..) {
+            let mut record = revoked(0, version, RevokeRequest::default());
+            record.task_id = TaskId::new(id).unwrap();
+            assert!(revocations.apply(RevocationChange::Revoked(record.clone())));
+            assert_eq!(revocations.get(&record.task_id, Timestamp::default()), Some(record));
+        }
+        assert_eq!(revocations.count(), ids.len());
+    }
+
+    #[test]
+    fn the_newest_of_very_many_are_shown_at_once() {
+        let mut revocations = none();
+        for version in 1..=10_000 {
+            let mut record = revoked(0, version, RevokeRequest::default());
+            record.task_id = TaskId::new(format!("t{}", version % 9_000)).unwrap();
+            revocations.follow(RevocationChange::Revoked(record));
+        }
+        let newest = revocations.newest(Timestamp::default(), 1_000);
+        let versions: Vec<u64> = newest.iter().map(|revocation| revocation.version.0).collect();
+        assert_eq!(versions, (9_001..=10_000).rev().collect::<Vec<_>>());
+        assert_eq!(revocations.count(), 9_000);
     }
 }

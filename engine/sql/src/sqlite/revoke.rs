@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteConnection;
 use stem_core::backend::revoke::RevokeStore;
 use stem_core::backend::{BackendError, Health, ServiceId};
 use stem_core::id::{Namespace, TaskId};
-use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
+use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, TRACE_TTL, Version};
 use stem_core::time::Timestamp;
 
 use super::Sqlite;
@@ -16,9 +16,6 @@ use super::watch::Topic;
 use super::writer::{Operation, Topics};
 use crate::codec::{from_json, limit, signed, time, to_json, unsigned};
 use crate::fault::Fault;
-
-/// How long the trace of a revocation that was taken back is kept for those who follow the store.
-const TRACE_TTL: Duration = Duration::from_hours(24);
 
 /// Draws ?2 versions; answers the last. The row outlives what it numbered, so none is ever drawn twice.
 const DRAW: &str = "

@@ -1,0 +1,131 @@
+//! A million revocations: how long a worker reads them before it is ready, and what it keeps of them in memory.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use stem_core::backend::RevokeStore;
+use stem_core::id::{Namespace, TaskId};
+use stem_core::revoke::{Revocations, RevokeRequest};
+use stem_core::time::Clock;
+use stem_engine::SystemClock;
+use stem_file::{FileStore, FileStoreOptions};
+use stem_sql::{Sqlite, SqliteOptions};
+
+use crate::{Row, row};
+
+const RECORDS: usize = 1_000_000;
+/// Stored in one call, and read in one: as a worker reads them.
+const CHUNK: usize = 10_000;
+
+/// The store at a place: a path that ends in `.db` is a SQLite file, another a file of lines.
+async fn open(place: &str) -> anyhow::Result<Arc<dyn RevokeStore>> {
+    let clock = Arc::new(SystemClock);
+    if std::path::Path::new(place).extension().is_some_and(|extension| extension == "db") {
+        let busy_timeout = Duration::from_secs(5);
+        let options = SqliteOptions { path: place.into(), clock, create: true, busy_timeout };
+        return Ok(Sqlite::open(options).await?);
+    }
+    let lock_timeout = FileStoreOptions::DEFAULT_LOCK_TIMEOUT;
+    Ok(FileStore::open(FileStoreOptions { path: place.into(), clock, lock_timeout }))
+}
+
+fn namespace() -> anyhow::Result<Namespace> {
+    Ok(Namespace::new("stem")?)
+}
+
+pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
+    let dir = tempfile::tempdir()?;
+    let mut rows = Vec::new();
+    for (what, file) in [("SQLite", "revokes.db"), ("a file", "revokes.jsonl")] {
+        let place = dir.path().join(file).display().to_string();
+        let store = open(&place).await?;
+        let at = Instant::now();
+        fill(&*store).await?;
+        let filled = at.elapsed();
+        drop(store);
+        // A process of its own, as a worker that starts has it: nothing that was used before hides what is used now.
+        let said =
+            Command::new(std::env::current_exe()?).arg(format!("hydrate={place}")).output()?;
+        anyhow::ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        let said: Value = serde_json::from_slice(&said.stdout)?;
+        let figure = |key: &str| said[key].as_f64().context("a figure is missing");
+        let name = format!("1,000,000 revocations in {what}");
+        rows.push(row(format!("{name}: stored, {CHUNK} at once"), filled.as_secs_f64(), "s"));
+        rows.push(Row {
+            what: format!("{name}: read at a worker's start"),
+            value: figure("seconds")?,
+            unit: "s",
+            goal: "goal ≤ 2",
+        });
+        rows.push(Row {
+            what: format!("{name}: resident memory for each"),
+            value: figure("bytesEach")?,
+            unit: "bytes",
+            goal: "goal ≤ 200",
+        });
+    }
+    Ok(rows)
+}
+
+async fn fill(store: &dyn RevokeStore) -> anyhow::Result<()> {
+    let namespace = namespace()?;
+    let expires_at = Some(SystemClock.now().after(Duration::from_hours(24 * 30)));
+    for chunk in 0..RECORDS / CHUNK {
+        let requests: Vec<(TaskId, RevokeRequest)> = (0..CHUNK)
+            .map(|n| {
+                let request = RevokeRequest {
+                    terminate: n % 2 == 0,
+                    reason: Some(format!("incident {}", chunk % 7)),
+                    requested_by: Some("operator".to_owned()),
+                    expires_at,
+                    ..RevokeRequest::default()
+                };
+                Ok((TaskId::new(uuid::Uuid::now_v7().to_string())?, request))
+            })
+            .collect::<anyhow::Result<_>>()?;
+        store.revoke(&namespace, &requests).await?;
+    }
+    Ok(())
+}
+
+fn resident_bytes() -> anyhow::Result<f64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: f64 =
+        statm.split_whitespace().nth(1).context("statm has no second field")?.parse()?;
+    #[expect(clippy::cast_precision_loss, reason = "a page has 4,096 bytes, or some such number")]
+    let page = rustix::param::page_size() as f64;
+    Ok(pages * page)
+}
+
+/// Reads everything as a worker does before it is ready, and prints what it took. Runs in a process of its own.
+#[expect(clippy::print_stdout, reason = "the parent reads it")]
+pub(crate) fn hydrate(place: &str) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let namespace = namespace()?;
+        let (before, at) = (resident_bytes()?, Instant::now());
+        let store = open(place).await?;
+        let mut known = Revocations::new(namespace.clone());
+        loop {
+            let changes = store.since(&namespace, known.seen(), CHUNK).await?;
+            let last = changes.len() < CHUNK;
+            for change in changes {
+                known.follow(change);
+            }
+            if last {
+                break;
+            }
+        }
+        let seconds = at.elapsed().as_secs_f64();
+        let count = known.count();
+        anyhow::ensure!(count == RECORDS, "{count} of {RECORDS} were read");
+        #[expect(clippy::cast_precision_loss, reason = "a million is exact")]
+        let each = (resident_bytes()? - before) / RECORDS as f64;
+        println!("{}", json!({ "seconds": seconds, "bytesEach": each }));
+        Ok(())
+    })
+}

@@ -1,0 +1,242 @@
+//! Terminate through a whole worker: an operator's process writes, a worker reads and stops one guest among a hundred.
+//!
+//! Both use the same SQLite file by connections of their own, as two processes do. Every place of the worker is taken,
+//! and a native task waits for one: when it begins, the place is free.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use stem_core::backend::control::Position;
+use stem_core::control::{Answer, Command, Drain, Order};
+use stem_core::envelope::{Envelope, Payload};
+use stem_core::id::{Namespace, RequestId, TaskId, TaskName};
+use stem_core::revoke::RevokeRequest;
+use stem_core::task::TaskState;
+use stem_core::time::Clock;
+use stem_engine::manifest::HandlerManifest;
+use stem_engine::modules::{self, Found};
+use stem_engine::worker::WorkerHandle;
+use stem_engine::{Backends, Client, EnqueueOptions, SystemClock, Worker, WorkerConfig};
+use stem_sql::{Sqlite, SqliteOptions};
+use tokio::sync::mpsc;
+
+use crate::attempts::runtime;
+use crate::{Row, row, spread};
+
+/// Terminations in one figure.
+const ROUNDS: usize = 300;
+const NEIGHBOURS: usize = 100;
+/// Loops of a neighbour that comes to an end: about 40 ms of a core.
+const WORK: u32 = 40_000_000;
+const PATIENCE: Duration = Duration::from_mins(1);
+
+const ENDLESS: &str = r#"(module (memory (export "memory") 1) (func (export "stem_run") (result i32) (loop $l (br $l)) (i32.const 0)))"#;
+
+/// Counts down, and then returns 42.
+fn counting() -> String {
+    format!(
+        r#"(module
+            (import "stem0" "output_write" (func $write (param i32 i32) (result i32)))
+            (memory (export "memory") 1) (data (i32.const 0) "42")
+            (func (export "stem_run") (result i32) (local $left i32)
+                (local.set $left (i32.const {WORK}))
+                (loop $l (br_if $l (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+                (call $write (i32.const 0) (i32.const 2))))"#
+    )
+}
+
+struct Bench {
+    worker: WorkerHandle,
+    running: tokio::task::JoinHandle<Result<(), stem_engine::WorkerError>>,
+    operator: Client,
+    probes: mpsc::UnboundedReceiver<Instant>,
+    namespace: Namespace,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn start() -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let open = async || {
+            let options = SqliteOptions {
+                path: dir.path().join("stem.db"),
+                clock: Arc::new(SystemClock),
+                create: true,
+                busy_timeout: Duration::from_secs(5),
+            };
+            Sqlite::open(options).await.map(Backends::all_in_one)
+        };
+        let isolates = runtime(u32::try_from(NEIGHBOURS + 2)?, 2)?;
+        let config = WorkerConfig {
+            concurrency: NEIGHBOURS + 1,
+            prefetch: NEIGHBOURS + 1,
+            ..WorkerConfig::new("bench".parse()?)
+        };
+        let cap = config.limits_cap.clone();
+        let mut builder = Worker::builder(open().await?, config).isolates(Arc::clone(&isolates));
+        for (name, text) in [("endless", ENDLESS.to_owned()), ("counting", counting())] {
+            let path = dir.path().join(format!("{name}.wasm"));
+            std::fs::write(&path, wat::parse_str(text)?)?;
+            let manifest = HandlerManifest::plain(name.parse()?, format!("{name}.wasm"));
+            builder =
+                builder.module(modules::load(&isolates, &Found { path, manifest }, &cap).await?);
+        }
+        let (began, probes) = mpsc::unbounded_channel();
+        let worker = builder
+            .inline("probe", move |_, (): ()| {
+                let began = began.clone();
+                async move {
+                    // The bench may have ended.
+                    let _ = began.send(Instant::now());
+                    Ok(())
+                }
+            })?
+            .build()?;
+        let handle = worker.handle();
+        let running = tokio::spawn(worker.run());
+        let operator = Client::new(open().await?, Arc::new(SystemClock));
+        let namespace = Namespace::new("stem")?;
+        Ok(Self { worker: handle, running, operator, probes, namespace, _dir: dir })
+    }
+
+    async fn enqueue(&self, name: &str, count: usize) -> anyhow::Result<Vec<TaskId>> {
+        let name: TaskName = name.parse()?;
+        let envelopes: Vec<Envelope> = (0..count)
+            .map(|_| {
+                self.operator.envelope(
+                    name.clone(),
+                    Payload::json("null"),
+                    EnqueueOptions::default(),
+                )
+            })
+            .collect::<Result<_, _>>()?;
+        self.operator.enqueue_all(&envelopes).await?;
+        Ok(envelopes.into_iter().map(|envelope| envelope.id).collect())
+    }
+
+    async fn ask(&self, order: Order) -> anyhow::Result<Value> {
+        let now = SystemClock.now();
+        let command = Command {
+            request_id: RequestId::new(uuid::Uuid::now_v7().to_string())?,
+            namespace: self.namespace.clone(),
+            targets: None,
+            order,
+            issued_at: now,
+            expires_at: now.after(PATIENCE),
+            requester: "bench".to_owned(),
+        };
+        let control = &self.operator.backends().control;
+        control.send(&command).await?;
+        let replies =
+            control.replies(&self.namespace, &command.request_id, Position(0), PATIENCE).await?;
+        match replies.into_iter().next().map(|(_, reply)| reply.answer) {
+            Some(Answer::Ok { payload }) => Ok(payload),
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+
+    /// Waits until the guest has had a core: among a hundred that takes a while longer than to be started.
+    async fn until_computing(&self, task: &TaskId) -> anyhow::Result<()> {
+        let poll = async {
+            loop {
+                let seen = self.ask(Order::Inspect { include_revoked: false }).await?;
+                let active = seen["active"].as_array().map_or(&[][..], Vec::as_slice);
+                let row = active.iter().find(|row| row["id"] == task.as_str());
+                if row.and_then(|row| row["cpuMs"].as_f64()).is_some_and(|used| used > 0.0) {
+                    return anyhow::Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, poll).await?
+    }
+
+    async fn terminate(&self, task: &TaskId) -> anyhow::Result<Value> {
+        let request = RevokeRequest { terminate: true, ..RevokeRequest::default() };
+        let store = &self.operator.backends().revokes;
+        let revocations = store.revoke(&self.namespace, &[(task.clone(), request)]).await?;
+        self.ask(Order::Revoke { revocations }).await
+    }
+
+    async fn stop(self, mode: Drain) -> anyhow::Result<()> {
+        self.worker.shutdown(mode, None);
+        self.running.await??;
+        Ok(())
+    }
+}
+
+pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
+    let mut rows = latencies().await?;
+    rows.extend(neighbours().await?);
+    Ok(rows)
+}
+
+async fn latencies() -> anyhow::Result<Vec<Row>> {
+    let mut bench = Bench::start().await?;
+    for task in bench.enqueue("endless", NEIGHBOURS).await? {
+        bench.until_computing(&task).await?;
+    }
+    let (mut freed, mut replied, mut trapped) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let victim = bench.enqueue("endless", 1).await?.remove(0);
+        bench.until_computing(&victim).await?;
+        bench.enqueue("probe", 1).await?;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let at = Instant::now();
+        let payload = bench.terminate(&victim).await?;
+        replied.push(at.elapsed().as_secs_f64() * 1e3);
+        let began = tokio::time::timeout(PATIENCE, bench.probes.recv()).await?;
+        let began = began.ok_or_else(|| anyhow::anyhow!("the probes are gone"))?;
+        freed.push(began.duration_since(at).as_secs_f64() * 1e3);
+        let ended = &payload["terminated"][0];
+        anyhow::ensure!(ended["how"] == "preempted", "{payload}");
+        trapped.push(ended["elapsedMs"].as_f64().unwrap_or(f64::NAN));
+    }
+    bench.stop(Drain::Hard).await?;
+    let mut rows = Vec::new();
+    for (what, goal, figures) in [
+        ("terminate among 100, worker's receipt → trap", "goal p99 ≤ 5", &mut trapped),
+        ("terminate among 100, operator's write → place runs another task", "", &mut freed),
+        ("terminate among 100, operator's write → reply", "", &mut replied),
+    ] {
+        let (p50, p99, max) = spread(figures);
+        rows.push(row(format!("{what}: p50"), p50, "ms"));
+        rows.push(Row { what: format!("{what}: p99"), value: p99, unit: "ms", goal });
+        rows.push(row(format!("{what}: max"), max, "ms"));
+    }
+    Ok(rows)
+}
+
+/// A hundred guests that come to an end, alone and while a runaway beside them is stopped again and again.
+async fn neighbours() -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (what, killing) in [("alone", false), ("while others are terminated", true)] {
+        let bench = Bench::start().await?;
+        let at = Instant::now();
+        let tasks = bench.enqueue("counting", NEIGHBOURS).await?;
+        let mut killed = 0_u32;
+        let mut left = tasks.clone();
+        while let Some(task) = left.last() {
+            if killing {
+                let victim = bench.enqueue("endless", 1).await?.remove(0);
+                bench.until_computing(&victim).await?;
+                bench.terminate(&victim).await?;
+                killed += 1;
+            }
+            let wait = if killing { Duration::ZERO } else { PATIENCE };
+            let record = bench.operator.wait(task, Some(wait), |_| {}).await?;
+            let Some(record) = record.filter(|record| record.state.is_final()) else { continue };
+            let result = record.result.map(|result| result.bytes);
+            anyhow::ensure!(result.as_deref() == Some(b"42"), "{} is {:?}", task, record.state);
+            left.pop();
+        }
+        rows.push(row(
+            format!("100 computing tasks {what} ({killed} terminated)"),
+            at.elapsed().as_secs_f64(),
+            "s",
+        ));
+        bench.stop(Drain::Warm).await?;
+    }
+    Ok(rows)
+}
