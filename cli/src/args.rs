@@ -236,7 +236,7 @@ Example:
 names, and revoke again what must not run.
 
 Example:
-  STEM_REVOKE_STORE_URL=file:///var/lib/stem/revokes.jsonl stem revokes repair"
+  stem --revoke-store file:///var/lib/stem/revokes.jsonl revokes repair"
     )]
     Repair {
         /// How to answer.

@@ -65,11 +65,14 @@ pub struct Answers {
     pub elapsed: Duration,
 }
 
+fn new_request_id() -> RequestId {
+    RequestId::new(uuid::Uuid::now_v7().to_string()).expect("a UUID follows the rules for names")
+}
+
 /// Sends a command and collects the answers.
 pub async fn ask(backends: &Backends, request: Request) -> Result<Answers, BackendError> {
     let started = Instant::now();
-    let request_id = RequestId::new(uuid::Uuid::now_v7().to_string())
-        .expect("a UUID follows the rules for names");
+    let request_id = new_request_id();
     let named: BTreeSet<WorkerId> = request.workers.into_iter().collect();
     let expected: BTreeSet<WorkerId> = if named.is_empty() {
         let (heartbeats, now) = backends.presence.workers(&request.namespace).await?;
@@ -141,6 +144,17 @@ async fn collect(
 }
 
 impl Answers {
+    /// Of a request that could not be sent.
+    pub fn nobody_asked(namespace: &Namespace) -> Self {
+        Self {
+            request_id: new_request_id(),
+            namespace: namespace.clone(),
+            expected: Vec::new(),
+            replies: Vec::new(),
+            elapsed: Duration::ZERO,
+        }
+    }
+
     /// Who should have answered and did not.
     pub fn missing(&self) -> Vec<&WorkerId> {
         self.expected

@@ -137,11 +137,20 @@ fn schemes_of_later_builds_and_unknown_ones_are_code_2() {
     let unknown =
         place.stem_env(&[("STEM_BROKER_URL", "sqlit:///x")], &["health"]).expect(2).complains();
     assert!(unknown.stderr.contains("did you mean sqlite://"), "{unknown:?}");
-    for store in ["file:///tmp/revokes", "/tmp/revokes", "revokes.ndjson"] {
+    for store in ["redis://h", "postgres://h/d"] {
         place
             .stem_env(&[("STEM_REVOKE_STORE_URL", store)], &["revokes", "list"])
             .expect(2)
+            .complains()
             .says("not supported by this build yet");
+    }
+    // A file of lines keeps revocations and nothing else.
+    let file = format!("file://{}", place.path("revokes").display());
+    for store in [file.as_str(), "revokes.ndjson"] {
+        place.stem_env(&[("STEM_REVOKE_STORE_URL", store)], &["revokes", "list"]).expect(0);
+    }
+    for variable in ["STEM_BROKER_URL", "STEM_RESULT_BACKEND_URL"] {
+        place.stem_env(&[(variable, &file)], &["health"]).expect(2).complains();
     }
 }
 

@@ -49,6 +49,65 @@ fn every_command_has_help_with_an_example() {
     }
 }
 
+/// The words of a line as a shell has them, up to where it goes on with another program or a file. Enough for our own
+/// examples: quotes without escapes, and for what a variable would give some name.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quote = None;
+    for letter in line.chars() {
+        match (quote, letter) {
+            (Some(open), letter) if open == letter => quote = None,
+            (None, '\'' | '"') => quote = Some(letter),
+            (None, ' ') => words.push(String::new()),
+            (_, letter) => words.last_mut().unwrap().push(letter),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    let end = words.iter().position(|word| [">", "|", "&&", "#"].contains(&word.as_str()));
+    words.truncate(end.unwrap_or(words.len()));
+    for word in &mut words {
+        if word.starts_with('$') {
+            "some-name".clone_into(word);
+        }
+    }
+    words
+}
+
+#[test]
+fn every_example_is_a_command_that_there_is() {
+    use clap::Parser;
+    use clap::error::ErrorKind::{ArgumentConflict, InvalidSubcommand, UnknownArgument};
+    let place = Place::new();
+    let mut examples = 0;
+    for path in commands() {
+        let mut asked: Vec<&str> = path.iter().map(String::as_str).collect();
+        asked.push("--help");
+        let help = place.stem(&asked).expect(0).stdout;
+        for line in help.lines().map(str::trim_start).filter(|line| line.starts_with("stem ")) {
+            let parsed = stem_cli::args::Cli::try_parse_from(words(line));
+            assert!(parsed.is_ok(), "{path:?}: {line}: {}", parsed.unwrap_err());
+            examples += 1;
+        }
+    }
+    assert!(examples > 40, "{examples}");
+
+    let readme = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let there_is = readme.split("## Not yet").next().unwrap();
+    let in_prose = there_is.split('`').filter(|code| code.starts_with("stem "));
+    let in_blocks = there_is
+        .lines()
+        .map(|line| line.split_once("$(").map_or(line, |(_, inner)| inner.trim_end_matches(')')));
+    for line in in_prose.chain(in_blocks.filter(|line| line.starts_with("stem "))) {
+        let parsed = stem_cli::args::Cli::try_parse_from(words(line));
+        // What is only named lacks what it needs, which is no mistake.
+        let wrong = parsed.err().filter(|error| {
+            [ArgumentConflict, InvalidSubcommand, UnknownArgument].contains(&error.kind())
+        });
+        assert!(wrong.is_none(), "README.md: {line}: {}", wrong.unwrap());
+    }
+}
+
 #[test]
 fn help_explains_exit_codes_and_environment() {
     let place = Place::new();

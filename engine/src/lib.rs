@@ -47,6 +47,7 @@ pub mod clock;
 pub mod inline;
 pub mod manifest;
 pub mod modules;
+pub mod revocations;
 pub mod units;
 pub mod worker;
 

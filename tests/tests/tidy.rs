@@ -129,7 +129,8 @@ fn arrows_point_down() {
 
 #[test]
 fn the_core_does_no_io_and_reads_no_clock() {
-    let allowed = ["async-trait", "jiff", "serde", "serde_json", "sha2", "thiserror", "uuid"];
+    let allowed =
+        ["async-trait", "hashbrown", "jiff", "serde", "serde_json", "sha2", "thiserror", "uuid"];
     let core = package("stem-core");
     let foreign: Vec<_> =
         core.normal.iter().filter(|name| !allowed.contains(&name.as_str())).collect();

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -9,9 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use stem_engine::{Backends, SystemClock};
+use stem_core::control::{Heartbeat, WorkerState};
+use stem_core::id::{Incarnation, Namespace, TaskId, WorkerId};
+use stem_core::revoke::RevokeRequest;
+use stem_core::time::{Clock, Timestamp};
+use stem_engine::{Backends, SystemClock, Worker, WorkerConfig, WorkerError};
 use stem_sql::{Sqlite, SqliteOptions};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 /// A home, a state directory and a working directory of its own.
 pub(crate) struct Place {
@@ -71,6 +77,18 @@ impl Place {
         Ran::of(self.command(args).envs(environment.iter().copied()).output().unwrap())
     }
 
+    /// Runs it where no file may grow beyond 256 or 512 KiB, and where that is an error and not the end of the process:
+    /// a disk that is full for large files only.
+    pub(crate) fn stem_with_small_files(&self, environment: &[(&str, &str)], args: &[&str]) -> Ran {
+        let program = self.command(args);
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg("trap '' XFSZ; ulimit -f 512; exec \"$0\" \"$@\"");
+        shell.arg(program.get_program()).args(program.get_args()).env_clear();
+        shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.envs(environment.iter().copied()).current_dir(self.dir.path()).stdin(Stdio::null());
+        Ran::of(shell.output().unwrap())
+    }
+
     pub(crate) fn stem_stdin(&self, input: &[u8], args: &[&str]) -> Ran {
         let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
         // A program that refuses early does not read it all.
@@ -84,6 +102,60 @@ impl Place {
     }
 }
 
+/// A worker that is there as far as anyone can see, and answers nothing by itself.
+pub(crate) async fn appear(backends: &Backends, worker: &str) {
+    let heartbeat = Heartbeat {
+        worker: WorkerId::new(worker).unwrap(),
+        boot_id: Incarnation(uuid::Uuid::now_v7()),
+        namespace: Namespace::new("stem").unwrap(),
+        state: WorkerState::Running,
+        host: "host".into(),
+        pid: 1,
+        started_at: SystemClock.now(),
+        seen_at: Timestamp::default(),
+        interval_ms: 60_000,
+        concurrency: 1,
+        queues: BTreeMap::new(),
+        tasks: Vec::new(),
+        inflight: 0,
+    };
+    backends.presence.register(&heartbeat).await.unwrap();
+}
+
+/// A worker in this process, with the native task `wait`, which goes from checkpoint to checkpoint until it is stopped.
+pub(crate) struct Live(JoinHandle<Result<(), WorkerError>>);
+
+impl Live {
+    pub(crate) async fn start(backends: Backends, name: &str) -> Self {
+        let config = WorkerConfig::new(WorkerId::new(name).unwrap());
+        let worker = Worker::builder(backends, config)
+            .inline("wait", |context, _: Value| async move {
+                loop {
+                    context.heartbeat()?;
+                    context.progress(0.5, "waiting")?;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                #[expect(unreachable_code, reason = "says what type the result would have")]
+                Ok(())
+            })
+            .unwrap()
+            .build()
+            .unwrap();
+        let (ready, wait) = tokio::sync::oneshot::channel();
+        let worker = worker.on_ready(|_| ready.send(()).expect("somebody waits"));
+        let running = Self(tokio::spawn(worker.run()));
+        wait.await.expect("the worker gets ready");
+        running
+    }
+}
+
+/// As if it were killed.
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 pub(crate) async fn backends(path: &Path) -> Backends {
     let options = SqliteOptions {
         path: path.to_owned(),
@@ -92,6 +164,17 @@ pub(crate) async fn backends(path: &Path) -> Backends {
         busy_timeout: Duration::from_secs(5),
     };
     Backends::all_in_one(Sqlite::open(options).await.unwrap())
+}
+
+/// Fills a store so that under [`Place::stem_with_small_files`] it can be opened and read and refuses to write, as long
+/// as these backends are kept: its write-ahead log is longer than files may be.
+pub(crate) async fn fill(backends: &Backends) {
+    let long = RevokeRequest { reason: Some("x".repeat(400)), ..RevokeRequest::default() };
+    let filler: Vec<_> = (0..3_000)
+        .map(|number| (TaskId::new(format!("f{number}")).unwrap(), long.clone()))
+        .collect();
+    let namespace = Namespace::new("filler").unwrap();
+    backends.revokes.revoke(&namespace, &filler).await.unwrap();
 }
 
 impl Ran {
@@ -139,6 +222,23 @@ impl Ran {
             self.json();
         }
         self
+    }
+}
+
+/// A value has these keys and no others; those with a `?` may be absent. After `[]`: each item of a list has.
+#[track_caller]
+pub(crate) fn assert_keys(value: &Value, keys: &str, what: &str) {
+    if let Some(keys) = keys.strip_prefix("[] ") {
+        let items = value.as_array().unwrap_or_else(|| panic!("{what}: no list: {value}"));
+        return items.iter().for_each(|item| assert_keys(item, keys, what));
+    }
+    let has = value.as_object().unwrap_or_else(|| panic!("{what}: no object: {value}"));
+    let known: Vec<&str> = keys.split_whitespace().map(|key| key.trim_end_matches('?')).collect();
+    for key in keys.split_whitespace().filter(|key| !key.ends_with('?')) {
+        assert!(has.contains_key(key), "{what}: {key} is missing in {value}");
+    }
+    for key in has.keys() {
+        assert!(known.contains(&key.as_str()), "{what}: {key} is new in {value}");
     }
 }
 

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stem_core::backend::{BackendError, ErrorClass};
+use stem_core::backend::BackendError;
 use stem_core::id::TaskId;
 use stem_core::machine::attempt::Event;
 use stem_core::revoke::{RevocationChange, Revocations, Version};
-use tokio::task::JoinHandle;
 
 use super::shared::Shared;
+use crate::revocations;
 
-/// Changes read at once.
-const CHUNK: usize = 10_000;
 /// The longest between two looks at the store, without a wake-up.
 const LOOK: Duration = Duration::from_millis(500);
 /// The pause after a look that failed.
@@ -22,55 +20,27 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// that is everything from the beginning.
 pub(super) async fn catch_up(shared: &Shared) -> Result<(), BackendError> {
     let looked_at = shared.now();
-    let mut anew =
-        shared.must_read_all().then(|| Revocations::new(shared.config.namespace.clone()));
-    if anew.is_some() {
+    let (store, namespace) = (&shared.backends.revokes, &shared.config.namespace);
+    if shared.must_read_all() {
         tracing::info!("the revoke store was not read for long; all of it is read again");
-    }
-    let seen = if anew.is_some() { Version::default() } else { shared.revocations().seen() };
-    let mut next = Some(chunk(shared, seen));
-    while let Some(reading) = next.take() {
-        let changes = match reading.await {
-            Ok(read) => read?,
-            Err(broken) => {
-                let (class, service) = (ErrorClass::Transient, shared.backends.revokes.service());
-                return Err(BackendError::new(class, &service.0, "list revocations", broken));
-            }
+        let mut anew = Revocations::new(namespace.clone());
+        let take = |change| {
+            anew.follow(with_default_grace(shared, change));
         };
-        // A page that is not full is the last. Not until nothing is new: where revocations come faster than one read
-        // takes, that would be never. The next is read while this one is taken in.
-        if let Some(last) = changes.last().filter(|_| changes.len() == CHUNK) {
-            next = Some(chunk(shared, last.version()));
-        }
-        for change in changes {
-            match &mut anew {
-                Some(anew) => {
-                    anew.follow(with_default_grace(shared, change));
-                }
-                None => {
-                    take_in(shared, change, Revocations::follow);
-                }
-            }
-        }
-    }
-    if let Some(anew) = anew {
+        revocations::read(store, namespace, Version::default(), take).await?;
         shared.replace_revocations(anew);
         for hand in shared.in_hand() {
             tell(shared, &hand.receipt.task);
         }
+    } else {
+        let seen = shared.revocations().seen();
+        let take = |change| {
+            take_in(shared, change, Revocations::follow);
+        };
+        revocations::read(store, namespace, seen, take).await?;
     }
     shared.revocations_were_read(looked_at);
     Ok(())
-}
-
-/// Reads the next page, beside whatever the caller does.
-fn chunk(
-    shared: &Shared,
-    after: Version,
-) -> JoinHandle<Result<Vec<RevocationChange>, BackendError>> {
-    let store = Arc::clone(&shared.backends.revokes);
-    let namespace = shared.config.namespace.clone();
-    tokio::spawn(async move { store.since(&namespace, after, CHUNK).await })
 }
 
 /// Takes in a change that came by command, and tells the attempts in hand; says whether it was new. The store is still

@@ -8,7 +8,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use stem_core::backend::RevokeStore;
 use stem_core::id::{Namespace, TaskId};
-use stem_core::revoke::{Revocations, RevokeRequest};
+use stem_core::revoke::RevokeRequest;
 use stem_core::time::Clock;
 use stem_engine::SystemClock;
 use stem_file::{FileStore, FileStoreOptions};
@@ -17,7 +17,7 @@ use stem_sql::{Sqlite, SqliteOptions};
 use crate::{Row, row};
 
 const RECORDS: usize = 1_000_000;
-/// Stored in one call, and read in one: as a worker reads them.
+/// Stored in one call.
 const CHUNK: usize = 10_000;
 
 /// The store at a place: a path that ends in `.db` is a SQLite file, another a file of lines.
@@ -109,17 +109,7 @@ pub(crate) fn hydrate(place: &str) -> anyhow::Result<()> {
         let namespace = namespace()?;
         let (before, at) = (resident_bytes()?, Instant::now());
         let store = open(place).await?;
-        let mut known = Revocations::new(namespace.clone());
-        loop {
-            let changes = store.since(&namespace, known.seen(), CHUNK).await?;
-            let last = changes.len() < CHUNK;
-            for change in changes {
-                known.follow(change);
-            }
-            if last {
-                break;
-            }
-        }
+        let known = stem_engine::revocations::read_all(&store, &namespace).await?;
         let seconds = at.elapsed().as_secs_f64();
         let count = known.count();
         anyhow::ensure!(count == RECORDS, "{count} of {RECORDS} were read");

@@ -29,6 +29,14 @@ pub(crate) struct Said {
 }
 
 impl Said {
+    fn of(Output { status, stdout, stderr }: Output) -> Self {
+        Self {
+            code: status.code().unwrap_or(-1),
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("{error}: {}\n{}", self.stdout, self.stderr))
@@ -92,26 +100,61 @@ impl Lab {
     }
 
     pub(crate) fn stem_with(&self, args: &[&str], env: &[(&str, &str)]) -> Said {
-        let Output { status, stdout, stderr } =
-            self.command(args).envs(env.iter().copied()).output().unwrap();
-        Said {
-            code: status.code().unwrap_or(-1),
-            stdout: String::from_utf8(stdout).unwrap(),
-            stderr: String::from_utf8(stderr).unwrap(),
+        Said::of(self.command(args).envs(env.iter().copied()).output().unwrap())
+    }
+
+    /// The default database.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.path("state/stem/stem.db")
+    }
+
+    /// Runs the program where no file may grow beyond so many blocks of 512 or 1024 bytes, and where that is an error
+    /// and not the end of the process: a disk that is full for large files only.
+    pub(crate) fn stem_with_small_files(
+        &self,
+        blocks: u32,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Said {
+        let program = self.command(args);
+        let mut shell = Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        shell.arg("-c").arg(script).arg(program.get_program()).args(program.get_args());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
         }
+        shell.envs(env.iter().copied()).current_dir(self.dir.path()).stdin(Stdio::null());
+        Said::of(shell.output().unwrap())
     }
 
     /// Starts a worker on the example tasks and waits until it is ready.
     pub(crate) fn worker(&self, args: &[&str]) -> Worker {
+        self.worker_with(args, &[])
+    }
+
+    /// As [`Lab::worker`], with these variables in its environment.
+    pub(crate) fn worker_with(&self, args: &[&str], env: &[(&str, &str)]) -> Worker {
         let modules = modules();
         let mut all = vec!["worker", "start", "--modules", modules.to_str().unwrap()];
         all.extend(args);
-        self.worker_from(&all)
+        self.start(&all, env)
     }
 
     pub(crate) fn worker_from(&self, args: &[&str]) -> Worker {
-        let mut child =
-            self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        self.start(args, &[])
+    }
+
+    fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Worker {
+        let mut child = self
+            .command(args)
+            .envs(env.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let copy = Arc::clone(&log);
@@ -158,6 +201,25 @@ impl Lab {
         }
     }
 
+    /// Waits until something that can be asked for is as wanted; returns it.
+    #[track_caller]
+    pub(crate) fn wait_for<T: std::fmt::Debug>(
+        &self,
+        what: &str,
+        look: impl Fn(&Self) -> T,
+        wanted: impl Fn(&T) -> bool,
+    ) -> T {
+        let since = Instant::now();
+        loop {
+            let seen = look(self);
+            if wanted(&seen) {
+                return seen;
+            }
+            assert!(since.elapsed() < PATIENCE, "{what} never came: {seen:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until a task's guest has had CPU time: the record says running from the lease on, before any code ran.
     #[track_caller]
     pub(crate) fn until_computing(&self, id: &str) {
@@ -190,6 +252,17 @@ impl Worker {
         let sent =
             Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// As [`Worker::signal`], also when its process may have ended; nobody else can have its number before it is waited for.
+    pub(crate) fn signal_if_there(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.is_ok());
+    }
+
+    /// Whether its process is still there.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// `kill -9`, and waits until it is gone.

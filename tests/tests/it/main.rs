@@ -2,7 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
 
+mod control;
 mod delivery;
+mod draining;
 mod lab;
+mod lifecycle;
 mod modules;
+mod revoking;
+mod scope;
+mod shutdown;
 mod stopping;
+mod store;

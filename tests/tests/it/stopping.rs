@@ -45,7 +45,7 @@ fn a_task_revoked_while_no_worker_runs_never_starts() {
     let _worker = lab.worker(&[]);
     let record = lab.until_state(&id, "revoked");
     assert_eq!(record["revocation"]["how"], "before-start");
-    assert!(record.get("startedAt").is_none() || record["usage"].is_null(), "{record}");
+    assert_eq!((record.get("startedAt"), &record["attempt"]), (None, &0.into()), "{record}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `stem revokes list`
 
-use stem_core::revoke::{Revocation, Revocations};
+use stem_core::revoke::Revocation;
 use stem_core::time::Clock;
 use stem_engine::SystemClock;
 
@@ -12,23 +12,10 @@ use crate::exit::Ending;
 use crate::output::{Printer, say, table};
 use crate::view::how_text;
 
-/// Changes that are read at once.
-const PAGE: usize = 10_000;
-
 pub(super) async fn run(context: &Context, namespace: NamespaceArg, json: JsonArg) -> Outcome {
     let settings = context.settings(|flags| flags.namespace = namespace.namespace)?;
     let store = connect::revokes(&settings).await?;
-    let mut known = Revocations::new(settings.namespace.value.clone());
-    loop {
-        let changes = store.since(&settings.namespace.value, known.seen(), PAGE).await?;
-        let last = changes.len() < PAGE;
-        for change in changes {
-            known.follow(change);
-        }
-        if last {
-            break;
-        }
-    }
+    let known = stem_engine::revocations::read_all(&store, &settings.namespace.value).await?;
     let revocations = known.all(SystemClock.now());
     let printer = Printer::new(json.json);
     printer.print(&revocations, || text(&revocations))?;

@@ -49,19 +49,25 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
         request.timeout += grace;
     }
     request.send_to_nobody = true;
-    let answers = ask(&control.backends, request).await.map_err(|error| {
+    let asked = ask(&control.backends, request).await;
+    let untold = Answers::nobody_asked(namespace);
+    let answers = asked.as_ref().unwrap_or(&untold);
+    let mut document = answers.document();
+    document.insert("persisted".to_owned(), json!(persisted));
+    document.insert("store".to_owned(), json!(control.settings.revoke_store_url.value.to_string()));
+    document.insert("acknowledgedBy".to_owned(), json!(answers.acknowledged_by()));
+    if asked.is_err() {
+        // It is stored, so it holds; whoever asked must learn that, too.
+        document.insert("broadcast".to_owned(), json!("pending"));
+    }
+    control.printer.print(&document, || text(&persisted, answers))?;
+    let answers = asked.map_err(|error| {
         let mut error = CliError::from(error);
         error.what =
             format!("the revocation is stored, and the workers could not be told: {}", error.what);
         error.hint = format!("workers also follow the store, within a second; {}", error.hint);
         error
     })?;
-
-    let mut document = answers.document();
-    document.insert("persisted".to_owned(), json!(persisted));
-    document.insert("store".to_owned(), json!(control.settings.revoke_store_url.value.to_string()));
-    document.insert("acknowledgedBy".to_owned(), json!(answers.acknowledged_by()));
-    control.printer.print(&document, || text(&persisted, &answers))?;
     for (task, _) in &requests {
         // Only a courtesy, so an error says nothing: the order holds whatever the records know.
         if matches!(control.backends.results.fetch(task).await, Ok(None)) {

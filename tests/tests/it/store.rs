@@ -1,0 +1,101 @@
+//! The services behind a lab's database, for what no command does: writing past the control plane, and reading what it
+//! left behind.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use stem_core::backend::control::Position;
+use stem_core::control::{Command, Order};
+use stem_core::id::{Namespace, RequestId, TaskId, WorkerId};
+use stem_core::revoke::{Revocation, RevokeRequest};
+use stem_core::time::{Clock, Timestamp};
+use stem_engine::{Backends, SystemClock};
+use stem_sql::{Sqlite, SqliteOptions};
+
+use crate::lab::{Lab, PATIENCE, Worker};
+
+/// Request ids made here; each lab has a log of its own.
+static SENT: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) struct Store {
+    runtime: tokio::runtime::Runtime,
+    backends: Backends,
+}
+
+fn namespace() -> Namespace {
+    Namespace::new("stem").unwrap()
+}
+
+impl Store {
+    pub(crate) fn open(path: &Path) -> Self {
+        Self::open_with(path, Duration::from_secs(5))
+    }
+
+    fn open_with(path: &Path, busy_timeout: Duration) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let options = SqliteOptions {
+            path: path.to_owned(),
+            clock: Arc::new(SystemClock),
+            create: true,
+            busy_timeout,
+        };
+        let service = runtime.block_on(Sqlite::open(options)).unwrap();
+        Self { runtime, backends: Backends::all_in_one(service) }
+    }
+
+    /// Revokes in the store alone: no worker is told.
+    pub(crate) fn revoke(&self, tasks: &[&str], request: &RevokeRequest) -> Vec<Revocation> {
+        let requests: Vec<_> =
+            tasks.iter().map(|task| (TaskId::new(*task).unwrap(), request.clone())).collect();
+        self.runtime.block_on(self.backends.revokes.revoke(&namespace(), &requests)).unwrap()
+    }
+
+    /// Freezes a worker outside of its transactions: one that is frozen inside holds the lock that all others wait for.
+    pub(crate) fn freeze(lab: &Lab, worker: &Worker) {
+        let store = Self::open_with(&lab.database(), Duration::from_millis(200));
+        let since = Instant::now();
+        loop {
+            worker.signal("-STOP");
+            let written = store.runtime.block_on(store.backends.revokes.prune(&namespace()));
+            match written {
+                Ok(_) => return,
+                Err(error) => assert!(since.elapsed() < PATIENCE, "{error}"),
+            }
+            worker.signal("-CONT");
+        }
+    }
+
+    /// Every command that lies in the log and has not expired.
+    pub(crate) fn commands(&self) -> Vec<Command> {
+        let namespace = namespace();
+        let read = self.backends.control.commands(&namespace, Position::default(), Duration::ZERO);
+        self.runtime.block_on(read).unwrap().into_iter().map(|(_, command)| command).collect()
+    }
+
+    /// Puts an order into the log that expires after so long.
+    pub(crate) fn send(&self, order: Order, targets: Option<&[&str]>, expires_in: Duration) {
+        let now = SystemClock.now();
+        let command = Command {
+            request_id: RequestId::new(format!("by-hand-{}", SENT.fetch_add(1, Relaxed))).unwrap(),
+            namespace: namespace(),
+            targets: targets
+                .map(|names| names.iter().map(|name| WorkerId::new(*name).unwrap()).collect()),
+            order,
+            issued_at: now,
+            expires_at: now.after(expires_in),
+            requester: "a test".to_owned(),
+        };
+        self.runtime.block_on(self.backends.control.send(&command)).unwrap();
+    }
+}
+
+/// The store's time, which is this machine's.
+pub(crate) fn now() -> Timestamp {
+    SystemClock.now()
+}
