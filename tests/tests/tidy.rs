@@ -303,6 +303,23 @@ fn the_paths_that_documents_name_exist() {
     none(&findings);
 }
 
+#[test]
+fn the_tests_that_the_list_of_failures_names_exist() {
+    let sources: String = texts(&["rs"]).into_iter().map(|(_, text)| text).collect();
+    let list = read(Path::new("tests/README.md"));
+    let is_test = |word: &&str| {
+        word.contains('_') && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    };
+    let named: Vec<&str> = list.split('`').skip(1).step_by(2).filter(is_test).collect();
+    assert!(named.len() > 40, "{named:?}");
+    let findings: Vec<_> = named
+        .into_iter()
+        .filter(|name| !sources.contains(&format!("fn {name}(")))
+        .map(str::to_owned)
+        .collect();
+    none(&findings);
+}
+
 /// The table in ARCHITECTURE.md as it must be.
 fn states() -> String {
     let mut table = "| from | to | when |\n|---|---|---|\n".to_owned();

@@ -1,4 +1,4 @@
-//! [`RevokeStore`](stem_core::backend::RevokeStore): versions, undoing, following, pruning.
+//! [`RevokeStore`]: versions, undoing, following, pruning.
 
 use std::collections::HashSet;
 use std::sync::Arc;

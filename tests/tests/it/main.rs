@@ -5,6 +5,7 @@
 mod control;
 mod delivery;
 mod draining;
+mod guards;
 mod lab;
 mod lifecycle;
 mod modules;
