@@ -59,7 +59,7 @@ pub struct ServiceArgs {
     /// Where records and results are kept; default: the broker [env: STEM_RESULT_BACKEND_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub backend: Option<String>,
-    /// Where revocations are kept; default: the result backend [env: STEM_REVOKE_STORE_URL]
+    /// Where revocations are kept (also file:///path or a bare path); default: the result backend [env: STEM_REVOKE_STORE_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub revoke_store: Option<String>,
 }
