@@ -243,31 +243,18 @@ pub fn records_text(records: &[TaskRecord]) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use stem_core::envelope::Payload;
-    use stem_core::id::{Digest, LeaseToken};
+    use stem_core::envelope::{Envelope, Payload};
+    use stem_core::id::Digest;
 
     pub(crate) fn record(state: TaskState) -> TaskRecord {
-        TaskRecord {
-            id: TaskId::new("t").unwrap(),
-            name: TaskName::new("n").unwrap(),
-            queue: QueueName::new("q").unwrap(),
-            state,
-            attempt: 0,
-            max_retries: 3,
-            delivery_count: 0,
-            token: LeaseToken(0),
-            enqueued_at: Timestamp::default(),
-            not_before: None,
-            started_at: None,
-            finished_at: None,
-            worker: None,
-            progress: None,
-            result: None,
-            failure: None,
-            revocation: None,
-            module: None,
-            usage: None,
-        }
+        let envelope = Envelope::new(
+            TaskId::new("t").unwrap(),
+            TaskName::new("n").unwrap(),
+            QueueName::new("q").unwrap(),
+            Payload::json("{}"),
+            Timestamp::default(),
+        );
+        TaskRecord { state, ..TaskRecord::queued(&envelope) }
     }
 
     fn json(record: &TaskRecord) -> Value {

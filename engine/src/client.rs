@@ -112,12 +112,6 @@ impl Client {
     ) -> Result<Envelope, EnvelopeError> {
         let id = options.id.unwrap_or_else(new_task_id);
         let envelope = Envelope {
-            root_id: id.clone(),
-            id,
-            name,
-            queue: options.queue,
-            payload,
-            enqueued_at: self.clock.now(),
             not_before: options.not_before,
             expires_at: options.expires_at,
             priority: options.priority,
@@ -125,8 +119,8 @@ impl Client {
             timeout: options.timeout,
             unique_key: options.unique_key,
             trace_parent: options.trace_parent,
-            parent_id: None,
             headers: options.headers,
+            ..Envelope::new(id, name, options.queue, payload, self.clock.now())
         };
         envelope.check()?;
         Ok(envelope)

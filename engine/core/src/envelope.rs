@@ -150,6 +150,33 @@ pub enum EnvelopeError {
 }
 
 impl Envelope {
+    /// A task of its own, to run as soon as it can be, with the usual priority and retries.
+    pub fn new(
+        id: TaskId,
+        name: TaskName,
+        queue: QueueName,
+        payload: Payload,
+        enqueued_at: Timestamp,
+    ) -> Self {
+        Self {
+            root_id: id.clone(),
+            id,
+            name,
+            queue,
+            payload,
+            enqueued_at,
+            not_before: None,
+            expires_at: None,
+            priority: Priority::DEFAULT,
+            retry: RetryPolicy::DEFAULT,
+            timeout: None,
+            unique_key: None,
+            trace_parent: None,
+            parent_id: None,
+            headers: BTreeMap::new(),
+        }
+    }
+
     /// Checks every bound. Producers call it before they publish, [`wire::decode`] after it has parsed.
     pub fn check(&self) -> Result<(), EnvelopeError> {
         let field = |field, problem: String| Err(EnvelopeError::Field { field, problem });

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::envelope::Payload;
+use crate::envelope::{Envelope, Payload};
 use crate::id::{Digest, LeaseToken, QueueName, TaskId, TaskName, WorkerId};
 use crate::limits::Usage;
 use crate::outcome::{Failure, StopHow};
@@ -220,6 +220,33 @@ pub struct TaskRecord {
     pub module: Option<ModuleRef>,
     /// What its newest ended attempt used.
     pub usage: Option<Usage>,
+}
+
+impl TaskRecord {
+    /// Of a task that was enqueued and not delivered yet.
+    pub fn queued(envelope: &Envelope) -> Self {
+        Self {
+            id: envelope.id.clone(),
+            name: envelope.name.clone(),
+            queue: envelope.queue.clone(),
+            state: TaskState::Queued,
+            attempt: 0,
+            max_retries: envelope.retry.max_retries,
+            delivery_count: 0,
+            token: LeaseToken(0),
+            enqueued_at: envelope.enqueued_at,
+            not_before: envelope.not_before,
+            started_at: None,
+            finished_at: None,
+            worker: None,
+            progress: None,
+            result: None,
+            failure: None,
+            revocation: None,
+            module: None,
+            usage: None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,23 +13,13 @@ use stem_core::time::Timestamp;
 
 fn minimal() -> Envelope {
     let id = TaskId::new("0198c5d2-7c1e-7b3a-9f00-2d1c5a6b7e8f").unwrap();
-    Envelope {
-        id: id.clone(),
-        name: TaskName::new("word-count").unwrap(),
-        queue: QueueName::new("default").unwrap(),
-        payload: Payload::json(r#"{"text":"one two"}"#),
-        enqueued_at: Timestamp::from_unix_millis(1_767_225_600_123),
-        not_before: None,
-        expires_at: None,
-        priority: Priority::DEFAULT,
-        retry: RetryPolicy::DEFAULT,
-        timeout: None,
-        unique_key: None,
-        trace_parent: None,
-        parent_id: None,
-        root_id: id,
-        headers: BTreeMap::new(),
-    }
+    Envelope::new(
+        id,
+        TaskName::new("word-count").unwrap(),
+        QueueName::new("default").unwrap(),
+        Payload::json(r#"{"text":"one two"}"#),
+        Timestamp::from_unix_millis(1_767_225_600_123),
+    )
 }
 
 fn full() -> Envelope {

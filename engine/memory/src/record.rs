@@ -70,29 +70,8 @@ impl Records {
             return;
         }
         self.count += 1;
-        let record = TaskRecord {
-            id: envelope.id.clone(),
-            name: envelope.name.clone(),
-            queue: envelope.queue.clone(),
-            state: TaskState::Queued,
-            attempt: 0,
-            max_retries: envelope.retry.max_retries,
-            delivery_count: 0,
-            token: LeaseToken(0),
-            enqueued_at: envelope.enqueued_at,
-            not_before: envelope.not_before,
-            started_at: None,
-            finished_at: None,
-            worker: None,
-            progress: None,
-            result: None,
-            failure: None,
-            revocation: None,
-            module: None,
-            usage: None,
-        };
         let kept = Kept {
-            record,
+            record: TaskRecord::queued(envelope),
             history: Vec::new(),
             checkpoint: None,
             owner: None,

@@ -1,7 +1,6 @@
 //! Prints how fast it is, so that a change for the worse is seen; asserts only what can fail on no machine.
 #![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +10,8 @@ use sqlx::{ConnectOptions, raw_sql};
 use stem_core::backend::Records;
 use stem_core::backend::broker::{Broker, Delivery, ReceiveRequest, Settled};
 use stem_core::backend::revoke::RevokeStore;
-use stem_core::envelope::{Envelope, Payload, Priority};
+use stem_core::envelope::{Envelope, Payload};
 use stem_core::id::{Incarnation, Namespace, QueueName, TaskId, TaskName, WorkerId};
-use stem_core::retry::RetryPolicy;
 use stem_core::revoke::{RevokeRequest, Version};
 use stem_core::settlement::{Settle, Settlement};
 use stem_core::time::{Clock, Timestamp};
@@ -37,23 +35,13 @@ async fn open(directory: &Path) -> Arc<Sqlite> {
 
 fn envelope(id: &str) -> Envelope {
     let id = TaskId::new(id).unwrap();
-    Envelope {
-        root_id: id.clone(),
+    Envelope::new(
         id,
-        name: TaskName::new("job").unwrap(),
-        queue: QueueName::new("q").unwrap(),
-        payload: Payload::json(br#"{"text":"the quick brown fox jumps over the lazy dog"}"#),
-        enqueued_at: SystemClock.now(),
-        not_before: None,
-        expires_at: None,
-        priority: Priority::DEFAULT,
-        retry: RetryPolicy::DEFAULT,
-        timeout: None,
-        unique_key: None,
-        trace_parent: None,
-        parent_id: None,
-        headers: BTreeMap::new(),
-    }
+        TaskName::new("job").unwrap(),
+        QueueName::new("q").unwrap(),
+        Payload::json(br#"{"text":"the quick brown fox jumps over the lazy dog"}"#),
+        SystemClock.now(),
+    )
 }
 
 fn asking(max: usize, wait: Duration) -> ReceiveRequest {

@@ -188,9 +188,13 @@ async fn inspect(shared: &Shared, include_revoked: bool) -> Result<Value, Backen
     });
     if include_revoked {
         let now = shared.wall();
-        let revocations = shared.revocations();
-        payload["revoked"] = json!(revocations.newest(now, REVOKED_SHOWN));
-        payload["revokedCount"] = json!(revocations.count());
+        // Written as JSON when others may look again.
+        let (newest, count) = {
+            let revocations = shared.revocations();
+            (revocations.newest(now, REVOKED_SHOWN), revocations.count())
+        };
+        payload["revoked"] = json!(newest);
+        payload["revokedCount"] = json!(count);
     }
     Ok(payload)
 }

@@ -7,7 +7,6 @@ use stem_core::envelope::{Envelope, Payload};
 use stem_core::id::TaskName;
 use stem_core::task::TaskState;
 use stem_engine::{Backends, Client, EnqueueOptions, SystemClock, Worker, WorkerConfig};
-use stem_sql::{Sqlite, SqliteOptions};
 
 use crate::{Cost, Row, row, spread};
 
@@ -24,16 +23,7 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     measure("memory", memory.clone(), memory, "", &mut rows).await?;
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("stem.db");
-    let open = async || {
-        let clock = Arc::new(SystemClock);
-        let options = SqliteOptions {
-            path: path.clone(),
-            clock,
-            create: true,
-            busy_timeout: Duration::from_secs(5),
-        };
-        Sqlite::open(options).await.map(Backends::all_in_one)
-    };
+    let open = async || crate::sqlite(&path).await.map(Backends::all_in_one);
     // Two connections, as a producer's process and a worker's would have them.
     measure("SQLite, durable", open().await?, open().await?, "goal ≥ 2,000", &mut rows).await?;
     Ok(rows)

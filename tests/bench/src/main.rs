@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
+use stem_engine::SystemClock;
+use stem_sql::{Sqlite, SqliteOptions};
 
 /// One figure.
 pub(crate) struct Row {
@@ -68,6 +70,17 @@ pub(crate) fn target_dir() -> PathBuf {
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target")),
         PathBuf::from,
     )
+}
+
+/// A connection of its own to a SQLite file.
+pub(crate) async fn sqlite(path: &std::path::Path) -> anyhow::Result<std::sync::Arc<Sqlite>> {
+    let options = SqliteOptions {
+        path: path.to_owned(),
+        clock: std::sync::Arc::new(SystemClock),
+        create: true,
+        busy_timeout: Duration::from_secs(5),
+    };
+    Ok(Sqlite::open(options).await?)
 }
 
 /// An example task's module.

@@ -12,7 +12,6 @@ use stem_core::revoke::RevokeRequest;
 use stem_core::time::Clock;
 use stem_engine::SystemClock;
 use stem_file::{FileStore, FileStoreOptions};
-use stem_sql::{Sqlite, SqliteOptions};
 
 use crate::{Row, row};
 
@@ -22,12 +21,11 @@ const CHUNK: usize = 10_000;
 
 /// The store at a place: a path that ends in `.db` is a SQLite file, another a file of lines.
 async fn open(place: &str) -> anyhow::Result<Arc<dyn RevokeStore>> {
-    let clock = Arc::new(SystemClock);
-    if std::path::Path::new(place).extension().is_some_and(|extension| extension == "db") {
-        let busy_timeout = Duration::from_secs(5);
-        let options = SqliteOptions { path: place.into(), clock, create: true, busy_timeout };
-        return Ok(Sqlite::open(options).await?);
+    let path = std::path::Path::new(place);
+    if path.extension().is_some_and(|extension| extension == "db") {
+        return Ok(crate::sqlite(path).await?);
     }
+    let clock = Arc::new(SystemClock);
     let lock_timeout = FileStoreOptions::DEFAULT_LOCK_TIMEOUT;
     Ok(FileStore::open(FileStoreOptions { path: place.into(), clock, lock_timeout }))
 }

@@ -17,7 +17,6 @@ use stem_engine::manifest::HandlerManifest;
 use stem_engine::modules::{self, Found};
 use stem_engine::worker::WorkerHandle;
 use stem_engine::{Backends, Client, EnqueueOptions, SystemClock, Worker, WorkerConfig};
-use stem_sql::{Sqlite, SqliteOptions};
 use tokio::sync::mpsc;
 
 use crate::attempts::runtime;
@@ -57,15 +56,8 @@ struct Bench {
 impl Bench {
     async fn start() -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
-        let open = async || {
-            let options = SqliteOptions {
-                path: dir.path().join("stem.db"),
-                clock: Arc::new(SystemClock),
-                create: true,
-                busy_timeout: Duration::from_secs(5),
-            };
-            Sqlite::open(options).await.map(Backends::all_in_one)
-        };
+        let path = dir.path().join("stem.db");
+        let open = async || crate::sqlite(&path).await.map(Backends::all_in_one);
         let isolates = runtime(u32::try_from(NEIGHBOURS + 2)?, 2)?;
         let config = WorkerConfig {
             concurrency: NEIGHBOURS + 1,

@@ -1,16 +1,14 @@
 //! Envelopes, requests and settlements that cases are made of. Everything is in queue `q` with the name `job` unless a
 //! case says otherwise.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use stem_core::backend::Records;
 use stem_core::backend::broker::{Delivery, Published, ReceiveRequest, Settled};
-use stem_core::envelope::{Envelope, Payload, Priority};
+use stem_core::envelope::{Envelope, Payload};
 use stem_core::id::{Incarnation, Namespace, QueueName, TaskId, TaskName, UniqueKey, WorkerId};
 use stem_core::outcome::{Failure, FailureKind};
-use stem_core::retry::RetryPolicy;
 use stem_core::settlement::{DeadReason, Receipt, Settle, Settlement};
 use stem_core::task::{TaskRecord, TaskState};
 use stem_core::time::Timestamp;
@@ -49,23 +47,8 @@ pub(crate) fn worker(text: &str) -> WorkerId {
 }
 
 pub(crate) fn envelope(harness: &dyn Harness, id: &str) -> Envelope {
-    Envelope {
-        id: task(id),
-        name: name("job"),
-        queue: queue("q"),
-        payload: Payload::json(*b"{\"n\":1}"),
-        enqueued_at: harness.now(),
-        not_before: None,
-        expires_at: None,
-        priority: Priority::DEFAULT,
-        retry: RetryPolicy::DEFAULT,
-        timeout: None,
-        unique_key: None,
-        trace_parent: None,
-        parent_id: None,
-        root_id: task(id),
-        headers: BTreeMap::new(),
-    }
+    let payload = Payload::json(*b"{\"n\":1}");
+    Envelope::new(task(id), name("job"), queue("q"), payload, harness.now())
 }
 
 pub(crate) fn keyed(harness: &dyn Harness, id: &str, key: &str) -> Envelope {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::envelope::{Envelope, Payload, Priority};
+use crate::envelope::{Envelope, Payload};
 use crate::id::{Incarnation, LeaseToken, Namespace, QueueName, TaskId, TaskName};
 use crate::revoke::{RevokeRequest, Version};
 use crate::settlement::Receipt;
@@ -14,23 +14,13 @@ fn delivery() -> Delivery {
     let id = TaskId::new("t").unwrap();
     let queue = QueueName::new("default").unwrap();
     Delivery {
-        envelope: Envelope {
-            id: id.clone(),
-            name: TaskName::new("work").unwrap(),
-            queue: queue.clone(),
-            payload: Payload::json("{}"),
-            enqueued_at: at(0),
-            not_before: None,
-            expires_at: None,
-            priority: Priority::DEFAULT,
-            retry: RetryPolicy::DEFAULT,
-            timeout: None,
-            unique_key: None,
-            trace_parent: None,
-            parent_id: None,
-            root_id: id.clone(),
-            headers: std::collections::BTreeMap::default(),
-        },
+        envelope: Envelope::new(
+            id.clone(),
+            TaskName::new("work").unwrap(),
+            queue.clone(),
+            Payload::json("{}"),
+            at(0),
+        ),
         receipt: Receipt {
             task: id,
             queue,
