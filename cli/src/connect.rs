@@ -74,10 +74,14 @@ impl Opener {
     }
 }
 
+/// The hint under a URL that cannot be used.
+pub const SUPPORTED: &str =
+    "this build supports sqlite:///path and memory://, and for revocations file:///path";
+
 fn unsupported(setting: &Setting<ServiceUrl>) -> CliError {
     CliError::usage(
         format!("{} ({}) is not supported by this build yet", setting.value, setting.source),
-        "this build supports sqlite:///path and memory://, and for revocations file:///path",
+        SUPPORTED,
     )
 }
 

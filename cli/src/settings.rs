@@ -12,7 +12,7 @@ use stem_core::retry::RetryPolicy;
 use stem_engine::client::DEFAULT_QUEUE;
 use stem_engine::units;
 
-use crate::connect::ServiceUrl;
+use crate::connect::{SUPPORTED, ServiceUrl};
 use crate::env::{self, Environment, Variable};
 use crate::error::CliError;
 use crate::logging::{LogFilter, LogFormat};
@@ -296,12 +296,9 @@ fn url_flag(
     flag: &str,
     read: impl Fn(&str) -> Result<ServiceUrl, String>,
 ) -> Result<Option<ServiceUrl>, CliError> {
-    text.map(read).transpose().map_err(|problem| {
-        CliError::usage(
-            format!("{flag} cannot be used: {problem}"),
-            "this build supports sqlite:///path and memory://",
-        )
-    })
+    text.map(read)
+        .transpose()
+        .map_err(|problem| CliError::usage(format!("{flag} cannot be used: {problem}"), SUPPORTED))
 }
 
 /// The layers below the flags.
