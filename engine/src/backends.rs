@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use stem_core::backend::broker::PURGED;
 use stem_core::backend::{
-    Broker, ControlPlane, DeadLetters, Presence, Records, ResultBackend, RevokeStore,
+    BackendError, Broker, ControlPlane, DeadLetters, Presence, Records, ResultBackend, RevokeStore,
 };
+use stem_core::id::QueueName;
 
 /// One of each.
 #[derive(Clone, Debug)]
@@ -36,6 +38,23 @@ impl Backends {
             control: service.clone(),
             presence: service.clone(),
             dead_letters: service,
+        }
+    }
+
+    /// Removes everything that waits in a queue, with its records; says how many tasks. Where the records lie in another
+    /// service they go second, so a crash in between leaves records of at most [`PURGED`] tasks that never end.
+    pub async fn purge(&self, queue: &QueueName) -> Result<u64, BackendError> {
+        let records = self.records();
+        let mut purged = 0;
+        loop {
+            let gone = self.broker.purge(queue, records).await?;
+            if records == Records::Elsewhere {
+                self.results.forget(&gone).await?;
+            }
+            purged += gone.len() as u64;
+            if gone.len() < PURGED {
+                return Ok(purged);
+            }
         }
     }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use stem_core::backend::broker::{
-    Broker, Delivery, Pause, Published, QueueStatus, ReceiveRequest, Renewal, Renewed, Settled,
+    Broker, Delivery, PURGED, Pause, Published, QueueStatus, ReceiveRequest, Renewal, Renewed,
+    Settled,
 };
 use stem_core::backend::result::Begun;
 use stem_core::backend::{BackendError, Health, Records, ServiceId};
@@ -107,21 +108,28 @@ impl Broker for Memory {
         Ok(statuses(&state))
     }
 
-    async fn purge(&self, queue: &QueueName) -> Result<u64, BackendError> {
+    async fn purge(
+        &self,
+        queue: &QueueName,
+        records: Records,
+    ) -> Result<Vec<TaskId>, BackendError> {
         let mut state = self.state();
         state.promote(self.now());
         let idle: Vec<TaskId> = state
             .entries()
             .filter(|entry| entry.queue == *queue && !matches!(entry.phase, Phase::Leased { .. }))
             .map(|entry| entry.task.clone())
+            .take(PURGED)
             .collect();
         for task in &idle {
             state.take(task);
-            state.records.remove(task);
+            if records == Records::Here {
+                state.records.remove(task);
+            }
         }
         drop(state);
         self.ring();
-        Ok(idle.len() as u64)
+        Ok(idle)
     }
 
     async fn set_paused(

@@ -118,6 +118,20 @@ impl ResultBackend for Memory {
         Ok(())
     }
 
+    async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {
+        let mut state = self.state();
+        let mut forgotten = 0;
+        for task in tasks {
+            if state.records.get(task).is_some_and(|kept| !kept.record.state.is_final()) {
+                state.records.remove(task);
+                forgotten += 1;
+            }
+        }
+        drop(state);
+        self.bells.records.ring();
+        Ok(forgotten)
+    }
+
     async fn prune(&self) -> Result<u64, BackendError> {
         let now = self.now();
         let mut state = self.state();

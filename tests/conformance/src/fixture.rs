@@ -171,6 +171,14 @@ pub(crate) async fn state(backends: &Backends, id: &str) -> TaskState {
     record(backends, id).await.state
 }
 
+/// Purges a queue with its records; answers whom, sorted.
+pub(crate) async fn purge(backends: &Backends, from: &str) -> Vec<String> {
+    let purged = backends.broker.purge(&queue(from), Records::Here).await.unwrap();
+    let mut purged: Vec<String> = purged.iter().map(ToString::to_string).collect();
+    purged.sort();
+    purged
+}
+
 /// A lease that ran out and was given to B: A's delivery is stale now.
 pub(crate) async fn stale_and_fresh(
     harness: &dyn Harness,

@@ -161,7 +161,7 @@ async fn a_settled_delivery_cannot_be_renewed(h: &dyn Harness) {
         let delivery = held(h, &b, &id).await;
         finish(h, &b, &delivery, end).await;
         assert_eq!(renew(&b, &delivery.receipt, LEASE).await, Renewed::Stale);
-        b.broker.purge(&queue("q")).await.unwrap();
+        purge(&b, "q").await;
     }
 }
 

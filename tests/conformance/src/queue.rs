@@ -24,6 +24,7 @@ crate::cases! { ($) queue_suite queue:
     a_purge_removes_what_waits_with_its_records,
     a_purge_leaves_what_is_under_a_lease,
     a_purge_leaves_other_queues_alone,
+    without_records_a_purge_leaves_them_to_be_forgotten,
     bytes_that_are_no_envelope_become_a_dead_letter,
     an_envelope_of_a_newer_version_becomes_a_dead_letter,
     an_envelope_of_another_task_becomes_a_dead_letter,
@@ -112,7 +113,7 @@ async fn a_purge_removes_what_waits_with_its_records(h: &dyn Harness) {
     let b = h.connect().await;
     let later = Some(h.now().after(LEASE));
     put(&b, &[keyed(h, "a", "k"), Envelope { not_before: later, ..envelope(h, "b") }]).await;
-    assert_eq!(b.broker.purge(&queue("q")).await.unwrap(), 2);
+    assert_eq!(purge(&b, "q").await, ["a", "b"]);
     assert_eq!(b.results.fetch(&task("a")).await.unwrap(), None);
     assert_eq!(b.results.fetch(&task("b")).await.unwrap(), None);
     assert_eq!(publish_one(&b, keyed(h, "a", "k")).await, Published::Stored);
@@ -123,7 +124,7 @@ async fn a_purge_leaves_what_is_under_a_lease(h: &dyn Harness) {
     let b = h.connect().await;
     let delivery = held(h, &b, "t").await;
     put(&b, &[envelope(h, "u")]).await;
-    assert_eq!(b.broker.purge(&queue("q")).await.unwrap(), 1);
+    assert_eq!(purge(&b, "q").await, ["u"]);
     finish(h, &b, &delivery, Settlement::Succeed(result())).await;
     assert_eq!(state(&b, "t").await, TaskState::Succeeded);
 }
@@ -131,8 +132,23 @@ async fn a_purge_leaves_what_is_under_a_lease(h: &dyn Harness) {
 async fn a_purge_leaves_other_queues_alone(h: &dyn Harness) {
     let b = h.connect().await;
     put(&b, &[envelope(h, "t")]).await;
-    assert_eq!(b.broker.purge(&queue("other")).await.unwrap(), 0);
+    assert!(purge(&b, "other").await.is_empty());
     take(&b).await;
+}
+
+async fn without_records_a_purge_leaves_them_to_be_forgotten(h: &dyn Harness) {
+    let b = h.connect().await;
+    let delivery = held(h, &b, "done").await;
+    finish(h, &b, &delivery, Settlement::Succeed(result())).await;
+    b.results.record_queued(&[envelope(h, "t")]).await.unwrap();
+    b.broker.publish(&[envelope(h, "t")], Records::Elsewhere).await.unwrap();
+    let purged = b.broker.purge(&queue("q"), Records::Elsewhere).await.unwrap();
+    assert_eq!(purged, [task("t")]);
+    assert_eq!(state(&b, "t").await, TaskState::Queued);
+    let named = [task("t"), task("done"), task("nobody")];
+    assert_eq!(b.results.forget(&named).await.unwrap(), 1);
+    assert_eq!(b.results.fetch(&task("t")).await.unwrap(), None);
+    assert_eq!(state(&b, "done").await, TaskState::Succeeded);
 }
 
 async fn the_dead_letter_of(b: &Backends, id: &str) -> stem_core::backend::dead_letter::DeadLetter {

@@ -13,6 +13,9 @@ use crate::id::{Incarnation, QueueName, TaskId, TaskName, WorkerId};
 use crate::settlement::{Receipt, Settle};
 use crate::time::Timestamp;
 
+/// The most deliveries that one [`Broker::purge`] removes, so that no step holds up a store for seconds.
+pub const PURGED: usize = 10_000;
+
 /// What became of one published envelope.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Published {
@@ -162,8 +165,11 @@ pub trait Broker: Send + Sync + Debug {
     /// Every queue that holds or held something, sorted by name.
     async fn queues(&self) -> Result<Vec<QueueStatus>, BackendError>;
 
-    /// Removes every delivery of a queue that is not under a lease, records included; says how many.
-    async fn purge(&self, queue: &QueueName) -> Result<u64, BackendError>;
+    /// Removes deliveries of a queue that are not under a lease, at most [`PURGED`] of them, and with [`Records::Here`]
+    /// their records in the same step; answers which. Fewer than [`PURGED`] means that none is left. With
+    /// [`Records::Elsewhere`] the caller hands them to [`forget`](super::ResultBackend::forget).
+    async fn purge(&self, queue: &QueueName, records: Records)
+    -> Result<Vec<TaskId>, BackendError>;
 
     /// Pauses or resumes a queue for every worker; says whether that changed anything.
     async fn set_paused(

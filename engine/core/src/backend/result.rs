@@ -106,6 +106,10 @@ pub trait ResultBackend: Send + Sync + Debug {
     /// Waits until anything may have changed, at most `wait`. May return early for no reason.
     async fn changed(&self, wait: Duration) -> Result<(), BackendError>;
 
+    /// Removes the records of tasks that the broker carries no more, with what hangs on them; says how many there were.
+    /// Final records stay.
+    async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError>;
+
     /// Removes final records older than [`RECORD_TTL`]; says how many.
     async fn prune(&self) -> Result<u64, BackendError>;
 

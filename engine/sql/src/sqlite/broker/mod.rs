@@ -13,7 +13,7 @@ use stem_core::backend::broker::{
 };
 use stem_core::backend::{BackendError, Health, Records, ServiceId};
 use stem_core::envelope::Envelope;
-use stem_core::id::{QueueName, TaskName};
+use stem_core::id::{QueueName, TaskId, TaskName};
 use stem_core::settlement::Settle;
 use stem_core::time::Timestamp;
 use tokio::time::Instant;
@@ -123,8 +123,12 @@ impl Broker for Sqlite {
         self.bounded("count the queues", counted).await
     }
 
-    async fn purge(&self, queue: &QueueName) -> Result<u64, BackendError> {
-        self.write(queues::Purge { queue: queue.clone() }).await
+    async fn purge(
+        &self,
+        queue: &QueueName,
+        records: Records,
+    ) -> Result<Vec<TaskId>, BackendError> {
+        self.write(queues::Purge { queue: queue.clone(), records }).await
     }
 
     async fn set_paused(

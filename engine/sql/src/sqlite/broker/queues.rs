@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 use stem_core::backend::Records;
-use stem_core::backend::broker::{Pause, QueueStatus};
-use stem_core::id::{QueueName, TaskName};
+use stem_core::backend::broker::{PURGED, Pause, QueueStatus};
+use stem_core::id::{QueueName, TaskId, TaskName};
 use stem_core::outcome::{Failure, FailureKind};
 use stem_core::settlement::DeadReason;
 use stem_core::time::Timestamp;
 
 use super::claim::promote;
-use crate::codec::{time, to_json, unsigned};
+use crate::codec::{limit, time, to_json, unsigned};
 use crate::fault::Fault;
 use crate::sqlite::dead_letter::{self, Burial};
 use crate::sqlite::records;
@@ -114,33 +114,55 @@ impl Operation for SetPaused {
 
 pub(super) struct Purge {
     pub(super) queue: QueueName,
+    pub(super) records: Records,
 }
 
-/// What hangs on the purged deliveries goes first, while they can still be named.
-const PURGE: [&str; 6] = [
-    "DELETE FROM envelopes WHERE seq IN (SELECT seq FROM deliveries WHERE queue = ?1 AND phase < 2)",
-    "DELETE FROM delivery_failures WHERE task IN (SELECT task FROM deliveries WHERE queue = ?1 AND phase < 2)",
-    "DELETE FROM checkpoints WHERE task IN (SELECT task FROM deliveries WHERE queue = ?1 AND phase < 2)",
-    "DELETE FROM task_failures WHERE task IN (SELECT task FROM deliveries WHERE queue = ?1 AND phase < 2)",
-    "DELETE FROM tasks WHERE id IN (SELECT task FROM deliveries WHERE queue = ?1 AND phase < 2)",
-    "DELETE FROM deliveries WHERE queue = ?1 AND phase < 2",
-];
+/// ?1 is the queue, ?2 how many at most.
+const WAITING: &str =
+    "SELECT seq, task FROM deliveries WHERE queue = ?1 AND phase < 2 ORDER BY seq LIMIT ?2";
+
+/// ?1 are the numbers, ?2 the tasks. `?1 IS ?1` because sqlx counts on an unbroken row of arguments in each statement.
+const PURGE: &str = "
+    DELETE FROM deliveries WHERE seq IN (SELECT value FROM json_each(?1));
+    DELETE FROM envelopes WHERE seq IN (SELECT value FROM json_each(?1));
+    DELETE FROM delivery_failures WHERE ?1 IS ?1 AND task IN (SELECT value FROM json_each(?2))";
 
 #[async_trait]
 impl Operation for Purge {
-    type Output = u64;
+    type Output = Vec<TaskId>;
     const ACTION: &'static str = "purge a queue";
     const RINGS: Topics = Topics::TASKS;
 
-    async fn run(&mut self, conn: &mut SqliteConnection, now: Timestamp) -> Result<u64, Fault> {
+    fn wrote(purged: &Vec<TaskId>) -> bool {
+        !purged.is_empty()
+    }
+
+    async fn run(
+        &mut self,
+        conn: &mut SqliteConnection,
+        now: Timestamp,
+    ) -> Result<Self::Output, Fault> {
         // A lease that ran out holds nothing any more.
-        while promote(conn, now, Records::Here).await? {}
-        let mut purged = 0;
-        for statement in PURGE {
-            let done = sqlx::query(statement).bind(self.queue.as_str()).execute(&mut *conn).await?;
-            purged = done.rows_affected();
+        while promote(conn, now, self.records).await? {}
+        let waiting: Vec<(i64, String)> = sqlx::query_as(WAITING)
+            .bind(self.queue.as_str())
+            .bind(limit(PURGED))
+            .fetch_all(&mut *conn)
+            .await?;
+        let seqs: Vec<i64> = waiting.iter().map(|(seq, _)| *seq).collect();
+        let tasks: Vec<TaskId> =
+            waiting.iter().map(|(_, task)| TaskId::new(task)).collect::<Result<_, _>>()?;
+        if !tasks.is_empty() {
+            sqlx::query(PURGE)
+                .bind(to_json(&seqs))
+                .bind(to_json(&tasks))
+                .execute(&mut *conn)
+                .await?;
+            if self.records == Records::Here {
+                records::forget(conn, &tasks).await?;
+            }
         }
-        Ok(purged)
+        Ok(tasks)
     }
 }
 

@@ -19,7 +19,7 @@ use stem_core::time::Timestamp;
 
 #[cfg(test)]
 pub(super) use steps::HOT;
-pub(super) use steps::{begin_delivered, fail, lose, queue, replay, settle};
+pub(super) use steps::{begin_delivered, fail, forget, lose, queue, replay, settle};
 
 use super::Sqlite;
 use super::watch::Topic;
@@ -130,6 +130,19 @@ impl Operation for SaveCheckpoint {
     }
 }
 
+struct Forget(Vec<TaskId>);
+
+#[async_trait]
+impl Operation for Forget {
+    type Output = u64;
+    const ACTION: &'static str = "remove the records of purged tasks";
+    const RINGS: Topics = Topics::RECORDS;
+
+    async fn run(&mut self, conn: &mut SqliteConnection, _: Timestamp) -> Result<u64, Fault> {
+        forget(conn, &self.0).await
+    }
+}
+
 struct Prune;
 
 #[async_trait]
@@ -225,6 +238,10 @@ impl ResultBackend for Sqlite {
 
     async fn changed(&self, wait: Duration) -> Result<(), BackendError> {
         self.news(Topic::Records, wait).await
+    }
+
+    async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {
+        self.write(Forget(tasks.to_vec())).await
     }
 
     async fn prune(&self) -> Result<u64, BackendError> {

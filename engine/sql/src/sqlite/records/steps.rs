@@ -344,6 +344,25 @@ fn outcome(rows: u64) -> Recorded {
 }
 
 /// Removes at most so many records that became final before `before`, with what hangs on them; says how many.
+/// Removes what is not final, with what hangs on it; says how much.
+pub(in crate::sqlite) async fn forget(
+    conn: &mut SqliteConnection,
+    tasks: &[TaskId],
+) -> Result<u64, Fault> {
+    const LIVING: &str = "SELECT id FROM tasks WHERE finished_at IS NULL AND id IN (SELECT value FROM json_each(?1))";
+    let living: Vec<String> =
+        sqlx::query_scalar(LIVING).bind(to_json(tasks)).fetch_all(&mut *conn).await?;
+    let ids = to_json(&living);
+    for statement in [
+        "DELETE FROM checkpoints WHERE task IN (SELECT value FROM json_each(?1))",
+        "DELETE FROM task_failures WHERE task IN (SELECT value FROM json_each(?1))",
+        "DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(?1))",
+    ] {
+        sqlx::query(statement).bind(ids.as_str()).execute(&mut *conn).await?;
+    }
+    Ok(living.len() as u64)
+}
+
 pub(super) async fn prune(
     conn: &mut SqliteConnection,
     before: i64,
