@@ -94,7 +94,9 @@ fn manifests() -> Vec<(PathBuf, Table)> {
 #[test]
 fn each_outside_thing_is_named_by_one_crate_only() {
     let packages = packages();
-    for (family, only) in [("wasmtime", "stem-isolate"), ("sqlx", "stem-sql")] {
+    for (family, only) in
+        [("wasmtime", "stem-isolate"), ("sqlx", "stem-sql"), ("redis", "stem-redis")]
+    {
         let names: Vec<_> = packages
             .iter()
             .filter(|package| package.all.iter().any(|dependency| dependency.starts_with(family)))
@@ -113,6 +115,8 @@ fn arrows_point_down() {
     assert!(stem("stem-core").is_empty(), "{:?}", stem("stem-core"));
     assert!(stem("stem-host-abi").is_empty(), "{:?}", stem("stem-host-abi"));
     assert_eq!(stem("stem-memory"), ["stem-core"]);
+    assert_eq!(stem("stem-redis"), ["stem-core"]);
+    assert_eq!(stem("stem-services"), [""; 0]);
     assert_eq!(stem("stem-sql"), ["stem-core"]);
     assert_eq!(stem("stem-file"), ["stem-core"]);
     assert_eq!(stem("stem-isolate"), ["stem-core", "stem-host-abi"]);

@@ -1,0 +1,210 @@
+//! Taking deliveries under a lease, and giving back what was taken for somebody who has gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use stem_core::backend::broker::{Delivery, ReceiveRequest};
+use stem_core::backend::dead_letter::RAW_BYTES;
+use stem_core::envelope::{Envelope, wire};
+use stem_core::id::{LeaseToken, QueueName, TaskId};
+use stem_core::outcome::{Failure, FailureKind};
+use stem_core::settlement::Receipt;
+use stem_core::time::Timestamp;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::flag;
+use super::settle::{self, Unreadable};
+use crate::bell::Topic;
+use crate::fault::Fault;
+use crate::read::{self, Fields};
+use crate::{Inner, LOOK_AGAIN, script};
+
+/// The most that one script leases, so that none keeps the server for long.
+const ITEMS: usize = 500;
+
+pub(super) async fn receive(
+    inner: &Arc<Inner>,
+    request: &ReceiveRequest,
+) -> Result<Vec<Delivery>, Fault> {
+    let started = Instant::now();
+    if !request.wait.is_zero() {
+        inner.link.listen().await?;
+    }
+    loop {
+        // Made before looking, so that a ring between the look and the wait is not missed.
+        let ring = inner.bells.next(Topic::Work);
+        let claimed = claim(inner, request).await?;
+        if !claimed.deliveries.is_empty() {
+            return Ok(claimed.deliveries);
+        }
+        let left = request.wait.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            return Ok(Vec::new());
+        }
+        let until_due = claimed.due.map_or(LOOK_AGAIN, |due| claimed.now.until(due));
+        // The timer's resolution is a millisecond; a shorter sleep would only spin.
+        let patience = left.min(until_due.max(Duration::from_millis(1))).min(LOOK_AGAIN);
+        let _ = tokio::time::timeout(patience, ring).await;
+    }
+}
+
+struct Claimed {
+    deliveries: Vec<Delivery>,
+    now: Timestamp,
+    /// When the next delay or lease is over.
+    due: Option<Timestamp>,
+}
+
+async fn claim(inner: &Arc<Inner>, request: &ReceiveRequest) -> Result<Claimed, Fault> {
+    let mut deliveries = Vec::new();
+    // Again after bytes that cannot be read: they must not hide what lies behind them.
+    loop {
+        let unanswered = Unanswered::new(inner, request);
+        let max = (request.max - deliveries.len()).min(ITEMS);
+        let (mut claimed, unreadable) = claim_once(inner, request, &unanswered.ticket, max).await?;
+        if !unreadable.is_empty() {
+            settle::bury(inner, &unreadable, request.records).await?;
+        }
+        // From here on the caller has them: there is nothing to wait for any more.
+        unanswered.has_come();
+        deliveries.append(&mut claimed.deliveries);
+        if unreadable.is_empty() {
+            return Ok(Claimed { deliveries, ..claimed });
+        }
+    }
+}
+
+async fn claim_once(
+    inner: &Inner,
+    request: &ReceiveRequest,
+    ticket: &str,
+    max: usize,
+) -> Result<(Claimed, Vec<Unreadable>), Fault> {
+    let mut call = inner.call(&script::RECEIVE);
+    call.arg(flag(request.records))
+        .arg(max)
+        .arg(i64::try_from(request.lease.as_millis()).unwrap_or(i64::MAX))
+        .arg(request.owner.to_string())
+        .arg(request.worker.as_str())
+        .arg(ticket)
+        .arg(u8::from(!request.wait.is_zero()))
+        .arg(request.queues.len());
+    for queue in &request.queues {
+        call.arg(queue.as_str());
+    }
+    for name in &*request.names {
+        call.arg(name.as_str());
+    }
+    let mut answer = Fields::of(inner.run(&script::RECEIVE, &call).await?)?;
+    let now = read::time(answer.next()?)?;
+    let due = read::int(answer.next()?)?;
+    let mut claimed = Claimed {
+        deliveries: Vec::new(),
+        now,
+        due: (due >= 0).then(|| Timestamp::from_unix_millis(due)),
+    };
+    let mut unreadable = Vec::new();
+    for row in answer.rest() {
+        let mut row = Fields::of(row)?;
+        let task = TaskId::new(&read::text(row.next()?)?)?;
+        let queue = QueueName::new(&read::text(row.next()?)?)?;
+        let token = LeaseToken(read::large(row.next()?)?);
+        let receipt = Receipt { task, queue, token, owner: request.owner };
+        let attempt = read::small(row.next()?)? + 1;
+        let (counted, losses) = (read::small(row.next()?)?, read::small(row.next()?)?);
+        let bytes = read::bytes(row.next()?)?.unwrap_or_default();
+        match decode(&bytes, &receipt, &request.names) {
+            Ok(envelope) => claimed.deliveries.push(Delivery {
+                envelope,
+                receipt,
+                lease_until: now.after(request.lease),
+                attempt,
+                deliveries: counted,
+                losses,
+            }),
+            Err(error) => {
+                let failure =
+                    Failure::new(FailureKind::BadModule, error.reason(), &error.to_string());
+                unreadable.push(Unreadable { receipt, failure, keep: RAW_BYTES });
+            }
+        }
+    }
+    Ok((claimed, unreadable))
+}
+
+/// Reads one envelope. One that says it is another task is damaged too.
+fn decode(
+    bytes: &[u8],
+    receipt: &Receipt,
+    names: &[stem_core::id::TaskName],
+) -> Result<Envelope, wire::WireError> {
+    let envelope = wire::decode(bytes)?;
+    if envelope.id != receipt.task
+        || envelope.queue != receipt.queue
+        || !names.contains(&envelope.name)
+    {
+        let problem = format!(
+            "it says task {}, name {}, queue {}; it was stored as {} in {}",
+            envelope.id, envelope.name, envelope.queue, receipt.task, receipt.queue
+        );
+        return Err(wire::WireError::Malformed(problem));
+    }
+    Ok(envelope)
+}
+
+/// A request whose answer has not come. Dropped so, because its caller has gone or because the connection broke, it sees
+/// to it that what the request took goes back, however late the server comes to execute it.
+struct Unanswered {
+    inner: Arc<Inner>,
+    ticket: String,
+    owner: String,
+    records: u8,
+    patience: Duration,
+    open: bool,
+}
+
+impl Unanswered {
+    fn new(inner: &Arc<Inner>, request: &ReceiveRequest) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            ticket: Uuid::now_v7().simple().to_string(),
+            owner: request.owner.to_string(),
+            records: flag(request.records),
+            patience: request.lease,
+            open: true,
+        }
+    }
+
+    fn has_come(mut self) {
+        self.open = false;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if !self.open {
+            return;
+        }
+        let inner = Arc::clone(&self.inner);
+        let mut call = inner.call(&script::GIVE_BACK);
+        call.arg(self.records).arg(&self.ticket).arg(&self.owner);
+        let patience = self.patience;
+        // Ends with the lease at the latest: from then on others take what was leased. Nobody needs to wait for it.
+        runtime.spawn(async move {
+            let started = Instant::now();
+            while let Err(fault) = inner.run(&script::GIVE_BACK, &call).await {
+                if started.elapsed() > patience {
+                    let problem = fault.problem;
+                    tracing::debug!(
+                        problem,
+                        "what an unanswered request took was not given back; its lease ends"
+                    );
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,170 @@
+//! Settling and renewing: only for the holder of the newest token, whose lease nobody has taken back.
+
+use redis::Cmd;
+use stem_core::backend::Records;
+use stem_core::backend::broker::{Renewal, Renewed, Settled};
+use stem_core::outcome::Failure;
+use stem_core::settlement::{Receipt, Settle, Settlement};
+use stem_core::task::FailedAttempt;
+use stem_core::time::Timestamp;
+
+use super::flag;
+use crate::fault::Fault;
+use crate::{Inner, read, script};
+
+/// The most that one script settles, so that none keeps the server for long.
+const ITEMS: usize = 500;
+
+/// A delivery whose bytes are not an envelope.
+pub(super) struct Unreadable {
+    pub(super) receipt: Receipt,
+    pub(super) failure: Failure,
+    pub(super) keep: usize,
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("our own types have string keys and cannot fail")
+}
+
+fn proof(call: &mut Cmd, receipt: &Receipt) {
+    call.arg(receipt.task.as_str()).arg(receipt.token.0).arg(receipt.owner.to_string());
+}
+
+/// The entry that a settlement adds to the task's history.
+fn failed_attempt(settle: &Settle) -> Option<Vec<u8>> {
+    match &settle.settlement {
+        Settlement::Fail { failure, .. } | Settlement::Retry { failure, .. } => {
+            Some(json(&FailedAttempt {
+                attempt: settle.attempt,
+                at: settle.at,
+                worker: Some(settle.worker.clone()),
+                failure: failure.clone(),
+            }))
+        }
+        Settlement::Succeed(_)
+        | Settlement::Revoke(_)
+        | Settlement::Expire
+        | Settlement::Release
+        | Settlement::Discard => None,
+    }
+}
+
+/// What `settle_record` reads. The fields are those of a record; see `records`.
+pub(crate) fn record_arguments(call: &mut Cmd, settle: &Settle) {
+    let mut fields: Vec<(&str, Vec<u8>)> = Vec::new();
+    match &settle.settlement {
+        Settlement::Succeed(result) => {
+            fields.push(("rt", result.media_type.as_bytes().to_vec()));
+            fields.push(("rs", result.bytes.clone()));
+        }
+        Settlement::Fail { failure, .. } => fields.push(("f", json(failure))),
+        Settlement::Retry { failure, not_before } => {
+            fields.push(("f", json(failure)));
+            fields.push(("nb", not_before.unix_millis().to_string().into_bytes()));
+        }
+        Settlement::Revoke(end) => fields.push(("rv", json(end))),
+        Settlement::Expire | Settlement::Discard | Settlement::Release => {}
+    }
+    if settle.settlement != Settlement::Release {
+        if let Some(module) = &settle.module {
+            // Short enough for the server's compact form of a hash.
+            fields.push(("md", module.digest.0.to_vec()));
+            if let Some(version) = &module.version {
+                fields.push(("mv", version.clone().into_bytes()));
+            }
+        }
+        if let Some(usage) = &settle.usage {
+            fields.push(("us", json(usage)));
+        }
+    }
+    call.arg(settle.settlement.state().map_or("", |state| state.as_str()))
+        .arg(settle.at.unix_millis())
+        .arg(settle.attempt)
+        .arg(u8::from(settle.settlement.is_before_start()))
+        .arg(failed_attempt(settle).unwrap_or_default())
+        .arg(fields.len() * 2);
+    for (field, value) in fields {
+        call.arg(field).arg(value);
+    }
+}
+
+pub(super) async fn settle(
+    inner: &Inner,
+    batch: &[Settle],
+    records: Records,
+) -> Result<Vec<Settled>, Fault> {
+    let mut settled = Vec::with_capacity(batch.len());
+    for batch in batch.chunks(ITEMS) {
+        let mut call = inner.call(&script::SETTLE);
+        call.arg(flag(records)).arg(batch.len());
+        for settle in batch {
+            proof(&mut call, &settle.receipt);
+            match &settle.settlement {
+                Settlement::Succeed(_)
+                | Settlement::Revoke(_)
+                | Settlement::Expire
+                | Settlement::Discard => {
+                    call.arg("gone").arg("").arg("").arg("");
+                }
+                Settlement::Fail { failure, reason } => {
+                    let failed = failed_attempt(settle).unwrap_or_default();
+                    call.arg("dead").arg(reason.as_str()).arg(json(failure)).arg(failed);
+                }
+                Settlement::Retry { not_before, .. } => {
+                    let failed = failed_attempt(settle).unwrap_or_default();
+                    call.arg("retry").arg(not_before.unix_millis()).arg("").arg(failed);
+                }
+                Settlement::Release => {
+                    call.arg("release").arg("").arg("").arg("");
+                }
+            }
+            if records == Records::Here {
+                record_arguments(&mut call, settle);
+            }
+        }
+        for answer in read::list(inner.run(&script::SETTLE, &call).await?)? {
+            let happened = read::int(answer)? == 1;
+            settled.push(if happened { Settled::Done } else { Settled::Stale });
+        }
+    }
+    Ok(settled)
+}
+
+/// Moves deliveries that cannot be read to the dead letters, as if they had not been delivered.
+pub(super) async fn bury(
+    inner: &Inner,
+    unreadable: &[Unreadable],
+    records: Records,
+) -> Result<(), Fault> {
+    let mut call = inner.call(&script::SETTLE);
+    call.arg(flag(records)).arg(unreadable.len());
+    for one in unreadable {
+        proof(&mut call, &one.receipt);
+        call.arg("bury").arg(&one.failure.code).arg(json(&one.failure)).arg(one.keep);
+        if records == Records::Here {
+            call.arg("").arg(0).arg(0).arg(0).arg("").arg(0);
+        }
+    }
+    inner.run(&script::SETTLE, &call).await?;
+    Ok(())
+}
+
+pub(super) async fn renew(inner: &Inner, renewals: &[Renewal]) -> Result<Vec<Renewed>, Fault> {
+    let mut renewed = Vec::with_capacity(renewals.len());
+    for batch in renewals.chunks(ITEMS) {
+        let mut call = inner.call(&script::RENEW);
+        for renewal in batch {
+            proof(&mut call, &renewal.receipt);
+            call.arg(i64::try_from(renewal.lease.as_millis()).unwrap_or(i64::MAX));
+        }
+        for answer in read::list(inner.run(&script::RENEW, &call).await?)? {
+            let until = read::int(answer)?;
+            renewed.push(if until < 0 {
+                Renewed::Stale
+            } else {
+                Renewed::Until(Timestamp::from_unix_millis(until))
+            });
+        }
+    }
+    Ok(renewed)
+}

@@ -1,0 +1,162 @@
+//! Every backend on one Redis, version 7.0 or newer.
+//!
+//! Every change is one Lua script, so it is one atomic step; batches travel in one script whatever their length. Leases are
+//! fenced by the pair of incarnation and token, and measured by the server's own clock. All keys of one installation carry
+//! one text in braces, so that Redis Cluster keeps them in one slot; the client follows when that slot is elsewhere.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `options` | a URL, read and named without secrets |
+//! | `link` | the one connection: made, watched, thrown away, made anew |
+//! | `script`, `scripts/` | the scripts, with what each takes, answers, and why it is one step |
+//! | `bell` | waking up whoever waits |
+//! | `read` | answers to the core's types |
+//! | `fault` | errors as classes, with what to do about them |
+//! | `health` | what the server says of itself, and what is unsafe about it |
+//! | `broker`, `records`, `dead_letter`, `revoke`, `control`, `presence` | one trait each |
+//!
+//! # Keys
+//!
+//! Each begins with the prefix in braces, by default `{stem}/`. Names cannot hold a slash, so no two keys meet.
+//!
+//! | key | type | holds | lives | who writes |
+//! |---|---|---|---|---|
+//! | `q/seq` | number | the order of enqueueing | for ever | producers |
+//! | `q/task/<id>` | hash | a delivery: queue, name, place, phase, token, owner, counts | until it is settled for good, or removed from the dead letters | producers, workers |
+//! | `q/wire/<id>` | text | its envelope | as long | producers |
+//! | `q/failed/<id>` | list | its failed attempts, the newest 20 | as long | workers |
+//! | `q/ready/<queue>/<name>` | sorted set | what can be taken, by priority and order | while not empty | producers, workers |
+//! | `q/delayed/<queue>`, `q/leased/<queue>` | sorted set | what waits for a time, and until when leases last | while not empty | producers, workers |
+//! | `q/names/<queue>` | set | names with something ready | while not empty | producers, workers |
+//! | `q/queues` | hash | every queue, with its pause | for ever | producers, operators |
+//! | `q/unique` | hash | unique keys in use, with their tasks | while not empty | producers, workers |
+//! | `q/dead` | sorted set | dead letters by time | while not empty | workers, operators |
+//! | `q/idle`, `q/swept`, `q/checked` | text | somebody waits for work; when all queues were last looked after; a health check | a moment | workers |
+//! | `q/got/<ticket>` | set | what one request took, until its answer is known to have come | its lease and a minute | workers |
+//! | `q/void/<ticket>` | text | a request that was given up | 10 minutes | workers |
+//! | `t/task/<id>` | hash | a record | 7 days after its end, see [`RECORD_TTL`](stem_core::backend::result::RECORD_TTL) | producers, workers |
+//! | `t/failed/<id>` | list | its failed attempts, the newest 20 | with its record | workers |
+//! | `t/checkpoint/<id>` | text | its checkpoint | until it ends | workers |
+//! | `t/all`, `t/count` | sorted set, number | records in their order | with them | producers |
+//! | `t/watched` | text | somebody waits for records | 10 seconds | whoever waits |
+//! | `v/<namespace>/version` | number | the newest version | for ever | operators |
+//! | `v/<namespace>/task` | hash | revocations, and traces of those taken back | until they expire; a trace for a day | operators |
+//! | `v/<namespace>/order`, `v/<namespace>/ends` | sorted set | the same by version, and by end | as long | operators |
+//! | `c/<namespace>/log` | stream | commands | until they expire | operators |
+//! | `c/<namespace>/sent`, `c/spaces` | hash, set | places by request; namespaces with a log | as long; for ever | operators |
+//! | `a/<namespace>/<request>`, `a/kept` | hash, sorted set | replies; until when | a minute after their command has expired | workers |
+//! | `w/<namespace>` | hash | heartbeats by worker | until a worker is forgotten | workers |
+//! | `bell` | channel | wake-ups, one letter each | | whoever changes something |
+
+mod bell;
+mod broker;
+mod control;
+mod dead_letter;
+mod fault;
+mod health;
+mod link;
+mod options;
+mod presence;
+mod read;
+mod records;
+mod revoke;
+mod script;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+use stem_core::backend::{BackendError, ServiceId};
+use stem_core::time::Clock;
+use tokio::time::Instant;
+
+pub use link::ANSWER_WITHIN;
+pub use options::{PREFIX, RedisOptions, check_url};
+
+use bell::{Bells, Topic};
+use fault::Fault;
+use link::Link;
+use script::Script;
+
+/// A waiter looks again at least this often, whatever the bells say.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// One Redis as every backend. Several of these, in one process or many, may use one server.
+///
+/// A call that is dropped has happened whole or not at all. One that fails with
+/// [`Transient`](stem_core::backend::ErrorClass::Transient) may have happened: its answer did not come.
+pub struct Redis {
+    inner: Arc<Inner>,
+}
+
+/// What calls share, and what a request that was given up needs to give back what it took.
+struct Inner {
+    service: ServiceId,
+    prefix: String,
+    clock: Option<Arc<dyn Clock>>,
+    link: Link,
+    bells: Arc<Bells>,
+    encrypted: bool,
+    loopback: bool,
+    watched: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Redis {
+    /// Connects and checks that the server is new enough. Must be called inside a Tokio runtime, which must outlive the
+    /// value; calls may come from other runtimes.
+    pub async fn open(options: RedisOptions) -> Result<Arc<Self>, BackendError> {
+        const ACTION: &str = "connect";
+        let nameless = ServiceId("redis".to_owned());
+        let place =
+            options::place(&options.url).map_err(|fault| fault.during(&nameless, ACTION))?;
+        // One provider for every TLS client of the process; that it has been chosen before is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let bells = Arc::new(Bells::default());
+        let channel = format!("{}bell", place.prefix);
+        let redis = Self {
+            inner: Arc::new(Inner {
+                service: place.service,
+                prefix: place.prefix,
+                clock: options.clock,
+                link: Link::new(place.info, place.certificates, channel, Arc::clone(&bells)),
+                bells,
+                encrypted: place.encrypted,
+                loopback: place.loopback,
+                watched: std::sync::Mutex::default(),
+            }),
+        };
+        let info = redis.inner.info().await.map_err(|fault| redis.inner.during(fault, ACTION))?;
+        info.check_version().map_err(|fault| redis.inner.during(fault, ACTION))?;
+        Ok(Arc::new(redis))
+    }
+}
+
+impl Inner {
+    /// Begins a call of a script.
+    fn call(&self, script: &Script) -> Cmd {
+        let now = self.clock.as_ref().map(|clock| clock.now().unix_millis());
+        script.call(&self.prefix, now)
+    }
+
+    async fn run(&self, script: &Script, call: &Cmd) -> Result<Value, Fault> {
+        self.link.run(script, call).await
+    }
+
+    fn during(&self, fault: Fault, action: &'static str) -> BackendError {
+        fault.during(&self.service, action)
+    }
+
+    /// Waits for news of one kind, at most `wait`.
+    async fn news(&self, topic: Topic, wait: Duration) -> Result<(), Fault> {
+        self.link.listen().await?;
+        self.bells.wait_loosely(topic, wait.min(LOOK_AGAIN)).await;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Redis").field(&self.inner.service.0).finish()
+    }
+}

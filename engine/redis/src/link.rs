@@ -1,0 +1,285 @@
+//! The one connection of a process to its Redis: made when it is needed, thrown away when it fails or is silent for too
+//! long, made anew by the next call. Commands of all callers travel on it together, and so do wake-ups.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, PushInfo,
+    PushKind, RedisError, ServerErrorKind, TlsCertificates, Value,
+};
+use stem_core::backend::ErrorClass;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::bell::Bells;
+use crate::fault::Fault;
+use crate::script::Script;
+
+/// No answer takes longer, or the connection is given up. A server that was stopped is noticed after this.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// No greeting of a new connection takes longer.
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often one call may be sent to another node of a cluster.
+const REDIRECTIONS: usize = 4;
+
+/// A connection, with a number by which a caller says which one failed.
+#[derive(Clone)]
+struct Numbered {
+    number: u64,
+    connection: MultiplexedConnection,
+    /// Whether wake-ups come over it.
+    subscribed: bool,
+}
+
+#[derive(Default)]
+struct Current {
+    open: Option<Numbered>,
+    last: u64,
+    /// The node of a cluster that holds our keys, once it has been named.
+    moved_to: Option<(String, u16)>,
+    failed: Option<(Instant, Fault)>,
+}
+
+/// See the module.
+pub(crate) struct Link {
+    info: ConnectionInfo,
+    certificates: Option<TlsCertificates>,
+    channel: String,
+    runtime: Handle,
+    current: Arc<Mutex<Current>>,
+    /// Held while a connection is made, so that one is made and not many.
+    making: tokio::sync::Mutex<()>,
+    bells: Arc<Bells>,
+}
+
+impl Link {
+    pub(crate) fn new(
+        info: ConnectionInfo,
+        certificates: Option<TlsCertificates>,
+        channel: String,
+        bells: Arc<Bells>,
+    ) -> Self {
+        Self {
+            info,
+            certificates,
+            channel,
+            runtime: Handle::current(),
+            current: Arc::default(),
+            making: tokio::sync::Mutex::default(),
+            bells,
+        }
+    }
+
+    /// Runs a script, made ready by [`Script::call`]. An error of class [`ErrorClass::Transient`] leaves open whether it
+    /// was executed.
+    pub(crate) async fn run(&self, script: &Script, call: &Cmd) -> Result<Value, Fault> {
+        let mut redirected = 0;
+        loop {
+            let mut open = self.connection(false).await?;
+            let answer = match answer(&mut open.connection, call).await {
+                Err(error) if is(&error, ServerErrorKind::NoScript) => {
+                    // The server was restarted, or somebody has flushed its scripts.
+                    let mut load = redis::cmd("SCRIPT");
+                    load.arg("LOAD").arg(&script.source);
+                    match answer(&mut open.connection, &load).await {
+                        Ok(_) => answer(&mut open.connection, call).await,
+                        Err(error) => Err(error),
+                    }
+                }
+                answer => answer,
+            };
+            match answer {
+                Ok(value) => return Ok(value),
+                Err(error) => {
+                    let moved = error.redirect_node().map(|(host, port)| (host.to_owned(), port));
+                    if self.give_up(&error, open.number, moved) && redirected < REDIRECTIONS {
+                        redirected += 1;
+                        continue;
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// Runs a plain command that changes nothing.
+    pub(crate) async fn ask(&self, command: &Cmd) -> Result<Value, Fault> {
+        let mut open = self.connection(false).await?;
+        answer(&mut open.connection, command).await.map_err(|error| {
+            self.give_up(&error, open.number, None);
+            error.into()
+        })
+    }
+
+    /// Sees to it that wake-ups come.
+    pub(crate) async fn listen(&self) -> Result<(), Fault> {
+        self.connection(true).await.map(|_| ())
+    }
+
+    /// Throws a connection away that failed; says whether the call is to be sent again, to another node.
+    fn give_up(&self, error: &RedisError, number: u64, moved: Option<(String, u16)>) -> bool {
+        let answered = matches!(
+            error.kind(),
+            ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType
+        );
+        // A replica may have been the primary when the connection was made; the name may lead elsewhere by now.
+        let stays = answered
+            && moved.is_none()
+            && !is(error, ServerErrorKind::ReadOnly)
+            && !is(error, ServerErrorKind::MasterDown);
+        if stays {
+            return false;
+        }
+        let mut current = lock(&self.current);
+        if current.open.as_ref().is_some_and(|open| open.number == number) {
+            current.open = None;
+        }
+        if !answered {
+            // The node that was named may be gone: begin at the door again.
+            current.moved_to = None;
+        }
+        let again = moved.is_some();
+        if again {
+            current.moved_to = moved;
+        }
+        again
+    }
+
+    async fn connection(&self, subscribed: bool) -> Result<Numbered, Fault> {
+        let ready =
+            |current: &Current| current.open.clone().filter(|open| open.subscribed || !subscribed);
+        if let Some(open) = ready(&lock(&self.current)) {
+            return Ok(open);
+        }
+        let _making = self.making.lock().await;
+        let (open, moved_to, failed) = {
+            let current = lock(&self.current);
+            if let Some(open) = ready(&current) {
+                return Ok(open);
+            }
+            (current.open.clone(), current.moved_to.clone(), current.failed.clone())
+        };
+        if let Some((at, fault)) = failed
+            && at.elapsed() < PAUSE
+        {
+            return Err(fault);
+        }
+        let made = match open {
+            Some(open) => self.subscribe(open).await,
+            None => self.make(moved_to).await,
+        };
+        let made = match made {
+            Ok(made) if subscribed && !made.subscribed => self.subscribe(made).await,
+            made => made,
+        };
+        let mut current = lock(&self.current);
+        match made {
+            Ok(made) => {
+                current.failed = None;
+                current.open = Some(made.clone());
+                Ok(made)
+            }
+            Err(fault) => {
+                current.failed = Some((Instant::now(), fault.clone()));
+                current.open = None;
+                // The name that was given may lead to a node that answers.
+                current.moved_to = None;
+                Err(fault)
+            }
+        }
+    }
+
+    async fn subscribe(&self, mut open: Numbered) -> Result<Numbered, Fault> {
+        let subscribed =
+            tokio::time::timeout(CONNECT_WITHIN, open.connection.subscribe(self.channel.as_str()));
+        subscribed.await.map_err(|_| silent(CONNECT_WITHIN))??;
+        open.subscribed = true;
+        Ok(open)
+    }
+
+    /// Connects. Whoever listened before is woken, as wake-ups may have been lost meanwhile.
+    async fn make(&self, moved_to: Option<(String, u16)>) -> Result<Numbered, Fault> {
+        let number = {
+            let mut current = lock(&self.current);
+            current.last += 1;
+            current.last
+        };
+        let mut info = self.info.clone();
+        if let Some((host, port)) = moved_to {
+            let addr = match info.addr().clone() {
+                ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+                    ConnectionAddr::TcpTls { host, port, insecure, tls_params }
+                }
+                _ => ConnectionAddr::Tcp(host, port),
+            };
+            info = info.set_addr(addr);
+        }
+        let client = match &self.certificates {
+            Some(certificates) => Client::build_with_tls(info, certificates.clone()),
+            None => Client::open(info),
+        }?;
+        let (bells, current) = (Arc::clone(&self.bells), Arc::downgrade(&self.current));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_WITHIN))
+            .set_response_timeout(Some(ANSWER_WITHIN))
+            .set_push_sender(move |push: PushInfo| {
+                match push.kind {
+                    PushKind::Message => bells.ring(push.data.get(1)),
+                    PushKind::Disconnection => {
+                        if let Some(current) = current.upgrade() {
+                            let mut current = lock(&current);
+                            if current.open.as_ref().is_some_and(|open| open.number == number) {
+                                current.open = None;
+                            }
+                        }
+                        bells.ring_all();
+                    }
+                    _ => {}
+                }
+                Ok::<(), std::convert::Infallible>(())
+            });
+        // On the runtime of whoever opened us: the connection must outlive the runtime of this caller.
+        let connecting = self.runtime.spawn(async move {
+            client.get_multiplexed_async_connection_with_config(&config).await
+        });
+        let connection = tokio::time::timeout(CONNECT_WITHIN + PAUSE, connecting)
+            .await
+            .map_err(|_| silent(CONNECT_WITHIN))?
+            .map_err(|_| Fault::new(ErrorClass::Transient, "its runtime is shutting down"))??;
+        let made = Numbered { number, connection, subscribed: false };
+        if number > 1 {
+            let made = if self.bells.any_listener() { self.subscribe(made).await? } else { made };
+            self.bells.ring_all();
+            return Ok(made);
+        }
+        Ok(made)
+    }
+}
+
+async fn answer(
+    connection: &mut MultiplexedConnection,
+    command: &Cmd,
+) -> Result<Value, RedisError> {
+    connection.send_packed_command(command).await?.extract_error()
+}
+
+fn is(error: &RedisError, kind: ServerErrorKind) -> bool {
+    error.kind() == ErrorKind::Server(kind)
+}
+
+fn silent(limit: Duration) -> Fault {
+    let problem =
+        format!("no answer within {} s; is the server stopped or out of reach?", limit.as_secs());
+    Fault::new(ErrorClass::Transient, problem)
+}
+
+fn lock(current: &Mutex<Current>) -> std::sync::MutexGuard<'_, Current> {
+    current.lock().unwrap_or_else(PoisonError::into_inner)
+}

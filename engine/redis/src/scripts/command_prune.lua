@@ -1,0 +1,17 @@
+-- Removes expired commands, and replies whose time is over. ARGV: now. Answers how many.
+local count = 0
+for _, space in ipairs(redis.call('SMEMBERS', P .. 'c/spaces')) do
+  local C = P .. 'c/' .. space .. '/'
+  for _, entry in ipairs(redis.call('XRANGE', C .. 'log', '-', '+', 'COUNT', 1000)) do
+    if tonumber(entry[2][2]) <= now then
+      count = count + redis.call('XDEL', C .. 'log', entry[1])
+      redis.call('HDEL', C .. 'sent', entry[2][4])
+    end
+  end
+end
+for _, replies in ipairs(redis.call('ZRANGEBYSCORE', P .. 'a/kept', '-inf', now, 'LIMIT', 0, 1000)) do
+  count = count + redis.call('HLEN', P .. 'a/' .. replies)
+  redis.call('DEL', P .. 'a/' .. replies)
+  redis.call('ZREM', P .. 'a/kept', replies)
+end
+return count

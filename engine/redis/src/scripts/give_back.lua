@@ -1,0 +1,29 @@
+-- Makes a request void whose answer never came: what it took goes back as if it had not been delivered, and if it has
+-- not been executed yet it will take nothing. ARGV: now, records, ticket, owner, worker. Answers how many went back.
+local here, ticket, owner = ARGV[2] == '1', ARGV[3], ARGV[4]
+redis.call('SET', P .. 'q/void/' .. ticket, 1, 'PX', 600000)
+local got = P .. 'q/got/' .. ticket
+local count = 0
+for _, one in ipairs(redis.call('SMEMBERS', got)) do
+  local token, id = string.match(one, '^(%d+) (.*)$')
+  token = tonumber(token)
+  local d = held(id, token, owner)
+  if d then
+    redis.call('HSET', task_key(id), 'ph', READY, 'at', now, 'd', tonumber(d[9]) - 1)
+    remove(P .. 'q/leased/' .. d[4], id)
+    add_ready(d[4], d[5], tonumber(d[6]), tonumber(d[7]), id)
+    if here then
+      release_record(id, token, owner, tonumber(d[8]))
+    end
+    count = count + 1
+  end
+end
+redis.call('DEL', got)
+if count > 0 then
+  flush()
+  ring_work()
+  if here then
+    ring_records()
+  end
+end
+return count

@@ -1,0 +1,32 @@
+-- Removes what is not leased. ARGV: now, records, queue, how many at most. Answers whom.
+-- One script, because nothing may be leased between the look and the removal.
+local here, queue, most = ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
+while promote(queue, here) do end
+local purged = {}
+local function take(key)
+  local ids = redis.call('ZRANGE', key, 0, most - #purged - 1)
+  for _, id in ipairs(ids) do
+    drop(id, redis.call('HGET', task_key(id), 'u'))
+    remove(key, id)
+    if here then
+      local state = redis.call('HGET', record_key(id), 'st')
+      if state and not MAY[state]['final'] then
+        remove_record(id)
+      end
+    end
+    purged[#purged + 1] = id
+  end
+end
+for _, name in ipairs(redis.call('SMEMBERS', P .. 'q/names/' .. queue)) do
+  if #purged < most then
+    take(P .. 'q/ready/' .. queue .. '/' .. name)
+  end
+end
+if #purged < most then
+  take(P .. 'q/delayed/' .. queue)
+end
+flush()
+if here and #purged > 0 then
+  ring_records()
+end
+return purged

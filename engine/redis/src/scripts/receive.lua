@@ -1,0 +1,92 @@
+-- Leases deliveries. ARGV: now, records, how many, for how long, owner, worker, ticket, 1 to be woken later, count of
+-- queues, queues, names.
+-- Answers the time, when something falls due (-1: nothing), and for each delivery: id, queue, token, retries,
+-- deliveries, losses, the wire form.
+-- One script, because a delivery is in one place at any moment, and its record says what the broker says.
+local here, missing, lease = ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
+local owner, worker, ticket, waits, queues = ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1', tonumber(ARGV[9])
+
+-- The caller has given this request up already: it must not hold anything.
+if redis.call('EXISTS', P .. 'q/void/' .. ticket) == 1 then
+  return { now, -1 }
+end
+
+-- Queues that nobody asks for are looked after too, now and then: their lost leases are on record.
+local swept = tonumber(redis.call('GET', P .. 'q/swept') or 0)
+if now >= swept + 100 or now < swept then
+  redis.call('SET', P .. 'q/swept', now)
+  for _, queue in ipairs(redis.call('HKEYS', P .. 'q/queues')) do
+    promote(queue, here)
+  end
+else
+  for q = 10, 9 + queues do
+    promote(ARGV[q], here)
+  end
+end
+
+local wanted = {}
+for n = 10 + queues, #ARGV do
+  wanted[ARGV[n]] = true
+end
+
+local answer, taken, wires, until_ = { now, -1 }, {}, {}, now + lease
+for q = 10, 9 + queues do
+  local queue = ARGV[q]
+  if missing > 0 and (redis.call('HGET', P .. 'q/queues', queue) or '') == '' then
+    local found = {}
+    for _, name in ipairs(redis.call('SMEMBERS', P .. 'q/names/' .. queue)) do
+      if wanted[name] then
+        local key = P .. 'q/ready/' .. queue .. '/' .. name
+        local first = redis.call('ZRANGE', key, 0, missing - 1, 'WITHSCORES')
+        if #first == 0 then
+          redis.call('SREM', P .. 'q/names/' .. queue, name)
+        end
+        for f = 1, #first, 2 do
+          found[#found + 1] = { id = first[f], place = tonumber(first[f + 1]), key = key }
+        end
+      end
+    end
+    table.sort(found, function(a, b) return a.place < b.place end)
+    for f = 1, math.min(missing, #found) do
+      local id = found[f].id
+      local d = redis.call('HMGET', task_key(id), 'k', 'r', 'd', 'l')
+      local token, retries, deliveries = tonumber(d[1]) + 1, tonumber(d[2]), tonumber(d[3]) + 1
+      redis.call('HSET', task_key(id), 'ph', LEASED, 'at', until_, 'k', token, 'o', owner, 'd', deliveries)
+      remove(found[f].key, id)
+      add(P .. 'q/leased/' .. queue, until_, id)
+      taken[#taken + 1] = token .. ' ' .. id
+      wires[#wires + 1] = P .. 'q/wire/' .. id
+      answer[#answer + 1] = { id, queue, token, retries, deliveries, tonumber(d[4]) }
+      if here then
+        begin_record(id, token, owner, retries + 1, deliveries, now, worker)
+      end
+    end
+    missing = missing - math.min(missing, #found)
+  end
+end
+
+if #taken > 0 then
+  flush()
+  for n, wire in ipairs(redis.call('MGET', unpack(wires))) do
+    answer[n + 2][7] = wire or ''
+  end
+  -- For the case that this answer is lost.
+  local got = P .. 'q/got/' .. ticket
+  redis.call('SADD', got, unpack(taken))
+  redis.call('PEXPIRE', got, lease + 60000)
+  if here then
+    ring_records()
+  end
+elseif waits then
+  redis.call('SET', P .. 'q/idle', 1)
+  for q = 10, 9 + queues do
+    for _, kind in ipairs({ 'q/delayed/', 'q/leased/' }) do
+      local first = redis.call('ZRANGE', P .. kind .. ARGV[q], 0, 0, 'WITHSCORES')
+      local at = tonumber(first[2])
+      if at and (answer[2] == -1 or at < answer[2]) then
+        answer[2] = at
+      end
+    end
+  end
+end
+return answer

@@ -1,0 +1,13 @@
+-- Keeps the newest progress of running attempts. ARGV: now, then for each: id, token, owner, progress. Answers 1 for
+-- each that is stored.
+local answers = {}
+for i = 2, #ARGV, 4 do
+  local key = record_key(ARGV[i])
+  local stored = runs(redis.call('HMGET', key, 'st', 'k', 'o'), tonumber(ARGV[i + 1]), ARGV[i + 2])
+  if stored then
+    redis.call('HSET', key, 'pr', ARGV[i + 3])
+  end
+  answers[#answers + 1] = stored and 1 or 0
+end
+ring_records()
+return answers

@@ -1,0 +1,6 @@
+-- Records that tasks were put back from the dead letters. ARGV: now, then tasks.
+for n = 2, #ARGV do
+  replay_record(ARGV[n])
+end
+ring_records()
+return #ARGV

@@ -1,0 +1,30 @@
+-- Puts dead letters back. ARGV: now, records, then tasks. Answers 1 for each that is queued, 0 for one that is not dead.
+-- The token goes on from where it was, so whoever holds an old one stays refused. A unique key that another task has
+-- taken meanwhile is left to it.
+local here = ARGV[2] == '1'
+local answers = {}
+for n = 3, #ARGV do
+  local id = ARGV[n]
+  local d = redis.call('HMGET', task_key(id), 'ph', 'q', 'n', 'p', 's', 'u')
+  if d[1] == DEAD then
+    answers[n - 2] = 1
+    redis.call('HSET', task_key(id), 'ph', READY, 'at', now, 'r', 0, 'd', 0, 'l', 0)
+    redis.call('HDEL', task_key(id), 'x', 'f')
+    if d[6] and redis.call('HSETNX', P .. 'q/unique', d[6], id) == 0 then
+      redis.call('HDEL', task_key(id), 'u')
+    end
+    remove(P .. 'q/dead', id)
+    add_ready(d[2], d[3], tonumber(d[4]), tonumber(d[5]), id)
+    if here then
+      replay_record(id)
+    end
+  else
+    answers[n - 2] = 0
+  end
+end
+flush()
+ring_work()
+if here then
+  ring_records()
+end
+return answers

@@ -1,0 +1,73 @@
+//! Redis held to the contract. Every case has a server of its own, and every `connect` is another connection to it.
+#![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use stem_conformance::{Backends, Harness, ManualClock};
+use stem_core::backend::Records;
+use stem_core::id::{QueueName, TaskId, TaskName};
+use stem_core::time::{Clock, Timestamp};
+use stem_redis::{Redis, RedisOptions};
+use stem_services::RedisServer;
+
+struct OnRedis {
+    clock: Arc<ManualClock>,
+    server: RedisServer,
+}
+
+#[async_trait]
+impl Harness for OnRedis {
+    async fn connect(&self) -> Backends {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let options = RedisOptions { url: self.server.url(), clock: Some(clock) };
+        Backends::of(Redis::open(options).await.unwrap())
+    }
+
+    fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn plant_raw_envelope(
+        &self,
+        queue: &QueueName,
+        id: &TaskId,
+        name: &TaskName,
+        bytes: &[u8],
+    ) {
+        let whole = stem_conformance::stand_in(self, queue, id, name);
+        self.connect().await.broker.publish(&[whole], Records::Here).await.unwrap();
+        let client = redis::Client::open(self.server.url()).unwrap();
+        let mut plain = client.get_multiplexed_async_connection().await.unwrap();
+        let key = format!("{{stem}}/q/wire/{id}");
+        redis::cmd("SET").arg(key).arg(bytes).arg("XX").exec_async(&mut plain).await.unwrap();
+    }
+}
+
+#[expect(clippy::unused_async, reason = "the suites make harnesses that may have to wait")]
+async fn harness() -> OnRedis {
+    OnRedis { clock: ManualClock::new(), server: RedisServer::start() }
+}
+
+stem_conformance::broker_suite!(harness);
+stem_conformance::queue_suite!(harness);
+stem_conformance::lease_suite!(harness);
+stem_conformance::settle_suite!(harness);
+stem_conformance::result_suite!(harness);
+stem_conformance::progress_suite!(harness);
+stem_conformance::dead_letter_suite!(harness);
+stem_conformance::revoke_suite!(harness);
+stem_conformance::control_suite!(harness);
+stem_conformance::presence_suite!(harness);
+
+#[tokio::test]
+async fn no_random_sequence_gets_a_stale_operation_accepted() {
+    let refused = stem_conformance::model::fencing_holds(&harness().await, 300).await;
+    println!("{refused} stale operations refused, 0 accepted");
+    assert!(refused > 600, "the sequences must try stale operations, not only {refused}");
+}

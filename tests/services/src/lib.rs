@@ -1,0 +1,28 @@
+//! Private Redis and Postgres servers for tests, which may be killed, frozen and restarted.
+//!
+//! | server | started by | for |
+//! |---|---|---|
+//! | [`RedisServer`] | [`RedisServer::start`], [`RedisServer::with`] | one test |
+//! | [`PostgresServer`] | [`PostgresServer::start`], [`PostgresServer::with`] | one test that disturbs its server |
+//! | [`Shared`] | [`PostgresServer::shared`] | every test that needs no more than a database of its own |
+//!
+//! Each server listens on a port of 127.0.0.1 and keeps its data in a directory of its own, directly under `/tmp`. It
+//! is gone with its directory when its value is dropped, and also when the test process dies in any other way: see
+//! `server.rs`. The services that a system package starts are never used.
+//!
+//! All calls block, are bounded in time, and may be made from any thread; a test on tokio makes them as they are, since
+//! it has nothing better to do meanwhile. What should not happen panics and shows the server's log. A program that is
+//! missing is such a case: no test is skipped.
+//!
+//! Linux only: what belongs to a server is found in `/proc`.
+
+mod account;
+mod postgres;
+mod programs;
+mod redis;
+mod server;
+mod shared;
+
+pub use postgres::{PostgresServer, PostgresSettings};
+pub use redis::{Fsync, RedisServer, RedisSettings};
+pub use shared::{Database, Shared};

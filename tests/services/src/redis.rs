@@ -1,0 +1,207 @@
+//! [`RedisServer`]: a private Redis.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::programs;
+use crate::server::{self, Server};
+
+/// No answer takes longer.
+const REPLY: Duration = Duration::from_secs(10);
+
+/// When Redis hands its append-only file to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// When the system likes to.
+    No,
+    /// Once a second.
+    Everysec,
+    /// Before it answers.
+    Always,
+}
+
+impl Fsync {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Everysec => "everysec",
+            Self::Always => "always",
+        }
+    }
+}
+
+/// How a server is set.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    /// Whether it keeps an append-only file. Without one a restart loses everything: no snapshots are made.
+    pub appendonly: bool,
+    /// When that file is synced.
+    pub appendfsync: Fsync,
+    /// What the user `default` must show. It becomes a part of [`RedisServer::url`].
+    pub password: Option<String>,
+    /// More arguments of the command line, for instance `["--maxmemory", "8mb"]`. A later one wins.
+    pub extra: Vec<String>,
+}
+
+impl Default for RedisSettings {
+    /// An append-only file, synced every second; no password.
+    fn default() -> Self {
+        Self { appendonly: true, appendfsync: Fsync::Everysec, password: None, extra: Vec::new() }
+    }
+}
+
+/// A private Redis on a port of 127.0.0.1, in a directory of its own; gone when dropped.
+///
+/// It evicts nothing (`maxmemory-policy noeviction`), makes no snapshots, and allows `DEBUG` from this machine.
+#[derive(Debug)]
+pub struct RedisServer {
+    server: Server,
+    settings: Arc<RedisSettings>,
+}
+
+impl RedisServer {
+    /// With the default settings.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::with(RedisSettings::default())
+    }
+
+    /// With these settings.
+    #[track_caller]
+    pub fn with(settings: RedisSettings) -> Self {
+        let settings = Arc::new(settings);
+        let start = || {
+            let server = Self { server: Server::new("redis")?, settings: settings.clone() };
+            server.launch()?;
+            Ok(server)
+        };
+        server::on_a_free_port(start).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// `redis://127.0.0.1:PORT/0`, with the password if there is one.
+    pub fn url(&self) -> String {
+        let user = self.settings.password.as_ref().map(|password| format!(":{password}@"));
+        format!("redis://{}127.0.0.1:{}/0", user.unwrap_or_default(), self.port())
+    }
+
+    /// Where it listens on 127.0.0.1; the same after a restart.
+    pub fn port(&self) -> u16 {
+        self.server.port()
+    }
+
+    /// The server's process.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        let pid = self.server.pid().expect("the server runs");
+        pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Everything it has logged since it was first started.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone. Its directory stays for [`RedisServer::restart`].
+    #[track_caller]
+    pub fn kill(&self) {
+        self.server.kill().unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Starts it again on the same port and directory, killing it first if it runs. Waits until it has loaded its data.
+    #[track_caller]
+    pub fn restart(&self) {
+        self.kill();
+        self.launch().unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Stops it with SIGSTOP: connections stay open and nothing answers. When this returns, nothing runs.
+    #[track_caller]
+    pub fn freeze(&self) {
+        self.server.freeze().unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Lets it go on after [`RedisServer::freeze`].
+    pub fn thaw(&self) {
+        self.server.thaw();
+    }
+
+    /// Runs one command on a connection of its own and answers with its reply as text: an array has a line for each
+    /// element, nil is empty. For administration, such as `CONFIG SET`, `CLIENT KILL` or `SCRIPT FLUSH`.
+    pub fn command(&self, words: &[&str]) -> Result<String> {
+        let address = (Ipv4Addr::LOCALHOST, self.port());
+        let stream = TcpStream::connect(address).context("failed to connect to redis")?;
+        stream.set_read_timeout(Some(REPLY))?;
+        stream.set_write_timeout(Some(REPLY))?;
+        let mut connection = BufReader::new(stream);
+        if let Some(password) = &self.settings.password {
+            ask(&mut connection, &["AUTH", password])?;
+        }
+        ask(&mut connection, words).with_context(|| format!("redis refused {words:?}"))
+    }
+
+    fn launch(&self) -> Result<()> {
+        let settings = &self.settings;
+        let mut command = Command::new(programs::redis_server()?);
+        command
+            .args(["--bind", "127.0.0.1", "--port", &self.port().to_string()])
+            .args(["--daemonize", "no", "--save", "", "--dir"])
+            .arg(self.server.directory())
+            .args(["--appendonly", if settings.appendonly { "yes" } else { "no" }])
+            .args(["--appendfsync", settings.appendfsync.as_str()])
+            .args(["--maxmemory-policy", "noeviction", "--enable-debug-command", "local"]);
+        if let Some(password) = &settings.password {
+            command.args(["--requirepass", password]);
+        }
+        command.args(&settings.extra);
+        // The process id tells this server from another one that was faster to listen on the port.
+        self.server.launch(command, |pid| {
+            self.command(&["PING"]).is_ok()
+                && self
+                    .command(&["INFO", "server"])
+                    .is_ok_and(|info| info.lines().any(|line| line == format!("process_id:{pid}")))
+        })
+    }
+}
+
+/// Sends a command and reads its reply.
+fn ask(connection: &mut BufReader<TcpStream>, words: &[&str]) -> Result<String> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        write!(bytes, "${}\r\n{word}\r\n", word.len())?;
+    }
+    connection.get_mut().write_all(&bytes)?;
+    read(connection)
+}
+
+/// Reads a reply of version 2 of Redis' protocol.
+fn read(connection: &mut BufReader<TcpStream>) -> Result<String> {
+    let mut line = String::new();
+    connection.read_line(&mut line)?;
+    let line = line.trim_end_matches("\r\n");
+    let Some((kind, rest)) = line.split_at_checked(1) else { bail!("the connection was closed") };
+    match kind {
+        "+" | ":" => Ok(rest.to_owned()),
+        "-" => bail!("{rest}"),
+        "$" => {
+            // A negative length is nil.
+            let Ok(length) = usize::try_from(rest.parse::<i64>()?) else {
+                return Ok(String::new());
+            };
+            let mut bytes = vec![0; length + 2];
+            connection.read_exact(&mut bytes)?;
+            bytes.truncate(length);
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        "*" => {
+            let count = rest.parse::<i64>()?.max(0);
+            let lines: Result<Vec<String>> = (0..count).map(|_| read(connection)).collect();
+            Ok(lines?.join("\n"))
+        }
+        _ => bail!("redis answered {line:?}"),
+    }
+}
