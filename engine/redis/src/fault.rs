@@ -65,11 +65,12 @@ fn classify(code: &str) -> Option<(ErrorClass, &'static str)> {
 
 impl From<RedisError> for Fault {
     fn from(error: RedisError) -> Self {
-        // The code of an error inside a script stands in its text.
+        // The code of an error inside a script stands in its text, and some versions leave that of the ACL's out.
         let text = error.to_string();
         let code = error.code().map(str::to_owned);
+        let denied = text.contains("The user executing the script can't").then_some("NOPERM");
         let codes = code.as_deref().into_iter().chain(text.split([' ', ':', '\'', '"']));
-        for code in codes {
+        for code in denied.into_iter().chain(codes) {
             if let Some((class, advice)) = classify(code) {
                 return Self::new(class, format!("{}: {advice}", shown(&text)));
             }

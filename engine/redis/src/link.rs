@@ -98,7 +98,10 @@ impl Link {
             match answer {
                 Ok(value) => return Ok(value),
                 Err(error) => {
-                    let moved = error.redirect_node().map(|(host, port)| (host.to_owned(), port));
+                    let moved = error.redirect_node().and_then(|(address, _)| {
+                        let (host, port) = address.rsplit_once(':')?;
+                        Some((host.to_owned(), port.parse().ok()?))
+                    });
                     if self.give_up(&error, open.number, moved) && redirected < REDIRECTIONS {
                         redirected += 1;
                         continue;
@@ -212,12 +215,16 @@ impl Link {
             current.last
         };
         let mut info = self.info.clone();
-        if let Some((host, port)) = moved_to {
+        if let Some((moved_to, port)) = moved_to {
+            // A node that does not know another's address means the one it was asked at.
+            let unknown = moved_to.is_empty() || moved_to == "?";
+            let named = |host: String| if unknown { host } else { moved_to };
             let addr = match info.addr().clone() {
-                ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
-                    ConnectionAddr::TcpTls { host, port, insecure, tls_params }
+                ConnectionAddr::TcpTls { host, insecure, tls_params, .. } => {
+                    ConnectionAddr::TcpTls { host: named(host), port, insecure, tls_params }
                 }
-                _ => ConnectionAddr::Tcp(host, port),
+                ConnectionAddr::Tcp(host, _) => ConnectionAddr::Tcp(named(host), port),
+                other => other,
             };
             info = info.set_addr(addr);
         }

@@ -71,3 +71,25 @@ async fn no_random_sequence_gets_a_stale_operation_accepted() {
     println!("{refused} stale operations refused, 0 accepted");
     assert!(refused > 600, "the sequences must try stale operations, not only {refused}");
 }
+
+/// The same suites through a decorator that delays calls, keeps some from arriving, and makes writes twice.
+mod through_faults {
+    use stem_conformance::{Faults, FaultyHarness};
+
+    use super::OnRedis;
+
+    async fn harness() -> FaultyHarness<OnRedis> {
+        FaultyHarness::new(super::harness().await, Faults::unnoticed(3))
+    }
+
+    stem_conformance::broker_suite!(harness);
+    stem_conformance::queue_suite!(harness);
+    stem_conformance::lease_suite!(harness);
+    stem_conformance::settle_suite!(harness);
+    stem_conformance::result_suite!(harness);
+    stem_conformance::progress_suite!(harness);
+    stem_conformance::dead_letter_suite!(harness);
+    stem_conformance::revoke_suite!(harness);
+    stem_conformance::control_suite!(harness);
+    stem_conformance::presence_suite!(harness);
+}

@@ -17,6 +17,7 @@
 pub mod broker;
 pub mod control;
 pub mod dead_letter;
+mod faulty;
 mod fixture;
 mod harness;
 pub mod lease;
@@ -28,6 +29,7 @@ pub mod result;
 pub mod revoke;
 pub mod settle;
 
+pub use faulty::{Faults, Faulty, FaultyHarness, Injected};
 pub use harness::{Backends, Harness, ManualClock, RevokeHarness, run, stand_in};
 
 /// Lists the cases of a module under the name of its suite. The first token lets the macro that this makes have

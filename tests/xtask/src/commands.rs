@@ -22,15 +22,17 @@ fn guests_cargo(root: &Path, command: &str) -> Step {
         .args([target])
 }
 
-/// Everything that a build needs.
+/// Everything that a build or a test needs.
 pub(crate) fn setup(root: &Path) -> Result<()> {
-    setup::c_compiler(root)?;
+    setup::compiler(root)?;
+    setup::servers(root)?;
     guests::setup()
 }
 
 /// Every test there is. The largest part goes last, so that the summary of its runner is what one sees.
 pub(crate) fn test(root: &Path) -> Result<()> {
-    setup::c_compiler(root)?;
+    setup::compiler(root)?;
+    setup::servers(root)?;
     guests::build(root)?;
     guests_cargo(root, "test").run()?;
     let runner = Step::cargo(root).args(["nextest", "--version"]).succeeds();
@@ -45,7 +47,7 @@ pub(crate) fn test(root: &Path) -> Result<()> {
 
 /// The demonstration; `tests/demo` is the program that shows it.
 pub(crate) fn demo(root: &Path) -> Result<()> {
-    setup::c_compiler(root)?;
+    setup::compiler(root)?;
     guests::build(root)?;
     guests_cargo(root, "build")
         .args(["--package", "render-image", "--example", "natively"])
@@ -58,7 +60,7 @@ pub(crate) fn demo(root: &Path) -> Result<()> {
 
 /// Three workers and an operator; `example-tasks/worker-control-lab` is the program that shows them.
 pub(crate) fn lab(root: &Path) -> Result<()> {
-    setup::c_compiler(root)?;
+    setup::compiler(root)?;
     guests::build(root)?;
     let programs = ["--bin", "stem", "--bin", "worker-control-lab"];
     let packages = ["-p", "stem-cli", "-p", "worker-control-lab"];
@@ -68,7 +70,7 @@ pub(crate) fn lab(root: &Path) -> Result<()> {
 
 /// The benchmark suite. Some of it runs the example tasks.
 pub(crate) fn bench(root: &Path) -> Result<()> {
-    setup::c_compiler(root)?;
+    setup::compiler(root)?;
     guests::build(root)?;
     Step::cargo(root).args(["run", "--release", "--locked", "--package", "stem-bench"]).run()
 }

@@ -15,12 +15,13 @@ usage: cargo xtask <command>
   lab       build three workers, and show what an operator can do to them and their tasks
   test      build everything, and run every test
   guests    build the example tasks to WebAssembly, into target/stem-modules
-  setup     install what a build needs and this machine lacks; the others do so by themselves
+  setup     install what builds and tests need and this machine lacks; the others do so by themselves
   bench     measure, with the release build
   ci        what runs before a change is taken: .ci/run
 
-What is missing is installed: a C compiler through the system's package manager, and Rust's standard library for
-WebAssembly. STEM_GUEST_STD=rustup|debian says where that library comes from; without it each is tried in turn.
+What is missing is installed: a C compiler, and for the tests Redis and Postgres, through the system's package manager;
+and Rust's standard library for WebAssembly. STEM_GUEST_STD=rustup|debian says where that library comes from; without
+it each is tried in turn.
 ";
 
 fn main() -> ExitCode {

@@ -1,65 +1,170 @@
-//! What must be on the machine before the workspace can be built, beside Rust itself: a C compiler, for the SQLite that is
-//! built in. It is installed through the system's package manager when it is missing.
+//! What must be on the machine beside Rust itself, and is installed through the system's package manager when it is not:
+//! a C compiler, for the SQLite that is built in; and for the tests alone Redis and Postgres.
 
-use std::path::Path;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::step::Step;
 
-/// A package manager, and how it is told to install a C compiler with the C library's headers.
+/// A package manager, as the commands that it takes.
 struct Manager {
     program: &'static str,
     refresh: &'static [&'static str],
+    /// The packages follow.
     install: &'static [&'static str],
+    packages: fn(&Packages) -> &'static [&'static str],
 }
 
 const MANAGERS: [Manager; 4] = [
     Manager {
         program: "apt-get",
-        refresh: &["-qq", "update"],
-        install: &["-qq", "install", "--yes", "--no-install-recommends", "gcc", "libc6-dev"],
+        refresh: &["apt-get", "-qq", "update"],
+        // Through `env`, since `sudo` lets no variable through.
+        install: &[
+            "env",
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "-qq",
+            "install",
+            "--yes",
+            "--no-install-recommends",
+        ],
+        packages: |packages| packages.apt,
     },
-    Manager { program: "dnf", refresh: &[], install: &["--assumeyes", "install", "gcc"] },
-    Manager { program: "apk", refresh: &[], install: &["add", "--quiet", "gcc", "musl-dev"] },
+    Manager {
+        program: "dnf",
+        refresh: &[],
+        install: &["dnf", "--assumeyes", "install"],
+        packages: |packages| packages.dnf,
+    },
+    Manager {
+        program: "apk",
+        refresh: &[],
+        install: &["apk", "add", "--quiet"],
+        packages: |packages| packages.apk,
+    },
     Manager {
         program: "pacman",
         refresh: &[],
-        install: &["--sync", "--refresh", "--needed", "--noconfirm", "gcc"],
+        install: &["pacman", "--sync", "--refresh", "--needed", "--noconfirm"],
+        packages: |packages| packages.pacman,
     },
 ];
 
-/// Sees to it that there is a C compiler.
-pub(crate) fn c_compiler(root: &Path) -> Result<()> {
+/// Something that must be there.
+struct Need {
+    name: &'static str,
+    is_there: fn(&Path) -> bool,
+    packages: Packages,
+}
+
+/// The packages that bring it, for each manager.
+struct Packages {
+    apt: &'static [&'static str],
+    dnf: &'static [&'static str],
+    apk: &'static [&'static str],
+    pacman: &'static [&'static str],
+}
+
+/// With the C library's headers.
+const COMPILER: Need = Need {
+    name: "a C compiler",
     // The name that the build of SQLite looks for.
-    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-    if works(root, &compiler) {
-        println!("C compiler: {compiler}");
+    is_there: |root| runs(root, &env::var("CC").unwrap_or_else(|_| "cc".to_owned())),
+    packages: Packages {
+        apt: &["gcc", "libc6-dev"],
+        dnf: &["gcc"],
+        apk: &["gcc", "musl-dev"],
+        pacman: &["gcc"],
+    },
+};
+
+/// Valkey is the same to us; Arch and newer Fedoras have it instead. dnf finds whichever has the file.
+const REDIS: Need = Need {
+    name: "redis-server",
+    is_there: |root| runs(root, "redis-server") || runs(root, "valkey-server"),
+    packages: Packages {
+        apt: &["redis-server"],
+        dnf: &["/usr/bin/redis-server"],
+        apk: &["redis"],
+        pacman: &["valkey"],
+    },
+};
+
+/// The server with its client. Alpine has the full `setpriv`, by which tests start it, in a package of its own.
+const POSTGRES: Need = Need {
+    name: "initdb of Postgres",
+    is_there: |root| postgres_places().iter().any(|place| has_postgres(root, place)),
+    packages: Packages {
+        apt: &["postgresql"],
+        dnf: &["postgresql-server"],
+        apk: &["postgresql", "postgresql-client", "setpriv"],
+        pacman: &["postgresql"],
+    },
+};
+
+/// Sees to it that there is what a build needs.
+pub(crate) fn compiler(root: &Path) -> Result<()> {
+    see_to(root, &[COMPILER])
+}
+
+/// Sees to it that there are the servers that tests start for themselves. A service that a package brings is not used;
+/// where there is no init system, as in most containers, Debian does not start it either.
+pub(crate) fn servers(root: &Path) -> Result<()> {
+    see_to(root, &[REDIS, POSTGRES])
+}
+
+fn see_to(root: &Path, needs: &[Need]) -> Result<()> {
+    let (there, missing): (Vec<_>, Vec<_>) = needs.iter().partition(|need| (need.is_there)(root));
+    for need in there {
+        println!("{}: there", need.name);
+    }
+    if missing.is_empty() {
         return Ok(());
     }
-    let found =
-        |manager: &&Manager| Step::new(root, manager.program).args(["--version"]).succeeds();
-    let Some(manager) = MANAGERS.iter().find(found) else {
-        bail!("there is no C compiler {compiler}, and no package manager known here to install one")
+    let names = missing.iter().map(|need| need.name).collect::<Vec<_>>().join(" and ");
+    let Some(manager) = MANAGERS.iter().find(|manager| runs(root, manager.program)) else {
+        bail!("{names}: not on this machine, and no package manager known here to install it")
     };
-    println!("C compiler: {compiler} is missing; {} installs one", manager.program);
-    for arguments in [manager.refresh, manager.install] {
-        if !arguments.is_empty() {
-            as_root(root, manager.program).args(arguments).run().with_context(|| {
-                format!(
-                    "no C compiler could be installed; as root: {} {}",
-                    manager.program,
-                    manager.install.join(" ")
-                )
+    println!("{names}: not on this machine; {} installs it", manager.program);
+    let packages = missing.iter().flat_map(|need| (manager.packages)(&need.packages));
+    let install: Vec<&str> = manager.install.iter().chain(packages).copied().collect();
+    for command in [manager.refresh, &install] {
+        if let [program, arguments @ ..] = command {
+            as_root(root, program).args(arguments).run().with_context(|| {
+                format!("{names} could not be installed; as root: {}", install.join(" "))
             })?;
         }
     }
-    ensure!(works(root, &compiler), "a C compiler was installed and {compiler} still does not run");
+    for need in missing {
+        ensure!((need.is_there)(root), "{} was installed and still is not found", need.name);
+    }
     Ok(())
 }
 
-fn works(root: &Path, compiler: &str) -> bool {
-    Step::new(root, compiler).args(["--version"]).succeeds()
+fn runs(root: &Path, program: &str) -> bool {
+    Step::new(root, program).args(["--version"]).succeeds()
+}
+
+/// Where the programs of Postgres may be: on the path, or where Debian puts them, which is not on the path.
+fn postgres_places() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Links on the path lead to the place where the other programs are.
+    let places = env::split_paths(&path).filter_map(|place| {
+        Some(fs::canonicalize(place.join("initdb")).ok()?.parent()?.to_owned())
+    });
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    places.chain(versions.map(|version| version.path().join("bin"))).collect()
+}
+
+fn has_postgres(root: &Path, place: &Path) -> bool {
+    let programs = ["initdb", "postgres", "psql"];
+    programs
+        .iter()
+        .all(|program| Step::new(root, place.join(program)).args(["--version"]).succeeds())
 }
 
 fn as_root(root: &Path, program: &str) -> Step {

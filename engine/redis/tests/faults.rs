@@ -1,0 +1,478 @@
+//! What happens to Redis must not happen to tasks: every fault is an error in bounded time, and once it is over the same
+//! value works again by itself.
+#![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use stem_core::backend::broker::{Broker, Delivery, Published, ReceiveRequest, Settled};
+use stem_core::backend::dead_letter::{DeadFilter, DeadLetters};
+use stem_core::backend::revoke::RevokeStore;
+use stem_core::backend::{BackendError, ErrorClass, Records, ResultBackend};
+use stem_core::envelope::{Envelope, Payload};
+use stem_core::id::{Incarnation, Namespace, QueueName, TaskId, TaskName, WorkerId};
+use stem_core::outcome::{Failure, FailureKind};
+use stem_core::revoke::{RevokeRequest, Version};
+use stem_core::settlement::{DeadReason, Settle, Settlement};
+use stem_core::time::Timestamp;
+use stem_redis::{ANSWER_WITHIN, Redis, RedisOptions};
+use stem_services::{Fsync, RedisServer, RedisSettings};
+use uuid::Uuid;
+
+/// A fault is over; within this everything works again.
+const HEALED_WITHIN: Duration = Duration::from_secs(5);
+
+async fn open(url: String) -> Arc<Redis> {
+    Redis::open(RedisOptions { url, clock: None }).await.unwrap()
+}
+
+fn envelope(id: &str) -> Envelope {
+    Envelope::new(
+        TaskId::new(id).unwrap(),
+        TaskName::new("job").unwrap(),
+        QueueName::new("q").unwrap(),
+        Payload::json(*b"1"),
+        Timestamp::from_unix_millis(1_795_305_600_000),
+    )
+}
+
+fn asking(max: usize, wait: Duration) -> ReceiveRequest {
+    ReceiveRequest {
+        queues: vec![QueueName::new("q").unwrap()],
+        names: Arc::new([TaskName::new("job").unwrap()]),
+        max,
+        lease: Duration::from_secs(30),
+        owner: Incarnation(Uuid::from_u128(7)),
+        worker: WorkerId::new("w").unwrap(),
+        wait,
+        records: Records::Here,
+    }
+}
+
+fn settle(delivery: &Delivery, settlement: Settlement) -> Settle {
+    Settle {
+        receipt: delivery.receipt.clone(),
+        settlement,
+        at: delivery.lease_until,
+        worker: WorkerId::new("w").unwrap(),
+        attempt: delivery.attempt,
+        usage: None,
+        module: None,
+    }
+}
+
+async fn publish(redis: &Redis, id: &str) -> Result<Published, BackendError> {
+    Ok(redis.publish(&[envelope(id)], Records::Here).await?.remove(0))
+}
+
+async fn take(redis: &Redis) -> Delivery {
+    let mut taken = redis.receive(&asking(1, Duration::ZERO)).await.unwrap();
+    assert_eq!(taken.len(), 1);
+    taken.remove(0)
+}
+
+async fn succeed(redis: &Redis, delivery: &Delivery) -> Result<Settled, BackendError> {
+    let end = settle(delivery, Settlement::Succeed(Payload::json(*b"2")));
+    Ok(redis.settle(&[end], Records::Here).await?.remove(0))
+}
+
+/// Tries until it works, which must be soon.
+async fn healed<T>(what: &str, call: impl AsyncFn() -> Result<T, BackendError>) -> T {
+    let over = Instant::now();
+    loop {
+        match call().await {
+            Ok(done) => {
+                assert!(over.elapsed() < HEALED_WITHIN, "{what}: {:?}", over.elapsed());
+                return done;
+            }
+            Err(error) => {
+                assert!(over.elapsed() < HEALED_WITHIN, "{what}: {error}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_server_has_everything_and_the_same_value_goes_on() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    publish(&redis, "before").await.unwrap();
+    let delivery = take(&redis).await;
+    publish(&redis, "waiting").await.unwrap();
+    server.kill();
+    let error = publish(&redis, "during").await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+    server.restart();
+    // Scripts are gone after a restart; the value loads them again by itself.
+    healed("publish", async || publish(&redis, "after").await).await;
+    assert_eq!(succeed(&redis, &delivery).await.unwrap(), Settled::Done);
+    let left = redis.receive(&asking(10, Duration::ZERO)).await.unwrap();
+    let left: HashSet<_> = left.iter().map(|it| it.receipt.task.as_str()).collect();
+    assert!(left.contains("waiting") && left.contains("after"), "{left:?}");
+}
+
+#[tokio::test]
+async fn scripts_that_were_flushed_are_loaded_again() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    for n in 0..5 {
+        server.command(&["SCRIPT", "FLUSH"]).unwrap();
+        assert_eq!(publish(&redis, &format!("t{n}")).await.unwrap(), Published::Stored);
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_server_is_an_error_in_bounded_time_and_then_goes_on() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    publish(&redis, "t").await.unwrap();
+    server.freeze();
+    let started = Instant::now();
+    let error = redis.receive(&asking(1, Duration::from_mins(1))).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+    assert!(started.elapsed() < ANSWER_WITHIN + Duration::from_secs(1), "{:?}", started.elapsed());
+    // Another call finds no connection and cannot make one.
+    let started = Instant::now();
+    publish(&redis, "u").await.unwrap_err();
+    assert!(started.elapsed() < ANSWER_WITHIN + Duration::from_secs(1), "{:?}", started.elapsed());
+    server.thaw();
+    // What the frozen server may still have taken for the request that was given up comes back, uncounted.
+    let mut seen = Vec::new();
+    healed("receive", async || {
+        let more = redis.receive(&asking(1, Duration::from_secs(1))).await?;
+        Ok(more)
+    })
+    .await
+    .into_iter()
+    .for_each(|delivery| seen.push(delivery));
+    if seen.is_empty() {
+        seen = redis.receive(&asking(1, Duration::from_secs(2))).await.unwrap();
+    }
+    let delivery = &seen[0];
+    assert_eq!((delivery.deliveries, delivery.losses), (1, 0), "{delivery:?}");
+    assert_eq!(succeed(&redis, delivery).await.unwrap(), Settled::Done);
+}
+
+/// The answer to a request is lost each time: its deliveries must not stay with nobody until their lease ends.
+#[tokio::test]
+async fn deliveries_whose_answer_was_lost_come_back_uncounted() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    let other = open(server.url()).await;
+    for n in 0..200 {
+        publish(&redis, &format!("t{n}")).await.unwrap();
+    }
+    let mut got = HashSet::new();
+    let started = Instant::now();
+    let mut lost = 0_u32;
+    while got.len() < 200 {
+        assert!(started.elapsed() < Duration::from_secs(25), "{} of 200, {lost} lost", got.len());
+        // Cut at any moment of a request: before it was sent, while it runs, when its answer is on its way.
+        let request = asking(3, Duration::from_millis(200));
+        let cut = Duration::from_micros(u64::from(lost % 40) * 15);
+        let receiving = redis.receive(&request);
+        let taken = if lost < 120 {
+            match tokio::time::timeout(cut, receiving).await {
+                Ok(taken) => taken,
+                Err(_) => {
+                    lost += 1;
+                    if lost % 10 == 0 {
+                        let _ = server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+                    }
+                    continue;
+                }
+            }
+        } else {
+            receiving.await
+        };
+        for delivery in taken.unwrap_or_default() {
+            assert_eq!((delivery.deliveries, delivery.losses), (1, 0), "{delivery:?}");
+            assert!(got.insert(delivery.receipt.task.clone()), "{delivery:?} came twice");
+        }
+    }
+    drop(other);
+    println!("{lost} requests were cut; each of 200 deliveries came once, with its first count");
+}
+
+#[tokio::test]
+async fn a_storm_of_cut_connections_loses_nothing() {
+    let server = Arc::new(RedisServer::start());
+    let stop = Arc::new(AtomicBool::new(false));
+    let storm = std::thread::spawn({
+        let (server, stop) = (Arc::clone(&server), Arc::clone(&stop));
+        move || {
+            let mut cuts = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let _ = server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+                let _ = server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+                cuts += 1;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            cuts
+        }
+    });
+    let producer = loop {
+        if let Ok(redis) = Redis::open(RedisOptions { url: server.url(), clock: None }).await {
+            break redis;
+        }
+    };
+    let mut acknowledged = HashSet::new();
+    let mut ended = HashSet::new();
+    let started = Instant::now();
+    let mut n = 0;
+    while started.elapsed() < Duration::from_secs(3) {
+        let id = format!("t{n}");
+        n += 1;
+        if publish(&producer, &id).await.is_ok() {
+            acknowledged.insert(id);
+        }
+        for delivery in producer.receive(&asking(5, Duration::ZERO)).await.unwrap_or_default() {
+            if let Ok(Settled::Done) = succeed(&producer, &delivery).await {
+                ended.insert(delivery.receipt.task.to_string());
+            }
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    let cuts = storm.join().unwrap();
+    // What is under a lease whose settlement was lost is looked up on record: it ended, or it is still there.
+    for id in &acknowledged {
+        let record =
+            healed("fetch", async || producer.fetch(&TaskId::new(id).unwrap()).await).await;
+        assert!(record.is_some(), "{id} was acknowledged and is gone");
+        if ended.contains(id) {
+            assert!(record.unwrap().state.is_final(), "{id} was settled and is not final");
+        }
+    }
+    println!("{cuts} cuts, {} acknowledged, {} settled, 0 lost", acknowledged.len(), ended.len());
+    assert!(acknowledged.len() > 20 && ended.len() > 20);
+}
+
+#[tokio::test]
+async fn at_full_memory_only_enqueueing_is_refused() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    for id in ["done", "dead", "retried", "waiting"] {
+        publish(&redis, id).await.unwrap();
+    }
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    let error = publish(&redis, "one-more").await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(error.problem.contains("maxmemory"), "{error}");
+    let failure = Failure::new(FailureKind::Error, "e", "e");
+    let ends = [
+        Settlement::Succeed(Payload::json(*b"{}")),
+        Settlement::Fail { failure: failure.clone(), reason: DeadReason::Fatal },
+        Settlement::Retry { failure, not_before: Timestamp::from_unix_millis(0) },
+    ];
+    for end in ends {
+        let delivery = take(&redis).await;
+        let settled = redis.settle(&[settle(&delivery, end)], Records::Here).await.unwrap();
+        assert_eq!(settled, [Settled::Done]);
+    }
+    let namespace = Namespace::new("n").unwrap();
+    let asked = [(TaskId::new("waiting").unwrap(), RevokeRequest::default())];
+    assert_eq!(redis.revoke(&namespace, &asked).await.unwrap().len(), 1);
+    assert_eq!(redis.since(&namespace, Version(0), 10).await.unwrap().len(), 1);
+    let all = DeadFilter { limit: 10, ..DeadFilter::default() };
+    assert_eq!(DeadLetters::list(&*redis, &all).await.unwrap().len(), 1);
+    assert_eq!(DeadLetters::purge(&*redis, &[TaskId::new("dead").unwrap()]).await.unwrap(), 1);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    healed("publish", async || publish(&redis, "after").await).await;
+}
+
+#[tokio::test]
+async fn a_server_that_turns_into_a_replica_refuses_and_is_welcome_back() {
+    let (server, primary) = (RedisServer::start(), RedisServer::start());
+    let redis = open(server.url()).await;
+    publish(&redis, "t").await.unwrap();
+    server.command(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]).unwrap();
+    let error = publish(&redis, "u").await.unwrap_err();
+    assert!(matches!(error.class(), ErrorClass::Refused | ErrorClass::Transient), "{error}");
+    server.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    healed("publish", async || publish(&redis, "v").await).await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_write_its_file_refuses_and_says_why() {
+    let server = RedisServer::with(RedisSettings {
+        extra: vec!["--dbfilename".to_owned(), "x.rdb".to_owned()],
+        ..RedisSettings::default()
+    });
+    let redis = open(server.url()).await;
+    // A snapshot that fails has the same effect as a full disk: MISCONF.
+    server.command(&["CONFIG", "SET", "save", "1 1"]).unwrap();
+    server.command(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "yes"]).unwrap();
+    let directory = server.command(&["CONFIG", "GET", "dir"]).unwrap();
+    let directory = directory.lines().last().unwrap().to_owned();
+    std::fs::create_dir(format!("{directory}/x.rdb")).unwrap();
+    let mut refused = None;
+    for n in 0..200 {
+        if let Err(error) = publish(&redis, &format!("t{n}")).await {
+            refused = Some(error);
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let error = refused.expect("the server accepts writes though it cannot save");
+    assert_eq!(error.class(), ErrorClass::Refused, "{error}");
+    assert!(error.problem.contains("disk"), "{error}");
+    // The store's own error stops a revoke too: nothing may be told that was not stored.
+    let asked = [(TaskId::new("t").unwrap(), RevokeRequest::default())];
+    redis.revoke(&Namespace::new("n").unwrap(), &asked).await.unwrap_err();
+    std::fs::remove_dir(format!("{directory}/x.rdb")).unwrap();
+    server.command(&["CONFIG", "SET", "save", ""]).unwrap();
+    server.command(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]).unwrap();
+    healed("publish", async || publish(&redis, "after").await).await;
+}
+
+#[tokio::test]
+async fn a_large_server_that_loads_is_waited_for() {
+    let server = RedisServer::with(RedisSettings {
+        extra: ["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"]
+            .map(str::to_owned)
+            .to_vec(),
+        appendfsync: Fsync::No,
+        ..RedisSettings::default()
+    });
+    let redis = open(server.url()).await;
+    let many: Vec<_> = (0..300).map(|n| envelope(&format!("t{n}"))).collect();
+    redis.publish(&many, Records::Here).await.unwrap();
+    server.command(&["BGREWRITEAOF"]).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.kill();
+    let restarting = std::thread::spawn(move || {
+        server.restart();
+        server
+    });
+    let mut loading = 0;
+    let started = Instant::now();
+    loop {
+        match publish(&redis, "after").await {
+            Ok(_) => break,
+            Err(error) => {
+                assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+                loading += usize::from(error.problem.contains("is loading"));
+            }
+        }
+        assert!(started.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let server = restarting.join().unwrap();
+    assert!(loading > 0, "it was never seen to load");
+    assert_eq!(redis.queues().await.unwrap()[0].ready, 301);
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_an_unpermitted_command_are_refused_without_the_password() {
+    let server = RedisServer::with(RedisSettings {
+        password: Some("hunter2".to_owned()),
+        ..RedisSettings::default()
+    });
+    let port = server.port();
+    for url in [format!("redis://127.0.0.1:{port}"), format!("redis://:hunter3@127.0.0.1:{port}")] {
+        let error = Redis::open(RedisOptions { url, clock: None }).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Refused, "{error}");
+        assert!(!format!("{error} {error:?}").contains("hunter"), "{error:?}");
+    }
+    let redis = open(server.url()).await;
+    publish(&redis, "t").await.unwrap();
+    assert!(!format!("{redis:?}").contains("hunter"));
+    server
+        .command(&[
+            "ACL",
+            "SETUSER",
+            "reader",
+            "on",
+            ">secret",
+            "~{stem}/*",
+            "&{stem}/*",
+            "+@read",
+            "+@connection",
+            "+info",
+            "+evalsha",
+            "+script|load",
+        ])
+        .unwrap();
+    let reader = open(format!("redis://reader:secret@127.0.0.1:{port}")).await;
+    let error = publish(&reader, "u").await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Refused, "{error}");
+    assert!(error.problem.contains("ACL"), "{error}");
+    assert!(reader.fetch(&TaskId::new("t").unwrap()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn nobody_there_is_transient_and_said_at_once() {
+    let server = RedisServer::start();
+    let url = server.url();
+    drop(server);
+    let started = Instant::now();
+    let error = Redis::open(RedisOptions { url, clock: None }).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+    assert!(started.elapsed() < Duration::from_secs(3));
+}
+
+/// Nothing is left in the server of tasks that are done, but their records.
+#[tokio::test]
+async fn acknowledged_deliveries_leave_nothing_but_their_records() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    let many: Vec<_> = (0..50)
+        .map(|n| Envelope {
+            unique_key: Some(format!("k{n}").parse().unwrap()),
+            ..envelope(&format!("t{n}"))
+        })
+        .collect();
+    redis.publish(&many, Records::Here).await.unwrap();
+    for delivery in redis.receive(&asking(50, Duration::ZERO)).await.unwrap() {
+        assert_eq!(succeed(&redis, &delivery).await.unwrap(), Settled::Done);
+    }
+    redis.queues().await.unwrap();
+    let mut keys: Vec<String> =
+        server.command(&["KEYS", "*"]).unwrap().lines().map(str::to_owned).collect();
+    // Tickets end by themselves a minute after their lease.
+    keys.retain(|key| !key.starts_with("{stem}/t/task/") && !key.starts_with("{stem}/q/got/"));
+    keys.sort();
+    assert_eq!(
+        keys,
+        ["{stem}/q/queues", "{stem}/q/seq", "{stem}/q/swept", "{stem}/t/all", "{stem}/t/count"]
+    );
+}
+
+/// Many at once: no delivery is held by two.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_receivers_each_delivery_has_one() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    let many: Vec<_> = (0..2_000).map(|n| envelope(&format!("t{n}"))).collect();
+    redis.publish(&many, Records::Here).await.unwrap();
+    let mut receivers = Vec::new();
+    for n in 0..4 {
+        let redis = open(server.url()).await;
+        receivers.push(tokio::spawn(async move {
+            let mut mine = Vec::new();
+            loop {
+                let owner = Incarnation(Uuid::from_u128(n));
+                let request = ReceiveRequest { owner, ..asking(7, Duration::ZERO) };
+                let taken = redis.receive(&request).await.unwrap();
+                if taken.is_empty() {
+                    return mine;
+                }
+                for delivery in &taken {
+                    assert_eq!(succeed(&redis, delivery).await.unwrap(), Settled::Done);
+                }
+                mine.extend(taken.into_iter().map(|it| it.receipt.task));
+            }
+        }));
+    }
+    let mut all = HashSet::new();
+    for receiver in receivers {
+        for task in receiver.await.unwrap() {
+            assert!(all.insert(task.clone()), "{task} had two holders");
+        }
+    }
+    assert_eq!(all.len(), 2_000);
+}
