@@ -25,6 +25,7 @@ mod handler;
 mod hydration_tests;
 mod intake;
 mod keeper;
+mod pace;
 mod presence;
 mod progress;
 mod recycle;
@@ -33,6 +34,7 @@ mod revocations;
 mod shared;
 mod signals;
 mod slots;
+mod watchdog;
 
 pub use builder::WorkerBuilder;
 pub use config::{AutoscaleRules, RevokePolicy, WorkerConfig};

@@ -175,16 +175,14 @@ async fn deliveries_whose_answer_was_lost_come_back_uncounted() {
         let cut = Duration::from_micros(u64::from(lost % 40) * 15);
         let receiving = redis.receive(&request);
         let taken = if lost < 120 {
-            match tokio::time::timeout(cut, receiving).await {
-                Ok(taken) => taken,
-                Err(_) => {
-                    lost += 1;
-                    if lost % 10 == 0 {
-                        let _ = server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
-                    }
-                    continue;
+            let Ok(taken) = tokio::time::timeout(cut, receiving).await else {
+                lost += 1;
+                if lost.is_multiple_of(10) {
+                    let _ = server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
                 }
-            }
+                continue;
+            };
+            taken
         } else {
             receiving.await
         };

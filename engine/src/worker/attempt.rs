@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +10,7 @@ use stem_core::backend::broker::Delivery;
 use stem_core::backend::result::{Begun, Recorded};
 use stem_core::backend::{BackendError, Records};
 use stem_core::control::Drain;
+use stem_core::id::LeaseToken;
 use stem_core::limits::Usage;
 use stem_core::machine::attempt::{Attempt, Effect, Event, Retirement, Rules};
 use stem_core::outcome::StopReason;
@@ -291,6 +292,7 @@ impl Driver<'_> {
             receipt: self.hand.receipt.clone(),
             task: envelope.name.to_string(),
             runtime: tokio::runtime::Handle::current(),
+            may_have_checkpoint: AtomicBool::new(self.hand.receipt.token > FIRST),
         });
         Counters::count(&self.shared.counters.started);
         let started =
@@ -403,7 +405,12 @@ struct Host {
     receipt: Receipt,
     task: String,
     runtime: tokio::runtime::Handle,
+    /// Whether there may be a checkpoint: this attempt saved one, or the task was delivered before.
+    may_have_checkpoint: AtomicBool,
 }
+
+/// The token of a task's first delivery ever; nobody can have saved a checkpoint before it.
+const FIRST: LeaseToken = LeaseToken(1);
 
 fn unavailable(error: &BackendError) -> Refusal {
     Refusal::Unavailable(stem_core::text::printable(&error.problem, 500))
@@ -462,6 +469,9 @@ impl AttemptHost for Host {
     }
 
     async fn load_checkpoint(&self) -> Result<Option<Vec<u8>>, Refusal> {
+        if !self.may_have_checkpoint.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         let (results, task) =
             (Arc::clone(&self.shared.backends.results), self.receipt.task.clone());
         let loaded = self.runtime.spawn(async move { results.load_checkpoint(&task).await }).await;
@@ -469,6 +479,7 @@ impl AttemptHost for Host {
     }
 
     async fn save_checkpoint(&self, state: Vec<u8>) -> Result<(), Refusal> {
+        self.may_have_checkpoint.store(true, Ordering::Relaxed);
         let (results, receipt) = (Arc::clone(&self.shared.backends.results), self.receipt.clone());
         let saved = self
             .runtime

@@ -50,7 +50,7 @@ pub(super) async fn run(shared: Arc<Shared>, rules: Rules) {
 
 /// Deliveries that this worker could take if it had a place: what waits in a paused queue, or for a name that it does
 /// not know, is not among them.
-async fn depth(shared: &Shared) -> Result<u64, BackendError> {
+pub(super) async fn depth(shared: &Shared) -> Result<u64, BackendError> {
     let queues = shared.backends.broker.queues().await?;
     let known = shared.handlers();
     let ours = queues

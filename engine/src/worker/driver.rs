@@ -21,7 +21,9 @@ use super::config::RevokePolicy;
 use super::config::WorkerConfig;
 use super::handler::Threads;
 use super::shared::{Parts, Shared};
-use super::{autoscale, control, intake, keeper, presence, progress, reload, revocations, signals};
+use super::{
+    autoscale, control, intake, keeper, presence, progress, reload, revocations, signals, watchdog,
+};
 use crate::Backends;
 use crate::modules::ModulesError;
 
@@ -190,6 +192,7 @@ impl Worker {
         parts.spawn(control::obey(Arc::clone(&shared), position));
         parts.spawn(presence::beat(Arc::clone(&shared)));
         parts.spawn(presence::keep_house(Arc::clone(&shared)));
+        parts.spawn(watchdog::run(Arc::clone(&shared)));
         if let Some(rules) = shared.config.autoscale.clone() {
             parts.spawn(autoscale::run(Arc::clone(&shared), rules));
         }

@@ -7,8 +7,10 @@ use stem_core::backend::broker::ReceiveRequest;
 use stem_core::control::WorkerState;
 use stem_core::machine::intake::Intake;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::attempt::Taken;
+use super::pace::Pace;
 use super::shared::Shared;
 
 /// How long one request waits for a delivery; also the longest that a drain waits for a request under way.
@@ -22,6 +24,7 @@ const PAUSE_CAP: Duration = Duration::from_secs(2);
 pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
     let mut state = shared.state.subscribe();
     let mut pause = PAUSE;
+    let mut pace = Pace::default();
     let mut was_blind = false;
     while running(&mut state).await {
         let intake = Intake {
@@ -45,6 +48,14 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
             }
             continue;
         }
+        // A few places more than a moment ago are not worth a request of their own while many are busy.
+        if ask < shared.slots.limit() / 4
+            && let Some(next) = pace.wait_until(Instant::now(), shared.inflight())
+        {
+            tokio::time::sleep_until(next).await;
+            continue;
+        }
+        pace.step(Instant::now());
         let mut places = shared.slots.take(ask);
         let names = shared.names();
         let request = ReceiveRequest {

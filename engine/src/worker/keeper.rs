@@ -12,7 +12,9 @@ use stem_core::task::Progress;
 use stem_core::time::Timestamp;
 use stem_isolate::Refusal;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use super::pace::Pace;
 use super::shared::{InHand, Shared};
 
 /// The most that one call carries.
@@ -154,7 +156,18 @@ fn renewed(shared: &Shared, order: RenewOrder, answer: Renewed, asked_at: Timest
 pub(super) async fn settle(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<SettleOrder>) {
     let outage = Outage::default();
     let mut batch = Vec::new();
+    let mut pace = Pace::default();
     while orders.recv_many(&mut batch, BATCH).await > 0 {
+        if let Some(next) = pace.wait_until(Instant::now(), shared.inflight()) {
+            // The channel keeps what comes meanwhile.
+            tokio::time::sleep_until(next).await;
+            while batch.len() < BATCH
+                && let Ok(order) = orders.try_recv()
+            {
+                batch.push(order);
+            }
+        }
+        pace.step(Instant::now());
         let answers = settle_batch(&shared, &mut batch).await;
         match answers {
             Ok(answers) => {

@@ -33,6 +33,7 @@ fn shift(at: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
 /// Counts since the start, as `stats` shows them.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
+    pub(super) taken: AtomicU64,
     pub(super) started: AtomicU64,
     pub(super) succeeded: AtomicU64,
     pub(super) failed: AtomicU64,
@@ -320,6 +321,7 @@ impl Shared {
     }
 
     pub(super) fn take_in_hand(&self, hand: &Arc<InHand>) {
+        Counters::count(&self.counters.taken);
         let mut hands = self.hands();
         hands.insert((hand.receipt.task.clone(), hand.receipt.token), Arc::clone(hand));
         self.in_hand_changed.send_replace(hands.len());

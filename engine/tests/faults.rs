@@ -1,0 +1,221 @@
+//! A worker whose backends fail: calls that do not arrive, replies that are lost, services that refuse. Broker and results
+//! are one service, and two.
+
+#![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use stem_conformance::Faults;
+use stem_conformance::Faulty;
+use stem_core::backend::ErrorClass;
+use stem_core::control::Drain;
+use stem_core::id::TaskId;
+use stem_core::task::TaskState;
+use stem_engine::{Backends, EnqueueOptions, TaskError, WorkerBuilder, WorkerConfig};
+
+mod support;
+
+use support::*;
+
+/// The services as a worker sees them through faults.
+fn through(faulty: &Arc<Faulty>, inner: &Backends) -> Backends {
+    Backends {
+        broker: faulty.broker(Arc::clone(&inner.broker)),
+        results: faulty.results(Arc::clone(&inner.results)),
+        revokes: faulty.revokes(Arc::clone(&inner.revokes)),
+        control: faulty.control(Arc::clone(&inner.control)),
+        presence: faulty.presence(Arc::clone(&inner.presence)),
+        dead_letters: faulty.dead(Arc::clone(&inner.dead_letters)),
+    }
+}
+
+/// Counts how often each task was begun.
+type Starts = Arc<Mutex<HashMap<TaskId, u32>>>;
+
+fn counted(starts: &Starts) -> impl FnOnce(WorkerBuilder) -> WorkerBuilder {
+    let starts = Arc::clone(starts);
+    move |builder| {
+        let handler = move |context: stem_engine::TaskContext, fails: Value| {
+            let mut starts = starts.lock().unwrap();
+            let count = starts.entry(context.info().task_id.parse().unwrap()).or_insert(0);
+            *count += 1;
+            let first = *count == 1;
+            async move {
+                context.progress(0.5, "half")?;
+                if first && fails == true {
+                    return Err(TaskError::retryable("again", "not yet"));
+                }
+                Ok("done")
+            }
+        };
+        builder.inline("counted", handler).unwrap()
+    }
+}
+
+async fn enqueue(bench: &Bench, count: usize) -> Vec<TaskId> {
+    let mut tasks = Vec::new();
+    for _ in 0..count {
+        tasks.push(bench.enqueue("counted", EnqueueOptions::default()).await);
+    }
+    tasks
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_task_ends_once_whatever_calls_fail_or_are_made_twice() {
+    for inner in both_ways() {
+        let odds = Faults { seed: 5, delay: 100, fail: 150, duplicate: 200, lose: 0 };
+        let faulty = Faulty::new(odds);
+        let starts = Starts::default();
+        let config = WorkerConfig { concurrency: 32, lease: Duration::from_secs(3), ..config() };
+        // The worker meets the faults, the producer does not.
+        let bench = start(through(&faulty, &inner), config, counted(&starts)).await;
+        let client = Bench {
+            client: stem_engine::Client::new(inner.clone(), Arc::new(stem_engine::SystemClock)),
+            ..bench
+        };
+        let tasks = enqueue(&client, 200).await;
+        for task in &tasks {
+            let record = client.ended(task).await;
+            assert_eq!(record.state, TaskState::Succeeded, "{record:?}");
+        }
+        let injected = faulty.injected();
+        assert!(injected.failed > 5 && injected.duplicated > 2, "{injected:?}");
+        let starts = starts.lock().unwrap().clone();
+        assert_eq!(starts.len(), tasks.len());
+        let most = starts.values().max().unwrap();
+        assert_eq!(*most, 1, "a task ran again though no lease was lost");
+        faulty.heal();
+        client.stop(Drain::Hard).await;
+    }
+}
+
+/// A refusal is one element's; the others of its batch are settled one by one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_is_refused_is_settled_one_by_one() {
+    for inner in both_ways() {
+        let faulty = Faulty::new(Faults::default());
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let opened = Arc::clone(&gate);
+        let config = WorkerConfig { concurrency: 8, lease: Duration::from_secs(5), ..config() };
+        let bench = start(through(&faulty, &inner), config, move |builder| {
+            let handler = move |_, _: Value| {
+                let gate = Arc::clone(&opened);
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok("done")
+                }
+            };
+            builder.inline("counted", handler).unwrap()
+        })
+        .await;
+        let tasks = enqueue(&bench, 8).await;
+        for task in &tasks {
+            bench.until(task, TaskState::Running).await;
+        }
+        let before = faulty.calls("broker.settle");
+        faulty.fail_next("broker.settle", 1, ErrorClass::Refused);
+        gate.add_permits(8);
+        for task in &tasks {
+            assert_eq!(bench.ended(task).await.state, TaskState::Succeeded);
+        }
+        assert!(faulty.calls("broker.settle") > before + 1);
+        // Every one of them: while the refusal lasts none is lost, and each is told once it is over.
+        faulty.fail_next("broker.settle", 20, ErrorClass::Refused);
+        gate.add_permits(8);
+        let tasks = enqueue(&bench, 8).await;
+        for task in &tasks {
+            assert_eq!(bench.ended(task).await.state, TaskState::Succeeded);
+        }
+        bench.stop(Drain::Warm).await;
+    }
+}
+
+/// With the results in another service the result goes first. The worker dies before it can settle; whoever gets the
+/// delivery next finds the result and does not run the task again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_without_an_acknowledgement_is_acknowledged_by_the_next_worker_without_running() {
+    let [_, inner] = both_ways();
+    let faulty = Faulty::new(Faults::default());
+    let starts = Starts::default();
+    let dying = start(through(&faulty, &inner), config(), counted(&starts)).await;
+    faulty.fail_next("broker.settle", u64::MAX, ErrorClass::Transient);
+    let task = dying.enqueue("counted", EnqueueOptions::default()).await;
+    assert_eq!(dying.ended(&task).await.state, TaskState::Succeeded);
+    dying.running.abort();
+    let queues = inner.broker.queues().await.unwrap();
+    assert_eq!(queues[0].inflight, 1, "it is on record and not settled");
+    let config = WorkerConfig { ..WorkerConfig::new("next".parse().unwrap()) };
+    let next = start(inner.clone(), config, counted(&starts)).await;
+    let gone = async {
+        loop {
+            let queue = inner.broker.queues().await.unwrap().remove(0);
+            if queue.ready + queue.delayed + queue.inflight == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    assert_eq!(starts.lock().unwrap()[&task], 1, "it ran once");
+    assert_eq!(next.ended(&task).await.state, TaskState::Succeeded);
+    next.stop(Drain::Warm).await;
+}
+
+/// The reply to a settlement is lost: it happened, and its repetition is stale. The task must not run again, and the
+/// worker must not be confused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settlement_whose_reply_is_lost_has_happened() {
+    for inner in both_ways() {
+        let faulty = Faulty::new(Faults::default());
+        let starts = Starts::default();
+        let bench = start(through(&faulty, &inner), config(), counted(&starts)).await;
+        faulty.lose_next("broker.settle", 1);
+        let task = bench.enqueue("counted", EnqueueOptions::default()).await;
+        assert_eq!(bench.ended(&task).await.state, TaskState::Succeeded);
+        let after = bench.enqueue("counted", EnqueueOptions::default()).await;
+        assert_eq!(bench.ended(&after).await.state, TaskState::Succeeded);
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        assert_eq!(starts.lock().unwrap()[&task], 1);
+        let queue = inner.broker.queues().await.unwrap().remove(0);
+        assert_eq!((queue.ready, queue.delayed, queue.inflight), (0, 0, 0));
+        bench.stop(Drain::Warm).await;
+    }
+}
+
+/// A broker that is away for several leases' lengths, and back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_goes_on_by_itself_after_an_outage() {
+    for inner in both_ways() {
+        let faulty = Faulty::new(Faults::default());
+        let starts = Starts::default();
+        let bench = start(through(&faulty, &inner), config(), counted(&starts)).await;
+        let away = [
+            "broker.receive",
+            "broker.settle",
+            "broker.renew",
+            "revokes.since",
+            "control.commands",
+            "presence.beat",
+        ];
+        for method in away {
+            faulty.fail_next(method, u64::MAX, ErrorClass::Transient);
+        }
+        // Calls that were under way end.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let client = stem_engine::Client::new(inner.clone(), Arc::new(stem_engine::SystemClock));
+        let options = EnqueueOptions::default();
+        let name = "counted".parse().unwrap();
+        let task =
+            client.enqueue(name, stem_core::envelope::Payload::json("{}"), options).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert!(starts.lock().unwrap().is_empty());
+        faulty.heal();
+        let healed = tokio::time::Instant::now();
+        assert_eq!(bench.ended(&task.id).await.state, TaskState::Succeeded);
+        assert!(healed.elapsed() < Duration::from_secs(5), "{:?}", healed.elapsed());
+        bench.stop(Drain::Warm).await;
+    }
+}
