@@ -32,7 +32,7 @@
 //! | `q/unique` | hash | unique keys in use, with their tasks | while not empty | producers, workers |
 //! | `q/dead` | sorted set | dead letters by time | while not empty | workers, operators |
 //! | `q/idle`, `q/swept`, `q/checked` | text | somebody waits for work; when all queues were last looked after; a health check | a moment | workers |
-//! | `q/got/<ticket>` | set | what one request took, until its answer is known to have come | its lease and a minute | workers |
+//! | `q/got/<ticket>` | set | what one request took | until the next request says that its answer has come; its lease and a minute at most | workers |
 //! | `q/void/<ticket>` | text | a request that was given up | 10 minutes | workers |
 //! | `t/task/<id>` | hash | a record | 7 days after its end, see [`RECORD_TTL`](stem_core::backend::result::RECORD_TTL) | producers, workers |
 //! | `t/failed/<id>` | list | its failed attempts, the newest 20 | with its record | workers |
@@ -100,6 +100,8 @@ struct Inner {
     encrypted: bool,
     loopback: bool,
     watched: std::sync::Mutex<Option<Instant>>,
+    /// Tickets of requests for deliveries whose answer has come, for the next request to tell.
+    come: std::sync::Mutex<Vec<String>>,
 }
 
 impl Redis {
@@ -124,6 +126,7 @@ impl Redis {
                 encrypted: place.encrypted,
                 loopback: place.loopback,
                 watched: std::sync::Mutex::default(),
+                come: std::sync::Mutex::default(),
             }),
         };
         let info = redis.inner.info().await.map_err(|fault| redis.inner.during(fault, ACTION))?;

@@ -58,18 +58,19 @@ pub(super) async fn obey(shared: Arc<Shared>, from: Position) {
             }
             done.insert(command.request_id.clone(), command.expires_at);
             shared.replying.send_modify(|count| *count += 1);
+            let expires_at = command.expires_at;
+            let worker = Arc::clone(&shared);
             if matches!(command.order, Order::Pause { .. } | Order::Resume { .. }) {
                 // In the order of the log: what was said last must hold.
-                reply(&shared, command).await;
-                shared.replying.send_modify(|count| *count -= 1);
-                continue;
+                let reply = answer(&shared, command).await;
+                replies.spawn(async move { write(&worker, &reply, expires_at).await });
+            } else {
+                // An answer may wait (for a guest to end); the next command must not.
+                replies.spawn(async move {
+                    let reply = answer(&worker, command).await;
+                    write(&worker, &reply, expires_at).await;
+                });
             }
-            let shared = Arc::clone(&shared);
-            // A reply may wait (for a guest to end); the next command must not.
-            replies.spawn(async move {
-                reply(&shared, command).await;
-                shared.replying.send_modify(|count| *count -= 1);
-            });
         }
     }
 }
@@ -80,7 +81,8 @@ pub(super) async fn finish(shared: &Shared) {
     let _ = shared.replying.subscribe().wait_for(|count| *count == 0).await;
 }
 
-async fn reply(shared: &Arc<Shared>, command: Command) {
+/// Does what is asked; answers what came of it.
+async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
     let request_id = command.request_id.clone();
     let answer = match execute(shared, command).await {
         Ok(payload) => Answer::Ok { payload },
@@ -96,10 +98,24 @@ async fn reply(shared: &Arc<Shared>, command: Command) {
             }
         }
     };
-    let reply = Reply { request_id, worker: shared.config.id.clone(), answer };
-    if let Err(error) = shared.backends.control.reply(&shared.config.namespace, &reply).await {
-        tracing::warn!(%error, request = %reply.request_id, "a reply was not written");
+    Reply { request_id, worker: shared.config.id.clone(), answer }
+}
+
+/// Writes a reply, and tries again while that can help: whoever asked counts on hearing what was done. A second reply of
+/// the same worker is dropped, so trying again does no harm; nobody waits longer than the command holds. Until then the
+/// command counts as under way.
+async fn write(shared: &Shared, reply: &Reply, expires_at: Timestamp) {
+    loop {
+        let written = shared.backends.control.reply(&shared.config.namespace, reply).await;
+        let Err(error) = written else { break };
+        if error.class() != ErrorClass::Transient || shared.wall() >= expires_at {
+            tracing::warn!(%error, request = %reply.request_id, "a reply was not written");
+            break;
+        }
+        tracing::debug!(%error, request = %reply.request_id, "a reply was not written; it is tried again");
+        tokio::time::sleep(PAUSE).await;
     }
+    shared.replying.send_modify(|count| *count -= 1);
 }
 
 async fn execute(shared: &Arc<Shared>, command: Command) -> Result<Value, BackendError> {

@@ -1,6 +1,6 @@
 //! Taking deliveries under a lease, and giving back what was taken for somebody who has gone.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use stem_core::backend::broker::{Delivery, ReceiveRequest};
@@ -67,7 +67,7 @@ async fn claim(inner: &Arc<Inner>, request: &ReceiveRequest) -> Result<Claimed, 
             settle::bury(inner, &unreadable, request.records).await?;
         }
         // From here on the caller has them: there is nothing to wait for any more.
-        unanswered.has_come();
+        unanswered.has_come(!claimed.deliveries.is_empty() || !unreadable.is_empty());
         deliveries.append(&mut claimed.deliveries);
         if unreadable.is_empty() {
             return Ok(Claimed { deliveries, ..claimed });
@@ -81,6 +81,7 @@ async fn claim_once(
     ticket: &str,
     max: usize,
 ) -> Result<(Claimed, Vec<Unreadable>), Fault> {
+    let come = inner.take_come();
     let mut call = inner.call(&script::RECEIVE);
     call.arg(flag(request.records))
         .arg(max)
@@ -89,7 +90,11 @@ async fn claim_once(
         .arg(request.worker.as_str())
         .arg(ticket)
         .arg(u8::from(!request.wait.is_zero()))
+        .arg(come.len())
         .arg(request.queues.len());
+    for ticket in &come {
+        call.arg(ticket);
+    }
     for queue in &request.queues {
         call.arg(queue.as_str());
     }
@@ -153,6 +158,18 @@ fn decode(
     Ok(envelope)
 }
 
+/// Tickets that one request tells the server to forget. What is not told ends by itself.
+const COME: usize = 100;
+
+impl Inner {
+    /// Tickets whose answer has come since the last request.
+    fn take_come(&self) -> Vec<String> {
+        let mut come = self.come.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep = come.len().saturating_sub(COME);
+        come.split_off(keep)
+    }
+}
+
 /// A request whose answer has not come. Dropped so, because its caller has gone or because the connection broke, it sees
 /// to it that what the request took goes back, however late the server comes to execute it.
 struct Unanswered {
@@ -176,8 +193,16 @@ impl Unanswered {
         }
     }
 
-    fn has_come(mut self) {
+    /// The answer is here. If it took something, the server may forget what.
+    fn has_come(mut self, took_something: bool) {
         self.open = false;
+        if took_something {
+            self.inner
+                .come
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(std::mem::take(&mut self.ticket));
+        }
     }
 }
 

@@ -9,11 +9,10 @@ for _, one in ipairs(redis.call('SMEMBERS', got)) do
   token = tonumber(token)
   local d = held(id, token, owner)
   if d then
-    redis.call('HSET', task_key(id), 'ph', READY, 'at', now, 'd', tonumber(d[9]) - 1)
     remove(P .. 'q/leased/' .. d[4], id)
-    add_ready(d[4], d[5], tonumber(d[6]), tonumber(d[7]), id)
+    put_back(id, d[4])
     if here then
-      release_record(id, token, owner, tonumber(d[8]))
+      release_record(id, token, owner, tonumber(redis.call('HGET', task_key(id), 'r')))
     end
     count = count + 1
   end

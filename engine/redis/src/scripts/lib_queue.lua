@@ -100,13 +100,20 @@ local function promote(queue, here)
   return true
 end
 
--- What a receipt holds, or nil: the fields of its delivery.
+-- What a receipt holds, or nil: the fields of its delivery that every move needs.
 local function held(id, token, owner)
-  local d = redis.call('HMGET', task_key(id), 'ph', 'k', 'o', 'q', 'n', 'p', 's', 'r', 'd', 'u', 'at')
+  local d = redis.call('HMGET', task_key(id), 'ph', 'k', 'o', 'q', 'u')
   if d[1] == LEASED and tonumber(d[2]) == token and d[3] == owner then
     return d
   end
   return nil
+end
+
+-- Puts a delivery that is held back to its place, as if it had not been made.
+local function put_back(id, queue)
+  local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 'd')
+  redis.call('HSET', task_key(id), 'ph', READY, 'at', now, 'd', tonumber(d[4]) - 1)
+  add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id)
 end
 
 -- Gives the unique key up, unless another task has it.

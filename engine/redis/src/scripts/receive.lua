@@ -1,10 +1,20 @@
 -- Leases deliveries. ARGV: now, records, how many, for how long, owner, worker, ticket, 1 to be woken later, count of
--- queues, queues, names.
+-- tickets, count of queues, tickets whose answer has come, queues, names.
 -- Answers the time, when something falls due (-1: nothing), and for each delivery: id, queue, token, retries,
 -- deliveries, losses, the wire form.
 -- One script, because a delivery is in one place at any moment, and its record says what the broker says.
 local here, missing, lease = ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
-local owner, worker, ticket, waits, queues = ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1', tonumber(ARGV[9])
+local owner, worker, ticket, waits = ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
+local first_queue = 11 + ARGV[9]
+local last_queue = first_queue + ARGV[10] - 1
+
+if first_queue > 11 then
+  local come = {}
+  for t = 11, first_queue - 1 do
+    come[#come + 1] = P .. 'q/got/' .. ARGV[t]
+  end
+  redis.call('DEL', unpack(come))
+end
 
 -- The caller has given this request up already: it must not hold anything.
 if redis.call('EXISTS', P .. 'q/void/' .. ticket) == 1 then
@@ -19,18 +29,18 @@ if now >= swept + 100 or now < swept then
     promote(queue, here)
   end
 else
-  for q = 10, 9 + queues do
+  for q = first_queue, last_queue do
     promote(ARGV[q], here)
   end
 end
 
 local wanted = {}
-for n = 10 + queues, #ARGV do
+for n = last_queue + 1, #ARGV do
   wanted[ARGV[n]] = true
 end
 
 local answer, taken, wires, until_ = { now, -1 }, {}, {}, now + lease
-for q = 10, 9 + queues do
+for q = first_queue, last_queue do
   local queue = ARGV[q]
   if missing > 0 and (redis.call('HGET', P .. 'q/queues', queue) or '') == '' then
     local found = {}
@@ -79,7 +89,7 @@ if #taken > 0 then
   end
 elseif waits then
   redis.call('SET', P .. 'q/idle', 1)
-  for q = 10, 9 + queues do
+  for q = first_queue, last_queue do
     for _, kind in ipairs({ 'q/delayed/', 'q/leased/' }) do
       local first = redis.call('ZRANGE', P .. kind .. ARGV[q], 0, 0, 'WITHSCORES')
       local at = tonumber(first[2])

@@ -6,7 +6,7 @@ for i = 2, #ARGV, 4 do
   local d = held(id, tonumber(ARGV[i + 1]), ARGV[i + 2])
   local at = -1
   if d then
-    at = math.max(tonumber(d[11]), now + tonumber(ARGV[i + 3]))
+    at = math.max(tonumber(redis.call('HGET', task_key(id), 'at')), now + tonumber(ARGV[i + 3]))
     redis.call('HSET', task_key(id), 'at', at)
     redis.call('ZADD', P .. 'q/leased/' .. d[4], at, id)
   end

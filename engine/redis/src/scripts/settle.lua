@@ -25,7 +25,7 @@ for n = 1, count do
   else
     answers[n] = 1
     seen[id] = true
-    local leased, unique = P .. 'q/leased/' .. d[4], d[10]
+    local leased, unique = P .. 'q/leased/' .. d[4], d[5]
     remove(leased, id)
     if move == 'gone' then
       gone[#gone + 1] = task_key(id)
@@ -38,7 +38,7 @@ for n = 1, count do
       remember(id, three)
       bury(id, unique, one, two)
     elseif move == 'bury' then
-      redis.call('HSET', task_key(id), 'd', tonumber(d[9]) - 1)
+      redis.call('HINCRBY', task_key(id), 'd', -1)
       local wire = P .. 'q/wire/' .. id
       if redis.call('STRLEN', wire) > tonumber(three) then
         redis.call('SET', wire, redis.call('GETRANGE', wire, 0, tonumber(three) - 1))
@@ -46,12 +46,12 @@ for n = 1, count do
       bury(id, unique, one, two)
     elseif move == 'retry' then
       remember(id, three)
-      redis.call('HSET', task_key(id), 'ph', DELAYED, 'at', one, 'r', tonumber(d[8]) + 1)
+      redis.call('HSET', task_key(id), 'ph', DELAYED, 'at', one)
+      redis.call('HINCRBY', task_key(id), 'r', 1)
       add(P .. 'q/delayed/' .. d[4], tonumber(one), id)
       woken = true
     else
-      redis.call('HSET', task_key(id), 'ph', READY, 'at', now, 'd', tonumber(d[9]) - 1)
-      add_ready(d[4], d[5], tonumber(d[6]), tonumber(d[7]), id)
+      put_back(id, d[4])
       woken = true
     end
     if here then
