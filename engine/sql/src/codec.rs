@@ -1,5 +1,7 @@
 //! Rows to the core's types and back, and batches as one JSON argument.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stem_core::envelope::Payload;
@@ -42,6 +44,11 @@ pub(crate) fn small(value: i64) -> u32 {
 
 pub(crate) fn time(millis: i64) -> Timestamp {
     Timestamp::from_unix_millis(millis)
+}
+
+/// How long, so that adding it to any time stays in range.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    Timestamp::default().after(duration).unix_millis()
 }
 
 pub(crate) fn reason(text: &str) -> Result<DeadReason, Fault> {

@@ -1,18 +1,28 @@
-//! Every backend on SQL databases. SQLite is the embedded default: one file, several processes at once.
+//! Every backend on SQL databases. SQLite is the embedded default: one file, several processes at once. Postgres is for
+//! many machines.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`sqlite`] | all six traits on one SQLite file |
+//! | [`postgres`] | all six traits on one schema of a Postgres database |
+//! | `bells` | waking whoever waits for a change |
 //! | `fault` | what went wrong, as a class and words for people |
-//! | `codec` | rows to the core's types and back; batches as one JSON argument |
+//! | `codec` | rows to the core's types and back; batches as one argument |
+//! | `envelopes` | reading what was stored, and why it is given up if it cannot be read |
 //! | `record` | what a settlement means for a record, decided apart from any statement |
+//! | `queue_status` | rows of counts to the queues that an operator sees |
 //!
-//! Batches travel as one JSON array (and one packed blob for bytes) into one statement, so a batch costs a handful of
-//! round trips whatever its length.
+//! Batches travel as arrays (and one packed blob for bytes) into one statement, so a batch costs a handful of round
+//! trips whatever its length.
 
+mod bells;
 mod codec;
+mod envelopes;
 mod fault;
+pub mod postgres;
+mod queue_status;
 mod record;
 pub mod sqlite;
 
+pub use postgres::{Postgres, PostgresOptions};
 pub use sqlite::{Sqlite, SqliteOptions};

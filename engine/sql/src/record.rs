@@ -1,6 +1,8 @@
 //! What a start and a settlement mean for a task's record, decided apart from any statement. The statements that
 //! read a [`Head`] and write a [`Change`] run in one transaction, so nothing moves in between.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use stem_core::backend::result::Recorded;
 use stem_core::settlement::{Receipt, Settle, Settlement};
@@ -30,6 +32,13 @@ impl Head {
     /// Whether an attempt may begin under this receipt: its token is newer than any known.
     pub(crate) fn may_begin(&self, receipt: &Receipt) -> bool {
         receipt.token.0 > self.token && self.state.may_become(TaskState::Running)
+    }
+
+    /// What a start makes of it.
+    pub(crate) fn begin(&mut self, receipt: &Receipt) {
+        self.state = TaskState::Running;
+        self.token = receipt.token.0;
+        self.owner = Some(receipt.owner.to_string());
     }
 
     /// What a settlement does here.
@@ -87,7 +96,7 @@ pub(crate) struct Change<'a> {
     revocation: Option<String>,
     module: Option<String>,
     usage: Option<String>,
-    result_type: Option<&'a str>,
+    result_type: Option<Cow<'a, str>>,
     result_from: Option<usize>,
     result_len: Option<usize>,
 }
@@ -121,7 +130,7 @@ impl<'a> Change<'a> {
         match &settle.settlement {
             Settlement::Succeed(result) => {
                 let (from, len) = results.add(&result.bytes);
-                change.result_type = Some(&result.media_type);
+                change.result_type = Some(storable(&result.media_type));
                 change.result_from = Some(from);
                 change.result_len = Some(len);
             }
@@ -147,6 +156,11 @@ impl<'a> Change<'a> {
         }
         change
     }
+}
+
+/// Text of a guest's, without the one character that no SQL text may hold everywhere.
+fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 
 /// The entry that a settlement adds to the task's history.

@@ -1,31 +1,22 @@
 //! Prints how fast it is, so that a change for the worse is seen; asserts only what can fail on no machine.
 #![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
 
+mod load;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use load::{SystemClock, asking, envelope};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, raw_sql};
 use stem_core::backend::Records;
-use stem_core::backend::broker::{Broker, Delivery, ReceiveRequest, Settled};
+use stem_core::backend::broker::Broker;
 use stem_core::backend::revoke::RevokeStore;
-use stem_core::envelope::{Envelope, Payload};
-use stem_core::id::{Incarnation, Namespace, QueueName, TaskId, TaskName, WorkerId};
+use stem_core::id::{Namespace, TaskId, TaskName};
 use stem_core::revoke::{RevokeRequest, Version};
-use stem_core::settlement::{Settle, Settlement};
-use stem_core::time::{Clock, Timestamp};
+use stem_core::time::Clock;
 use stem_sql::{Sqlite, SqliteOptions};
-
-#[derive(Debug)]
-struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap())
-    }
-}
 
 async fn open(directory: &Path) -> Arc<Sqlite> {
     let path = directory.join("stem.db");
@@ -33,116 +24,16 @@ async fn open(directory: &Path) -> Arc<Sqlite> {
     Sqlite::open(SqliteOptions { path, clock, create: true, busy_timeout }).await.unwrap()
 }
 
-fn envelope(id: &str) -> Envelope {
-    let id = TaskId::new(id).unwrap();
-    Envelope::new(
-        id,
-        TaskName::new("job").unwrap(),
-        QueueName::new("q").unwrap(),
-        Payload::json(br#"{"text":"the quick brown fox jumps over the lazy dog"}"#),
-        SystemClock.now(),
-    )
-}
-
-fn asking(max: usize, wait: Duration) -> ReceiveRequest {
-    ReceiveRequest {
-        queues: vec![QueueName::new("q").unwrap()],
-        names: Arc::new([TaskName::new("job").unwrap()]),
-        max,
-        lease: Duration::from_secs(30),
-        owner: Incarnation(uuid::Uuid::from_u128(0xa)),
-        worker: WorkerId::new("w").unwrap(),
-        wait,
-        records: Records::Here,
-    }
-}
-
-fn success(delivery: Delivery) -> Settle {
-    Settle {
-        receipt: delivery.receipt,
-        settlement: Settlement::Succeed(Payload::json(*b"{\"words\":9}")),
-        at: SystemClock.now(),
-        worker: WorkerId::new("w").unwrap(),
-        attempt: delivery.attempt,
-        usage: None,
-        module: None,
-    }
-}
-
-fn rate(what: &str, count: usize, started: Instant) {
-    let each = started.elapsed() / u32::try_from(count).unwrap();
-    println!("{what}: {:.0} tasks/s ({each:?} each)", 1.0 / each.as_secs_f64());
-}
-
-/// Every call is for one task, as producers and slots of a worker make them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn single_calls_from_many_tasks() {
-    const TASKS: usize = 4_000;
-    const CALLERS: usize = 32;
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
-    let all = Instant::now();
-    let mut producers = Vec::new();
-    for caller in 0..CALLERS {
-        let store = Arc::clone(&store);
-        producers.push(tokio::spawn(async move {
-            for n in 0..TASKS / CALLERS {
-                let one = [envelope(&format!("t{caller}-{n}"))];
-                store.publish(&one, Records::Here).await.unwrap();
-            }
-        }));
-    }
-    for producer in producers {
-        producer.await.unwrap();
-    }
-    rate("enqueue, one a call, 32 callers", TASKS, all);
-    let started = Instant::now();
-    let mut done = 0;
-    let mut slots = tokio::task::JoinSet::new();
-    while done < TASKS {
-        let free = CALLERS - slots.len();
-        if free > 0 {
-            for delivery in store.receive(&asking(free, Duration::ZERO)).await.unwrap() {
-                let store = Arc::clone(&store);
-                slots.spawn(async move {
-                    store.settle(&[success(delivery)], Records::Here).await.unwrap()
-                });
-            }
-        }
-        let mut next = slots.join_next().await;
-        while let Some(settled) = next {
-            assert_eq!(settled.unwrap(), [Settled::Done]);
-            done += 1;
-            next = slots.try_join_next();
-        }
-    }
-    rate("claim and settle, one settlement a call, 32 slots", TASKS, started);
-    rate("enqueue → claim → settle", TASKS, all);
+    load::single_calls(open(directory.path()).await, 4_000).await;
 }
 
-/// Batches of 64, as a producer with many tasks and a busy worker make them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_64() {
-    const TASKS: usize = 64 * 100;
     let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path()).await;
-    let all = Instant::now();
-    for batch in 0..100 {
-        let batch: Vec<_> = (0..64).map(|n| envelope(&format!("t{batch}-{n}"))).collect();
-        store.publish(&batch, Records::Here).await.unwrap();
-    }
-    rate("enqueue in batches of 64", TASKS, all);
-    let started = Instant::now();
-    loop {
-        let taken = store.receive(&asking(64, Duration::ZERO)).await.unwrap();
-        if taken.is_empty() {
-            break;
-        }
-        let batch: Vec<_> = taken.into_iter().map(success).collect();
-        store.settle(&batch, Records::Here).await.unwrap();
-    }
-    rate("claim and settle in batches of 64", TASKS, started);
-    rate("enqueue → claim → settle in batches", TASKS, all);
+    load::batches_of_64(open(directory.path()).await, 100).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -207,29 +98,10 @@ async fn following_revocations() {
     assert_eq!(seen, COUNT);
 }
 
-/// Two openings of one file share nothing but the file, as two processes do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waking_up_on_another_process() {
     let directory = tempfile::tempdir().unwrap();
-    let (here, there) = (open(directory.path()).await, open(directory.path()).await);
-    let (sent, mut sent_at) = tokio::sync::mpsc::channel(1);
-    let producer = tokio::spawn(async move {
-        for n in 0..40 {
-            tokio::time::sleep(Duration::from_millis(30)).await;
-            sent.send(Instant::now()).await.unwrap();
-            there.publish(&[envelope(&format!("t{n}"))], Records::Here).await.unwrap();
-        }
-    });
-    let mut waits = Vec::new();
-    while waits.len() < 40 {
-        let came = here.receive(&asking(1, Duration::from_secs(5))).await.unwrap();
-        assert_eq!(came.len(), 1);
-        waits.push(sent_at.recv().await.unwrap().elapsed());
-        here.settle(&[success(came.into_iter().next().unwrap())], Records::Here).await.unwrap();
-    }
-    producer.await.unwrap();
-    waits.sort();
-    println!("from enqueue there to delivery here: p50 {:?}, max {:?}", waits[20], waits[39]);
+    load::waking_up(open(directory.path()).await, open(directory.path()).await).await;
 }
 
 /// CPU time of this process so far, in clock ticks of 10 ms.

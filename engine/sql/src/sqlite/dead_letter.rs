@@ -7,7 +7,6 @@ use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 use stem_core::backend::dead_letter::{DeadFilter, DeadLetter, DeadLetters, RAW_BYTES, Replayed};
 use stem_core::backend::{BackendError, Records, ServiceId};
-use stem_core::envelope::wire;
 use stem_core::id::{QueueName, TaskId, TaskName};
 use stem_core::outcome::Failure;
 use stem_core::settlement::DeadReason;
@@ -16,6 +15,7 @@ use stem_core::time::Timestamp;
 use super::writer::{Operation, Topics};
 use super::{Sqlite, records};
 use crate::codec::{from_json, limit, reason, small, time, to_json};
+use crate::envelopes;
 use crate::fault::Fault;
 
 /// One delivery to give up.
@@ -164,9 +164,7 @@ impl Operation for Replay {
         let readable: HashMap<String, bool> = wires
             .into_iter()
             .map(|(task, bytes)| {
-                let readable = bytes
-                    .and_then(|bytes| wire::decode(&bytes).ok())
-                    .is_some_and(|envelope| envelope.id.as_str() == task);
+                let readable = envelopes::is_readable(bytes.as_deref(), &task);
                 (task, readable)
             })
             .collect();

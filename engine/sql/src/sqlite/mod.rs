@@ -38,10 +38,11 @@ use stem_core::backend::{BackendError, ErrorClass, Health, Records, ServiceId};
 use stem_core::time::{Clock, Timestamp};
 use tokio::sync::mpsc;
 
+use crate::bells::Topic;
 use crate::fault::Fault;
 use broker::{Publish, SettleBatch};
 use lane::{Batch, Lane};
-use watch::{Changes, Topic};
+use watch::Changes;
 use writer::{Job, Operation, Topics};
 
 /// No call takes longer, whatever the disk and other processes do; waiting for deliveries or news is bounded by its

@@ -12,8 +12,8 @@ use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, TRACE_TTL, 
 use stem_core::time::Timestamp;
 
 use super::Sqlite;
-use super::watch::Topic;
 use super::writer::{Operation, Topics};
+use crate::bells::Topic;
 use crate::codec::{from_json, limit, signed, time, to_json, unsigned};
 use crate::fault::Fault;
 

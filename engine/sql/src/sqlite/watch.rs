@@ -12,11 +12,10 @@ use std::time::Duration;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use tokio::sync::{Notify, OnceCell, watch};
+use tokio::sync::{Notify, OnceCell};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
-use super::writer::Topics;
+use crate::bells::{Bells, News, Topic, Topics};
 use crate::fault::Fault;
 
 /// Looks after a report, in milliseconds from one to the next: 256 ms in all, more than a commit takes on a slow disk.
@@ -31,60 +30,6 @@ const UNREPORTED: Duration = Duration::from_millis(25);
 /// At least so long between two rings for other processes' commits, so that a busy neighbour does not make every
 /// waiter look hundreds of times a second. The first ring after a pause is never late.
 const GAP: Duration = Duration::from_millis(5);
-
-/// A change this recent may have come between the caller's own look and its wait.
-const RECENT: Duration = Duration::from_millis(25);
-
-/// What a waiter waits for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Topic {
-    Work,
-    Records,
-    Revocations,
-    Control,
-}
-
-/// One generation for each topic, with the time of its change.
-#[derive(Clone)]
-pub(super) struct Bells(Arc<[watch::Sender<Instant>; 4]>);
-
-impl Bells {
-    fn new() -> Self {
-        Self(Arc::new(std::array::from_fn(|_| watch::Sender::new(Instant::now()))))
-    }
-
-    /// Wakes whoever waits for one of these.
-    pub(super) fn ring(&self, topics: Topics) {
-        for (index, bell) in self.0.iter().enumerate() {
-            if topics.0 & (1 << index) != 0 {
-                bell.send_replace(Instant::now());
-            }
-        }
-    }
-}
-
-/// A waiter's view of one topic.
-pub(super) struct News(watch::Receiver<Instant>);
-
-impl News {
-    /// What came until now is known.
-    pub(super) fn seen(&mut self) {
-        self.0.mark_unchanged();
-    }
-
-    /// Waits for what was not [seen](Self::seen), at most `wait`.
-    pub(super) async fn wait(&mut self, wait: Duration) {
-        // The sender lives as long as the database that the caller holds; time running out is no news.
-        let _ = tokio::time::timeout(wait, self.0.changed()).await;
-    }
-
-    /// Waits for a caller that does not say what it has seen: after a recent change it waits only a little.
-    pub(super) async fn wait_loosely(&mut self, wait: Duration) {
-        let changed = *self.0.borrow_and_update();
-        let recent = changed.elapsed() < RECENT;
-        self.wait(if recent { wait.min(RECENT) } else { wait }).await;
-    }
-}
 
 /// News of one database. The follower of other processes starts with the first waiter, so that a program that only
 /// enqueues does not pay for it.
@@ -116,7 +61,7 @@ impl Changes {
     pub(super) async fn subscribe(&self, topic: Topic) -> Result<News, Fault> {
         let follow = || follow(&self.path, &self.settings, self.bells.clone());
         self.follower.get_or_try_init(follow).await?;
-        Ok(News(self.bells.0[topic as usize].subscribe()))
+        Ok(self.bells.listen(topic))
     }
 }
 

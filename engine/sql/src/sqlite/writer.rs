@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::error::is_busy;
-use super::watch::Bells;
+use crate::bells::Bells;
+pub(super) use crate::bells::Topics;
 use crate::fault::Fault;
 
 /// Operations that may wait; more callers wait for a place.
@@ -26,20 +27,6 @@ const GROUP: usize = 256;
 /// Between two tries for the lock. SQLite's own busy handler backs off to 100 ms, in which a busy neighbour would take
 /// the lock again and again.
 const LOCK_RETRY: Duration = Duration::from_millis(1);
-
-/// Who is to look again after a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Topics(pub(super) u8);
-
-impl Topics {
-    pub(super) const NONE: Self = Self(0);
-    pub(super) const WORK: Self = Self(1);
-    pub(super) const RECORDS: Self = Self(2);
-    pub(super) const TASKS: Self = Self(1 | 2);
-    pub(super) const REVOCATIONS: Self = Self(4);
-    pub(super) const CONTROL: Self = Self(8);
-    pub(super) const ALL: Self = Self(15);
-}
 
 /// One atomic change.
 #[async_trait]

@@ -7,14 +7,13 @@ use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 use stem_core::backend::Records;
 use stem_core::backend::broker::{Delivery, ReceiveRequest};
-use stem_core::envelope::{Envelope, wire};
 use stem_core::id::{LeaseToken, QueueName, TaskId};
-use stem_core::outcome::{Failure, FailureKind};
-use stem_core::settlement::{DeadReason, Receipt, Settle, Settlement};
+use stem_core::settlement::{Receipt, Settle, Settlement};
 use stem_core::time::Timestamp;
 
 use super::settle::GiveBack;
 use crate::codec::{limit, small, time, to_json, unsigned};
+use crate::envelopes;
 use crate::fault::Fault;
 use crate::sqlite::dead_letter::{self, Burial};
 use crate::sqlite::records;
@@ -241,15 +240,10 @@ async fn read(
     let mut burials = Vec::new();
     let mut uncounted = Vec::new();
     for row in rows {
-        let envelope = match decode(&row, queue) {
+        let envelope = match envelopes::read(row.wire.as_deref(), &row.task, &row.name, queue) {
             Ok(envelope) => envelope,
             Err(error) => {
-                let reason = match error {
-                    wire::WireError::Version(_) => DeadReason::EnvelopeVersion,
-                    wire::WireError::Malformed(_) => DeadReason::EnvelopeMalformed,
-                };
-                let failure =
-                    Failure::new(FailureKind::BadModule, error.reason(), &error.to_string());
+                let (reason, failure) = envelopes::unreadable(&error);
                 uncounted.push(row.seq);
                 burials.push(Burial { seq: row.seq, task: row.task, reason, failure });
                 continue;
@@ -284,23 +278,6 @@ async fn read(
         }
     }
     Ok(deliveries)
-}
-
-/// Reads one envelope. One that says it is another task is damaged too.
-fn decode(row: &Row, queue: &QueueName) -> Result<Envelope, wire::WireError> {
-    let missing = || wire::WireError::Malformed("there are no bytes".to_owned());
-    let envelope = wire::decode(row.wire.as_deref().ok_or_else(missing)?)?;
-    if envelope.id.as_str() != row.task
-        || envelope.name.as_str() != row.name
-        || envelope.queue != *queue
-    {
-        let problem = format!(
-            "it says task {}, name {}, queue {}; it was stored as {}, {}, {queue}",
-            envelope.id, envelope.name, envelope.queue, row.task, row.name
-        );
-        return Err(wire::WireError::Malformed(problem));
-    }
-    Ok(envelope)
 }
 
 /// The statements that run while the lock is held, for the test that walks their plans.

@@ -1,19 +1,18 @@
 //! What operators do to queues: count, pause, purge, give up what no worker knows.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 use stem_core::backend::Records;
 use stem_core::backend::broker::{PURGED, Pause, QueueStatus};
 use stem_core::id::{QueueName, TaskId, TaskName};
-use stem_core::outcome::{Failure, FailureKind};
 use stem_core::settlement::DeadReason;
 use stem_core::time::Timestamp;
 
 use super::claim::promote;
-use crate::codec::{limit, time, to_json, unsigned};
+use crate::codec::{limit, time, to_json};
+use crate::envelopes;
 use crate::fault::Fault;
+use crate::queue_status::{self, Count};
 use crate::sqlite::dead_letter::{self, Burial};
 use crate::sqlite::records;
 use crate::sqlite::writer::{Operation, Topics};
@@ -38,37 +37,12 @@ pub(super) async fn statuses(
         sqlx::query_as("SELECT name, paused_since, pause_reason FROM queues")
             .fetch_all(&mut *conn)
             .await?;
-    let counts: Vec<(String, String, String, i64)> =
+    let counts: Vec<Count> =
         sqlx::query_as(COUNTS).bind(now.unix_millis()).fetch_all(&mut *conn).await?;
-    let mut statuses = BTreeMap::new();
-    for (name, since, reason) in queues {
-        let paused = since.map(|since| Pause { reason, since: time(since) });
-        statuses.insert(name, (paused, BTreeMap::<String, u64>::new(), 0, 0));
-    }
-    for (queue, name, kind, count) in counts {
-        let (_, names, delayed, inflight) = statuses.entry(queue).or_default();
-        match kind.as_str() {
-            "delayed" => *delayed += unsigned(count),
-            "inflight" => *inflight += unsigned(count),
-            _ => *names.entry(name).or_default() += unsigned(count),
-        }
-    }
-    statuses
-        .into_iter()
-        .map(|(queue, (paused, names, delayed, inflight))| {
-            let names: Result<Vec<_>, Fault> =
-                names.into_iter().map(|(name, count)| Ok((TaskName::new(&name)?, count))).collect();
-            let names = names?;
-            Ok(QueueStatus {
-                name: QueueName::new(&queue)?,
-                ready: names.iter().map(|(_, count)| count).sum(),
-                delayed,
-                inflight,
-                paused,
-                names,
-            })
-        })
-        .collect()
+    let queues = queues.into_iter().map(|(name, since, reason)| {
+        (name, since.map(|since| Pause { reason, since: time(since) }))
+    });
+    queue_status::statuses(queues, counts)
 }
 
 pub(super) struct SetPaused {
@@ -244,8 +218,7 @@ impl Operation for BuryUnroutable {
         let burials: Vec<Burial> = found
             .into_iter()
             .map(|(seq, task, name)| {
-                let message = format!("no worker knew the task name {name} in time");
-                let failure = Failure::new(FailureKind::BadModule, "unroutable", &message);
+                let failure = envelopes::unroutable(&name);
                 Burial { seq, task, reason: DeadReason::Unroutable, failure }
             })
             .collect();

@@ -22,8 +22,8 @@ pub(super) use steps::HOT;
 pub(super) use steps::{begin_delivered, fail, forget, lose, queue, replay, settle};
 
 use super::Sqlite;
-use super::watch::Topic;
 use super::writer::{Operation, Topics};
+use crate::bells::Topic;
 use crate::fault::Fault;
 
 /// Records that one transaction of [`ResultBackend::prune`] removes, so that it does not hold the lock for seconds.

@@ -343,7 +343,6 @@ fn outcome(rows: u64) -> Recorded {
     if rows > 0 { Recorded::Stored } else { Recorded::Stale }
 }
 
-/// Removes at most so many records that became final before `before`, with what hangs on them; says how many.
 /// Removes what is not final, with what hangs on it; says how much.
 pub(in crate::sqlite) async fn forget(
     conn: &mut SqliteConnection,
@@ -363,6 +362,7 @@ pub(in crate::sqlite) async fn forget(
     Ok(living.len() as u64)
 }
 
+/// Removes at most so many records that became final before `before`, with what hangs on them; says how many.
 pub(super) async fn prune(
     conn: &mut SqliteConnection,
     before: i64,

@@ -1,0 +1,267 @@
+//! [`ControlPlane`] on Postgres. Positions are drawn as versions are, so that no reader's cursor passes a command that
+//! is committed later.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgConnection;
+use stem_core::backend::control::{ControlPlane, Position, REPLY_TTL};
+use stem_core::backend::{BackendError, ServiceId};
+use stem_core::control::{Command, Reply};
+use stem_core::id::{Namespace, RequestId};
+use tokio::time::Instant;
+
+use super::counters::{self, Log};
+use super::error::Trouble;
+use super::transact::Operation;
+use super::{LOOK_AGAIN, Postgres};
+use crate::bells::{Topic, Topics};
+use crate::codec::{from_json, millis, signed, to_json, unsigned};
+
+/// Rows that one read returns; the reader comes again for more.
+const BATCH: i64 = 1_000;
+
+struct End(Namespace);
+
+#[async_trait]
+impl Operation for End {
+    type Output = Position;
+    const ACTION: &'static str = "read the end of the command log";
+    const READS: bool = true;
+
+    async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<Position, Trouble> {
+        // The counter and not the largest row: rows are pruned, and a reader must not be sent back.
+        Ok(Position(counters::last(conn, &self.0, Log::Commands).await?))
+    }
+}
+
+struct Send(Command);
+
+#[async_trait]
+impl Operation for Send {
+    type Output = Position;
+    const ACTION: &'static str = "send a command";
+    /// A command that was sent before keeps its place.
+    const REPEATABLE: bool = true;
+    const SENDS_NEWS_FIRST: bool = true;
+
+    fn rings(_: &Position) -> Topics {
+        Topics::CONTROL
+    }
+
+    async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<Position, Trouble> {
+        let command = &self.0;
+        let drawn = counters::draw(conn, &command.namespace, Log::Commands, 1).await?;
+        sqlx::query(
+            "INSERT INTO commands (namespace, position, request_id, expires_at, command)
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (namespace, request_id) DO NOTHING",
+        )
+        .bind(command.namespace.as_str())
+        .bind(signed(drawn))
+        .bind(command.request_id.as_str())
+        .bind(command.expires_at.unix_millis())
+        .bind(to_json(command))
+        .execute(&mut *conn)
+        .await?;
+        let position: i64 = sqlx::query_scalar(
+            "SELECT position FROM commands WHERE namespace = $1 AND request_id = $2",
+        )
+        .bind(command.namespace.as_str())
+        .bind(command.request_id.as_str())
+        .fetch_one(conn)
+        .await?;
+        Ok(Position(unsigned(position)))
+    }
+}
+
+struct Answer {
+    namespace: Namespace,
+    reply: Reply,
+}
+
+#[async_trait]
+impl Operation for Answer {
+    type Output = ();
+    const ACTION: &'static str = "reply to a command";
+    /// A second reply of the same worker is dropped.
+    const REPEATABLE: bool = true;
+
+    fn rings((): &()) -> Topics {
+        Topics::CONTROL
+    }
+
+    async fn run(&self, conn: &mut PgConnection, now: Option<i64>) -> Result<(), Trouble> {
+        // Hundreds of workers reply at once and draw from one counter, one after the other. A reply is worth nothing a
+        // minute later, so none makes the next wait for the disk.
+        sqlx::query("SELECT set_config('synchronous_commit', 'off', true)")
+            .execute(&mut *conn)
+            .await?;
+        let position = counters::draw(conn, &self.namespace, Log::Replies, 1).await?;
+        sqlx::query(
+            "INSERT INTO replies (namespace, request_id, position, worker, kept_until, reply)
+             VALUES ($1, $2, $3, $4, $6 + coalesce(
+                 (SELECT expires_at FROM commands WHERE namespace = $1 AND request_id = $2), stem_now($7)), $5)
+             ON CONFLICT (namespace, request_id, worker) DO NOTHING",
+        )
+        .bind(self.namespace.as_str())
+        .bind(self.reply.request_id.as_str())
+        .bind(signed(position))
+        .bind(self.reply.worker.as_str())
+        .bind(to_json(&self.reply))
+        .bind(millis(REPLY_TTL))
+        .bind(now)
+        .execute(conn)
+        .await?;
+        Ok(())
+    }
+}
+
+struct Prune;
+
+#[async_trait]
+impl Operation for Prune {
+    type Output = u64;
+    const ACTION: &'static str = "remove expired commands";
+
+    async fn run(&self, conn: &mut PgConnection, now: Option<i64>) -> Result<u64, Trouble> {
+        let mut removed = 0;
+        for statement in [
+            "DELETE FROM commands WHERE expires_at <= stem_now($1)",
+            "DELETE FROM replies WHERE kept_until <= stem_now($1)",
+        ] {
+            let done = sqlx::query(statement).bind(now).execute(&mut *conn).await?;
+            removed += done.rows_affected();
+        }
+        Ok(removed)
+    }
+}
+
+#[derive(Clone)]
+struct Commands {
+    namespace: Namespace,
+    after: Position,
+}
+
+#[async_trait]
+impl Operation for Commands {
+    type Output = Vec<(Position, Command)>;
+    const ACTION: &'static str = "read commands";
+    const READS: bool = true;
+
+    async fn run(
+        &self,
+        conn: &mut PgConnection,
+        now: Option<i64>,
+    ) -> Result<Self::Output, Trouble> {
+        let rows: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT position, command FROM commands
+             WHERE namespace = $1 AND position > $2 AND expires_at > stem_now($3) ORDER BY position LIMIT $4",
+        )
+        .bind(self.namespace.as_str())
+        .bind(signed(self.after.0))
+        .bind(now)
+        .bind(BATCH)
+        .fetch_all(conn)
+        .await?;
+        rows.into_iter()
+            .map(|(position, command)| Ok((Position(unsigned(position)), from_json(&command)?)))
+            .collect()
+    }
+}
+
+#[derive(Clone)]
+struct Replies {
+    namespace: Namespace,
+    request: RequestId,
+    after: Position,
+}
+
+#[async_trait]
+impl Operation for Replies {
+    type Output = Vec<(Position, Reply)>;
+    const ACTION: &'static str = "read replies";
+    const READS: bool = true;
+
+    async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<Self::Output, Trouble> {
+        let rows: Vec<(i64, String)> = sqlx::query_as(
+            "SELECT position, reply FROM replies
+             WHERE namespace = $1 AND request_id = $2 AND position > $3 ORDER BY position LIMIT $4",
+        )
+        .bind(self.namespace.as_str())
+        .bind(self.request.as_str())
+        .bind(signed(self.after.0))
+        .bind(BATCH)
+        .fetch_all(conn)
+        .await?;
+        rows.into_iter()
+            .map(|(position, reply)| Ok((Position(unsigned(position)), from_json(&reply)?)))
+            .collect()
+    }
+}
+
+impl Postgres {
+    /// Looks until there is something, at most `wait`.
+    async fn look_until<T, O>(&self, look: O, wait: Duration) -> Result<Vec<T>, BackendError>
+    where
+        T: std::marker::Send,
+        O: Operation<Output = Vec<T>> + Clone,
+    {
+        let started = Instant::now();
+        if wait.is_zero() {
+            return self.call(look).await;
+        }
+        let mut news = self.changes.subscribe(Topic::Control);
+        loop {
+            news.seen();
+            let found = self.call(look.clone()).await?;
+            let left = wait.saturating_sub(started.elapsed());
+            if !found.is_empty() || left.is_zero() {
+                return Ok(found);
+            }
+            news.wait(left.min(LOOK_AGAIN)).await;
+        }
+    }
+}
+
+#[async_trait]
+impl ControlPlane for Postgres {
+    fn service(&self) -> &ServiceId {
+        &self.core.service
+    }
+
+    async fn position(&self, namespace: &Namespace) -> Result<Position, BackendError> {
+        self.call(End(namespace.clone())).await
+    }
+
+    async fn send(&self, command: &Command) -> Result<Position, BackendError> {
+        self.call(Send(command.clone())).await
+    }
+
+    async fn commands(
+        &self,
+        namespace: &Namespace,
+        after: Position,
+        wait: Duration,
+    ) -> Result<Vec<(Position, Command)>, BackendError> {
+        self.look_until(Commands { namespace: namespace.clone(), after }, wait).await
+    }
+
+    async fn reply(&self, namespace: &Namespace, reply: &Reply) -> Result<(), BackendError> {
+        self.call(Answer { namespace: namespace.clone(), reply: reply.clone() }).await
+    }
+
+    async fn replies(
+        &self,
+        namespace: &Namespace,
+        request: &RequestId,
+        after: Position,
+        wait: Duration,
+    ) -> Result<Vec<(Position, Reply)>, BackendError> {
+        let look = Replies { namespace: namespace.clone(), request: request.clone(), after };
+        self.look_until(look, wait).await
+    }
+
+    async fn prune(&self) -> Result<u64, BackendError> {
+        self.call(Prune).await
+    }
+}

@@ -1,0 +1,108 @@
+//! Postgres held to the contract. Every `connect` opens the database anew, as another process would.
+#![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::{Connection, PgConnection};
+use stem_conformance::{Backends, Harness, ManualClock};
+use stem_core::backend::Records;
+use stem_core::id::{QueueName, TaskId, TaskName};
+use stem_core::time::{Clock, Timestamp};
+use stem_services::{Database, PostgresServer};
+use stem_sql::{Postgres, PostgresOptions};
+
+/// A database of its own on the server that all tests share.
+struct OnPostgres {
+    clock: Arc<ManualClock>,
+    database: Database,
+}
+
+#[async_trait]
+impl Harness for OnPostgres {
+    async fn connect(&self) -> Backends {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let options = PostgresOptions {
+            clock: Some(clock),
+            max_connections: 4,
+            ..PostgresOptions::new(self.database.url())
+        };
+        Backends::of(Postgres::open(options).await.unwrap())
+    }
+
+    fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn plant_raw_envelope(
+        &self,
+        queue: &QueueName,
+        id: &TaskId,
+        name: &TaskName,
+        bytes: &[u8],
+    ) {
+        let whole = stem_conformance::stand_in(self, queue, id, name);
+        self.connect().await.broker.publish(&[whole], Records::Here).await.unwrap();
+        let mut conn = PgConnection::connect(self.database.url()).await.unwrap();
+        let damaged = sqlx::query(
+            "UPDATE stem.envelopes SET wire = $2 WHERE seq = (SELECT seq FROM stem.deliveries WHERE task = $1)",
+        )
+        .bind(id.as_str())
+        .bind(bytes)
+        .execute(&mut conn)
+        .await
+        .unwrap();
+        assert_eq!(damaged.rows_affected(), 1);
+        conn.close().await.unwrap();
+    }
+}
+
+#[expect(clippy::unused_async, reason = "the suites make harnesses that may have to wait")]
+async fn harness() -> OnPostgres {
+    OnPostgres { clock: ManualClock::new(), database: PostgresServer::shared().database() }
+}
+
+stem_conformance::broker_suite!(harness);
+stem_conformance::queue_suite!(harness);
+stem_conformance::lease_suite!(harness);
+stem_conformance::settle_suite!(harness);
+stem_conformance::result_suite!(harness);
+stem_conformance::progress_suite!(harness);
+stem_conformance::dead_letter_suite!(harness);
+stem_conformance::revoke_suite!(harness);
+stem_conformance::control_suite!(harness);
+stem_conformance::presence_suite!(harness);
+
+#[tokio::test]
+async fn no_random_sequence_gets_a_stale_operation_accepted() {
+    let refused = stem_conformance::model::fencing_holds(&harness().await, 150).await;
+    println!("{refused} stale operations refused, 0 accepted");
+    assert!(refused > 200, "the sequences must try stale operations, not only {refused}");
+}
+
+/// The same suites through a decorator that delays calls, keeps some from arriving, and makes writes twice.
+mod through_faults {
+    use stem_conformance::{Faults, FaultyHarness};
+
+    use super::OnPostgres;
+
+    async fn harness() -> FaultyHarness<OnPostgres> {
+        FaultyHarness::new(super::harness().await, Faults::unnoticed(5))
+    }
+
+    stem_conformance::broker_suite!(harness);
+    stem_conformance::queue_suite!(harness);
+    stem_conformance::lease_suite!(harness);
+    stem_conformance::settle_suite!(harness);
+    stem_conformance::result_suite!(harness);
+    stem_conformance::progress_suite!(harness);
+    stem_conformance::dead_letter_suite!(harness);
+    stem_conformance::revoke_suite!(harness);
+    stem_conformance::control_suite!(harness);
+    stem_conformance::presence_suite!(harness);
+}

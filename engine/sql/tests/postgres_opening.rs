@@ -1,0 +1,205 @@
+//! Databases that cannot be used, or only in part: each a clear message and the right class, and never a secret.
+#![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
+
+mod load;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use load::asking;
+use load::postgres::{DEADLINE, SLACK, open, options, publish, refusal, until_it_works};
+use sqlx::{Connection, PgConnection};
+use stem_core::backend::ErrorClass;
+use stem_core::backend::broker::{Broker, Published};
+use stem_core::backend::result::ResultBackend;
+use stem_core::id::TaskId;
+use stem_services::{PostgresServer, PostgresSettings};
+use stem_sql::{Postgres, PostgresOptions};
+use tokio::task::JoinSet;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_who_open_a_new_database_at_once_all_get_in() {
+    for _ in 0..5 {
+        let database = PostgresServer::shared().database();
+        let mut opening = JoinSet::new();
+        for _ in 0..4 {
+            opening.spawn(Postgres::open(PostgresOptions::new(database.url())));
+        }
+        let mut count = 0;
+        while let Some(opened) = opening.join_next().await {
+            let store = opened.unwrap().unwrap();
+            publish(&store, &format!("t{count}")).await.unwrap();
+            count += 1;
+        }
+        let versions = database.execute("SELECT count(*) FROM stem.stem_migrations").unwrap();
+        assert_eq!(versions, "1");
+    }
+}
+
+#[tokio::test]
+async fn two_schemas_of_one_database_are_two_services() {
+    let database = PostgresServer::shared().database();
+    let (one, other) = (PostgresOptions::new(database.url()), PostgresOptions::new(database.url()));
+    let one = Postgres::open(one).await.unwrap();
+    let other =
+        Postgres::open(PostgresOptions { schema: "other".to_owned(), ..other }).await.unwrap();
+    assert_ne!(Broker::service(&*one), Broker::service(&*other));
+    publish(&one, "t").await.unwrap();
+    assert_eq!(other.receive(&asking(1, Duration::ZERO)).await.unwrap(), []);
+    assert_eq!(publish(&other, "t").await.unwrap(), Published::Stored);
+}
+
+#[tokio::test]
+async fn a_schema_of_a_newer_stem_is_refused() {
+    let database = PostgresServer::shared().database();
+    drop(open(database.url()).await);
+    database.execute("INSERT INTO stem.stem_migrations (version) VALUES (99)").unwrap();
+    let error = refusal(options(database.url())).await;
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(error.problem.contains("newer Stem"), "{error}");
+}
+
+#[tokio::test]
+async fn a_schema_of_another_program_is_refused_and_stays_as_it_is() {
+    let database = PostgresServer::shared().database();
+    database.execute("CREATE SCHEMA stem CREATE TABLE theirs (x int)").unwrap();
+    let error = refusal(options(database.url())).await;
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(error.problem.contains("another program"), "{error}");
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'stem'";
+    assert_eq!(database.execute(tables).unwrap(), "1");
+}
+
+#[tokio::test]
+async fn an_empty_schema_is_taken_by_a_user_who_may_make_none() {
+    let server = PostgresServer::start();
+    server.execute("CREATE ROLE plain LOGIN").unwrap();
+    let url = server.url().replace("stem@", "plain@");
+    let error = refusal(options(&url)).await;
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(error.problem.contains("42501"), "{error}");
+    server.execute("CREATE SCHEMA stem AUTHORIZATION plain").unwrap();
+    publish(&*open(&url).await, "t").await.unwrap();
+}
+
+#[tokio::test]
+async fn tables_that_are_gone_are_corrupt() {
+    let database = PostgresServer::shared().database();
+    let store = open(database.url()).await;
+    database.execute("DROP TABLE stem.deliveries").unwrap();
+    assert_eq!(publish(&store, "t").await.unwrap_err().class(), ErrorClass::Corrupt);
+}
+
+#[tokio::test]
+async fn a_wrong_password_or_database_is_refused_without_a_secret() {
+    let server = PostgresServer::start();
+    server.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'").unwrap();
+    let file = server.execute("SHOW hba_file").unwrap();
+    let rules = "host all guarded 127.0.0.1/32 scram-sha-256";
+    let others = "host all all 127.0.0.1/32 trust";
+    server.execute(&format!("COPY (VALUES ('{rules}'), ('{others}')) TO '{file}'")).unwrap();
+    server.execute("SELECT pg_reload_conf()").unwrap();
+    let port = server.port();
+    for (url, word) in [
+        (format!("postgres://guarded:hush@127.0.0.1:{port}/postgres"), "password"),
+        (format!("postgres://stem:hush@127.0.0.1:{port}/nowhere"), "create the database"),
+        (format!("postgres://nobody:hush@127.0.0.1:{port}/postgres"), "user"),
+    ] {
+        let options = options(&url);
+        assert!(!format!("{options:?}").contains("hush"));
+        // The new rules count from a moment after the reload.
+        let mut error = refusal(options.clone()).await;
+        if word == "password" && error.class() != ErrorClass::Refused {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            error = refusal(options).await;
+        }
+        assert_eq!(error.class(), ErrorClass::Refused, "{error}");
+        assert!(error.problem.contains(word), "{error}");
+        assert!(!format!("{error} {error:?}").contains("hush"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_a_free_connection_is_transient() {
+    let settings = [("max_connections", "6"), ("superuser_reserved_connections", "0")];
+    let extra = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let server = PostgresServer::with(PostgresSettings { extra, ..PostgresSettings::default() });
+    let url = server.url();
+    let store = open(&url).await;
+    let mut others = Vec::new();
+    while let Ok(conn) = PgConnection::connect(&url).await {
+        others.push(conn);
+    }
+    let error = refusal(options(&url)).await;
+    assert_eq!(error.class(), ErrorClass::Transient);
+    assert!(error.problem.contains("max_connections"), "{error}");
+    // Who is in stays in.
+    publish(&store, "t").await.unwrap();
+    drop(others);
+    until_it_works(&*open(&url).await, "u").await;
+}
+
+#[tokio::test]
+async fn unsafe_settings_are_said_aloud() {
+    let settings = [("synchronous_commit", "off"), ("fsync", "off"), ("full_page_writes", "off")];
+    let extra = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let server = PostgresServer::with(PostgresSettings { extra, ..PostgresSettings::default() });
+    let health = Broker::health(&*open(&server.url()).await).await.unwrap();
+    println!("{health:?}");
+    for (name, _) in settings {
+        assert!(health.warnings.iter().any(|it| it.starts_with(name)), "{name}: {health:?}");
+    }
+    let health = Broker::health(&*open(&PostgresServer::start().url()).await).await.unwrap();
+    assert!(health.warnings.is_empty(), "{health:?}");
+}
+
+#[tokio::test]
+async fn a_read_only_server_is_refused_and_said_aloud_until_it_is_writable() {
+    let server = PostgresServer::start();
+    let store = open(&server.url()).await;
+    publish(&store, "t").await.unwrap();
+    let set = |to: &str| {
+        server.execute(&format!("ALTER SYSTEM SET default_transaction_read_only = {to}")).unwrap();
+        server.execute("SELECT pg_reload_conf()").unwrap();
+    };
+    set("on");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let error = publish(&store, "u").await.unwrap_err();
+    println!("{error}");
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(error.problem.contains("read-only"), "{error}");
+    let error = store.receive(&asking(1, Duration::ZERO)).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Refused);
+    // Reading goes on.
+    assert!(store.fetch(&TaskId::new("t").unwrap()).await.unwrap().is_some());
+    let health = Broker::health(&*store).await.unwrap();
+    assert!(health.warnings.iter().any(|it| it.contains("read_only")), "{health:?}");
+    set("off");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    publish(&store, "u").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_another_language_is_transient_in_time() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let started = Instant::now();
+    let silent = refusal(options(&format!("postgres://stem@127.0.0.1:{port}/x"))).await;
+    assert_eq!(silent.class(), ErrorClass::Transient);
+    assert!(started.elapsed() < DEADLINE + SLACK);
+}
+
+#[tokio::test]
+async fn calls_may_come_from_a_runtime_that_ends() {
+    let database = PostgresServer::shared().database();
+    let store = open(database.url()).await;
+    for n in 0..3 {
+        let store = Arc::clone(&store);
+        let call = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async { publish(&store, &format!("t{n}")).await.unwrap() })
+        };
+        tokio::task::spawn_blocking(call).await.unwrap();
+    }
+    assert_eq!(store.receive(&asking(5, Duration::ZERO)).await.unwrap().len(), 3);
+}
