@@ -3,12 +3,16 @@
 //! | scheme | what it is |
 //! |---|---|
 //! | `sqlite:///path`, `sqlite://relative/path` | a SQLite file |
+//! | `redis://[user[:password]@]host[:port][/database]`, `rediss://` with TLS | a Redis; `?prefix=name` keeps several apart |
+//! | `postgres://[user[:password]@]host[:port]/database`, `postgresql://` | a Postgres database; `?sslmode=verify-full` for TLS |
 //! | `memory://` | this process's memory; gone when it ends |
 //! | `file:///path`, or a bare path | a file of JSON lines; revocations only |
 
 mod late;
+mod tls;
 mod url;
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +21,13 @@ use stem_core::backend::{BackendError, Broker, ResultBackend, RevokeStore};
 use stem_engine::{Backends, RevokePolicy, SystemClock};
 use stem_file::{FileStore, FileStoreOptions};
 use stem_memory::Memory;
-use stem_sql::{Sqlite, SqliteOptions};
+use stem_redis::{Redis, RedisOptions};
+use stem_sql::{Postgres, PostgresOptions, Sqlite, SqliteOptions};
 
-pub use self::url::{ServiceUrl, mask};
+pub use self::tls::Tls;
+pub use self::url::{Secret, ServiceUrl, mask};
 use crate::error::CliError;
+use crate::exit::Ending;
 use crate::settings::{Setting, Settings};
 
 /// How long to wait for a database's lock that another process holds.
@@ -30,6 +37,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 enum Service {
     Sqlite(Arc<Sqlite>),
+    Redis(Arc<Redis>),
+    Postgres(Arc<Postgres>),
     Memory(Arc<Memory>),
 }
 
@@ -37,53 +46,90 @@ impl Service {
     fn backends(&self) -> Backends {
         match self {
             Self::Sqlite(service) => Backends::all_in_one(Arc::clone(service)),
+            Self::Redis(service) => Backends::all_in_one(Arc::clone(service)),
+            Self::Postgres(service) => Backends::all_in_one(Arc::clone(service)),
             Self::Memory(service) => Backends::all_in_one(Arc::clone(service)),
         }
+    }
+
+    async fn open(url: &ServiceUrl, tls: &Tls) -> Result<Self, CliError> {
+        Ok(match url {
+            ServiceUrl::Memory => Self::Memory(Memory::new(Arc::new(SystemClock))),
+            ServiceUrl::Sqlite(path) => Self::Sqlite(open_sqlite(path).await?),
+            ServiceUrl::Redis(url) => {
+                let url = tls.for_redis(url.expose());
+                Self::Redis(Redis::open(RedisOptions { url, clock: None }).await?)
+            }
+            ServiceUrl::Postgres(url) => {
+                let url = tls.for_postgres(url.expose());
+                Self::Postgres(Postgres::open(PostgresOptions::new(url)).await?)
+            }
+            ServiceUrl::File(_) => {
+                let what = "a file can hold revocations and nothing else";
+                return Err(CliError::usage(what, SUPPORTED));
+            }
+        })
     }
 }
 
 /// Opens services; equal URLs give one service.
-#[derive(Default)]
-struct Opener {
+pub struct Opener<'a> {
+    settings: &'a Settings,
     opened: Vec<(ServiceUrl, Service)>,
+    tls: Tls,
 }
 
-impl Opener {
+impl fmt::Debug for Opener<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let opened = self.opened.iter().map(|(url, _)| url);
+        f.debug_list().entries(opened).finish()
+    }
+}
+
+impl<'a> Opener<'a> {
+    /// Nothing is opened yet.
+    pub fn new(settings: &'a Settings) -> Self {
+        Self { settings, opened: Vec::new(), tls: settings.tls() }
+    }
+
+    /// The revoke store alone.
+    pub async fn revokes(&mut self) -> Result<Arc<dyn RevokeStore>, CliError> {
+        match &self.settings.revoke_store_url.value {
+            ServiceUrl::File(path) => Ok(revoke_file(path)),
+            _ => Ok(self.open(&self.settings.revoke_store_url).await?.backends().revokes),
+        }
+    }
+
+    /// Everything. Presence lies with the results; control and dead letters with the broker. A worker that is to fail open
+    /// is not kept from starting by a revoke store that cannot be opened: it is opened when it can be.
+    pub async fn all(&mut self, policy: RevokePolicy) -> Result<Backends, CliError> {
+        let broker = self.open(&self.settings.broker_url).await?.backends();
+        let results = self.open(&self.settings.result_backend_url).await?.backends();
+        let revokes = match self.revokes().await {
+            Ok(revokes) => revokes,
+            Err(error) if policy == RevokePolicy::FailOpen && error.ending != Ending::Usage => {
+                let url = &self.settings.revoke_store_url.value;
+                tracing::warn!(store = %url, error = %error.what, "the revoke store cannot be opened; it is tried again at each look");
+                late::store(url.clone(), self.tls.clone())
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Backends { results: results.results, presence: results.presence, revokes, ..broker })
+    }
+
     async fn open(&mut self, setting: &Setting<ServiceUrl>) -> Result<Service, CliError> {
         let url = &setting.value;
         if let Some((_, service)) = self.opened.iter().find(|(opened, _)| opened == url) {
             return Ok(service.clone());
         }
-        let service = match url {
-            ServiceUrl::Memory => Service::Memory(Memory::new(Arc::new(SystemClock))),
-            ServiceUrl::Sqlite(path) => Service::Sqlite(open_sqlite(path).await?),
-            ServiceUrl::File(_) | ServiceUrl::NotYet(_) => return Err(unsupported(setting)),
-        };
+        let service = Service::open(url, &self.tls).await?;
         self.opened.push((url.clone(), service.clone()));
         Ok(service)
-    }
-
-    async fn revokes(
-        &mut self,
-        setting: &Setting<ServiceUrl>,
-    ) -> Result<Arc<dyn RevokeStore>, CliError> {
-        match &setting.value {
-            ServiceUrl::File(path) => Ok(revoke_file(path)),
-            _ => Ok(self.open(setting).await?.backends().revokes),
-        }
     }
 }
 
 /// The hint under a URL that cannot be used.
-pub const SUPPORTED: &str =
-    "this build supports sqlite:///path and memory://, and for revocations file:///path";
-
-fn unsupported(setting: &Setting<ServiceUrl>) -> CliError {
-    CliError::usage(
-        format!("{} ({}) is not supported by this build yet", setting.value, setting.source),
-        SUPPORTED,
-    )
-}
+pub const SUPPORTED: &str = "supported are sqlite:///path, redis://host:port, rediss://host:port, postgres://host/database and memory://, and for revocations file:///path too";
 
 /// A file of revocations. Nothing is looked at yet.
 pub fn revoke_file(path: &Path) -> Arc<FileStore> {
@@ -104,27 +150,9 @@ async fn open_sqlite(path: &Path) -> Result<Arc<Sqlite>, BackendError> {
     Sqlite::open(options).await
 }
 
-/// Opens broker, result backend and revoke store. Presence lies with the results; control and dead letters with the broker.
+/// Opens everything.
 pub async fn connect(settings: &Settings) -> Result<Backends, CliError> {
-    connect_by(settings, RevokePolicy::FailClosed).await
-}
-
-/// The same for a worker. One that is to fail open is not kept from starting by a revoke store that cannot be opened: it
-/// is opened when it can be.
-pub async fn connect_by(settings: &Settings, policy: RevokePolicy) -> Result<Backends, CliError> {
-    let mut opener = Opener::default();
-    let broker = opener.open(&settings.broker_url).await?.backends();
-    let results = opener.open(&settings.result_backend_url).await?.backends();
-    let setting = &settings.revoke_store_url;
-    let revokes = match (opener.revokes(setting).await, &setting.value, policy) {
-        (Ok(revokes), _, _) => revokes,
-        (Err(error), ServiceUrl::Sqlite(path), RevokePolicy::FailOpen) => {
-            tracing::warn!(store = %setting.value, error = %error.what, "the revoke store cannot be opened; it is tried again at each look");
-            late::sqlite(path)
-        }
-        (Err(error), _, _) => return Err(error),
-    };
-    Ok(Backends { results: results.results, presence: results.presence, revokes, ..broker })
+    Opener::new(settings).all(RevokePolicy::FailClosed).await
 }
 
 /// Refuses what would be lost when this process ends.
@@ -143,15 +171,15 @@ pub fn refuse_memory(url: &Setting<ServiceUrl>, what: &str) -> Result<(), CliErr
 
 /// Opens the broker alone.
 pub async fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, CliError> {
-    Ok(Opener::default().open(&settings.broker_url).await?.backends().broker)
+    Ok(Opener::new(settings).open(&settings.broker_url).await?.backends().broker)
 }
 
 /// Opens the result backend alone.
 pub async fn results(settings: &Settings) -> Result<Arc<dyn ResultBackend>, CliError> {
-    Ok(Opener::default().open(&settings.result_backend_url).await?.backends().results)
+    Ok(Opener::new(settings).open(&settings.result_backend_url).await?.backends().results)
 }
 
 /// Opens the revoke store alone.
 pub async fn revokes(settings: &Settings) -> Result<Arc<dyn RevokeStore>, CliError> {
-    Opener::default().revokes(&settings.revoke_store_url).await
+    Opener::new(settings).revokes().await
 }

@@ -35,9 +35,12 @@ macro_rules! variables {
 }
 
 variables! {
-    BROKER_URL = "STEM_BROKER_URL", "Where tasks wait: sqlite:///path, sqlite://relative/path, or memory://.", "a SQLite file in the user's state directory, stem/stem.db";
+    BROKER_URL = "STEM_BROKER_URL", "Where tasks wait: sqlite:///path, sqlite://relative/path, redis://host, rediss://host, postgres://host/database, or memory://.", "a SQLite file in the user's state directory, stem/stem.db";
     RESULT_BACKEND_URL = "STEM_RESULT_BACKEND_URL", "Where records, results and heartbeats are kept; the same schemes.", "the broker";
     REVOKE_STORE_URL = "STEM_REVOKE_STORE_URL", "Where revocations are kept; the same schemes, and a file of lines: file:///path or a bare path.", "the result backend, then the broker";
+    TLS_CA_CERT = "STEM_TLS_CA_CERT", "A PEM file: who signs the certificates of Redis (rediss://) and Postgres, where the URL does not say.", "the system's";
+    TLS_CLIENT_CERT = "STEM_TLS_CLIENT_CERT", "A PEM file: the certificate to show to them, where the URL does not say.", "none";
+    TLS_CLIENT_KEY = "STEM_TLS_CLIENT_KEY", "A PEM file: the key to that certificate.", "none";
     CONTROL_NAMESPACE = "STEM_CONTROL_NAMESPACE", "The scope of control commands, revocations and heartbeats.", "STEM_WORKER_NAMESPACE, then stem";
     WORKER_NAMESPACE = "STEM_WORKER_NAMESPACE", "The same, where STEM_CONTROL_NAMESPACE is not set.", "stem";
     CONTROL_TIMEOUT = "STEM_CONTROL_TIMEOUT", "How long control commands wait for answers, for instance 250ms or 5s.", "5s";

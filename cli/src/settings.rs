@@ -12,7 +12,7 @@ use stem_core::retry::RetryPolicy;
 use stem_engine::client::DEFAULT_QUEUE;
 use stem_engine::units;
 
-use crate::connect::{SUPPORTED, ServiceUrl};
+use crate::connect::{SUPPORTED, ServiceUrl, Tls};
 use crate::env::{self, Environment, Variable};
 use crate::error::CliError;
 use crate::logging::{LogFilter, LogFormat};
@@ -97,6 +97,12 @@ pub struct Settings {
     pub result_backend_url: Setting<ServiceUrl>,
     /// Where revocations are kept.
     pub revoke_store_url: Setting<ServiceUrl>,
+    /// Who signs the servers' certificates, where a URL names nobody.
+    pub tls_ca_cert: Setting<Option<PathBuf>>,
+    /// The client's own certificate, where a URL names none.
+    pub tls_client_cert: Setting<Option<PathBuf>>,
+    /// The key to that.
+    pub tls_client_key: Setting<Option<PathBuf>>,
     /// The scope of control commands, revocations and heartbeats.
     pub namespace: Setting<Namespace>,
     /// How long control commands wait.
@@ -118,10 +124,13 @@ pub struct Settings {
 }
 
 /// Every key of the table `[settings]`.
-pub const KEYS: [&str; 12] = [
+pub const KEYS: [&str; 15] = [
     "broker-url",
     "result-backend-url",
     "revoke-store-url",
+    "tls-ca-cert",
+    "tls-client-cert",
+    "tls-client-key",
     "namespace",
     "control-timeout",
     "default-queue",
@@ -201,7 +210,17 @@ impl Settings {
                 value: vec![default_queue.value.clone()],
                 source: Source::Follows("default-queue"),
             });
+        let file = |variable, key| -> Result<Setting<Option<PathBuf>>, CliError> {
+            let named = from.resolve(None, "", &[variable], key, |text| Ok(PathBuf::from(text)))?;
+            Ok(named.map_or_else(
+                || Setting::default(None),
+                |named| Setting { value: Some(named.value), source: named.source },
+            ))
+        };
         Ok(Self {
+            tls_ca_cert: file(env::TLS_CA_CERT, "tls-ca-cert")?,
+            tls_client_cert: file(env::TLS_CLIENT_CERT, "tls-client-cert")?,
+            tls_client_key: file(env::TLS_CLIENT_KEY, "tls-client-key")?,
             namespace: from
                 .resolve(
                     flags.namespace.clone(),
@@ -254,10 +273,22 @@ impl Settings {
         })
     }
 
+    /// Which certificates connections go by.
+    pub fn tls(&self) -> Tls {
+        Tls {
+            ca_cert: self.tls_ca_cert.value.clone(),
+            client_cert: self.tls_client_cert.value.clone(),
+            client_key: self.tls_client_key.value.clone(),
+        }
+    }
+
     /// Key, value and source of every setting, for people and programs; secrets are masked.
     pub fn rows(&self) -> Vec<(&'static str, serde_json::Value, &Source)> {
         let text = |value: &dyn fmt::Display| serde_json::Value::from(value.to_string());
         let duration = |value: Duration| serde_json::Value::from(units::write_duration(value));
+        let path = |setting: &Setting<Option<PathBuf>>| {
+            setting.value.as_ref().map(|path| path.display().to_string()).into()
+        };
         let queues: Vec<&str> = self.worker_queues.value.iter().map(QueueName::as_str).collect();
         let log = self.log.value.as_ref().map_or("", LogFilter::as_str);
         let log = if log.is_empty() { serde_json::Value::Null } else { log.into() };
@@ -269,6 +300,9 @@ impl Settings {
                 &self.result_backend_url.source,
             ),
             ("revoke-store-url", text(&self.revoke_store_url.value), &self.revoke_store_url.source),
+            ("tls-ca-cert", path(&self.tls_ca_cert), &self.tls_ca_cert.source),
+            ("tls-client-cert", path(&self.tls_client_cert), &self.tls_client_cert.source),
+            ("tls-client-key", path(&self.tls_client_key), &self.tls_client_key.source),
             ("namespace", text(&self.namespace.value), &self.namespace.source),
             ("control-timeout", duration(self.control_timeout.value), &self.control_timeout.source),
             ("default-queue", text(&self.default_queue.value), &self.default_queue.source),

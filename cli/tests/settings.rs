@@ -68,7 +68,7 @@ fn config_show_tells_value_and_source() {
 #[test]
 fn secrets_are_never_shown() {
     let place = Place::new();
-    let secret = "redis://user:hunter2@host:6379/0?token=hunter2";
+    let secret = "postgres://user@host:5432/d?password=hunter2";
     place.write("stem.toml", format!("[settings]\nresult-backend-url = \"{secret}\"\n"));
     for words in [
         &["config", "show"][..],
@@ -78,12 +78,13 @@ fn secrets_are_never_shown() {
         &["health", secret],
         &["--backend", secret, "task", "list"],
         &["--broker=rediss+x://u:hunter2@h", "health"],
+        &["--broker=redis://u:hunter2@h?token=hunter2", "health"],
     ] {
-        let ran = place.stem_env(&[("STEM_BROKER_URL", "postgres://u:hunter2@h/d")], words);
+        let ran = place.stem_env(&[("STEM_BROKER_URL", "redis://u:hunter2@h/1")], words);
         assert!(!ran.stdout.contains("hunter2") && !ran.stderr.contains("hunter2"), "{ran:#?}");
         if words[0] == "config" {
             assert!(
-                ran.stdout.contains("postgres://u:***@h/d") && ran.stdout.contains("token=***"),
+                ran.stdout.contains("redis://u:***@h/1") && ran.stdout.contains("password=***"),
                 "{ran:#?}"
             );
         }

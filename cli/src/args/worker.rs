@@ -161,6 +161,9 @@ pub struct WorkerStart {
     /// With fail-closed: how old the last look at the revoke store may become before no task is taken [default: 1m]
     #[arg(long, value_name = "D", value_parser = duration)]
     pub max_revocation_staleness: Option<Duration>,
+    /// Do not start where a service is set so that tasks or revocations could be lost
+    #[arg(long)]
+    pub strict: bool,
     /// Leave SIGTERM, SIGINT and SIGQUIT as they are
     #[arg(long)]
     pub no_signal_handlers: bool,

@@ -47,21 +47,29 @@ struct Control {
 
 impl Control {
     async fn open(context: &Context, args: ControlArgs) -> Result<Self, CliError> {
-        let settings = context.settings(|flags| {
-            flags.namespace.clone_from(&args.namespace.namespace);
-            flags.timeout = args.timeout;
-        })?;
+        let settings = Self::settings(context, &args)?;
         let backends = connect::connect(&settings).await?;
         let printer = Printer::new(args.json.json);
         Ok(Self { settings, backends, args, printer })
     }
 
+    fn settings(context: &Context, args: &ControlArgs) -> Result<Settings, CliError> {
+        context.settings(|flags| {
+            flags.namespace.clone_from(&args.namespace.namespace);
+            flags.timeout = args.timeout;
+        })
+    }
+
     fn request(&self, order: Order) -> Request {
+        Self::request_with(&self.settings, &self.args, order)
+    }
+
+    fn request_with(settings: &Settings, args: &ControlArgs, order: Order) -> Request {
         Request {
             order,
-            workers: self.args.worker.clone(),
-            namespace: self.settings.namespace.value.clone(),
-            timeout: self.settings.control_timeout.value,
+            workers: args.worker.clone(),
+            namespace: settings.namespace.value.clone(),
+            timeout: settings.control_timeout.value,
             requester: identity::user(),
             send_to_nobody: false,
         }

@@ -1,35 +1,41 @@
 //! A revoke store that could not be opened yet: every call tries again.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stem_core::backend::{BackendError, Health, RevokeStore, ServiceId};
+use stem_core::backend::{BackendError, ErrorClass, Health, RevokeStore, ServiceId};
 use stem_core::id::{Namespace, TaskId};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
-use stem_sql::Sqlite;
 use tokio::sync::OnceCell;
+
+use super::{Service, ServiceUrl, Tls};
+use crate::error::CliError;
 
 #[derive(Debug)]
 struct Late {
     service: ServiceId,
-    path: PathBuf,
-    opened: OnceCell<Arc<Sqlite>>,
+    url: ServiceUrl,
+    tls: Tls,
+    opened: OnceCell<Arc<dyn RevokeStore>>,
 }
 
-/// The SQLite file at this path, when it can be opened.
-pub(super) fn sqlite(path: &Path) -> Arc<dyn RevokeStore> {
-    Arc::new(Late {
-        service: ServiceId(format!("sqlite://{}", path.display())),
-        path: path.to_owned(),
-        opened: OnceCell::new(),
-    })
+/// The store at this place, when it can be opened.
+pub(super) fn store(url: ServiceUrl, tls: Tls) -> Arc<dyn RevokeStore> {
+    let service = ServiceId(url.to_string());
+    Arc::new(Late { service, url, tls, opened: OnceCell::new() })
 }
 
 impl Late {
-    async fn store(&self) -> Result<&Sqlite, BackendError> {
-        Ok(self.opened.get_or_try_init(|| super::open_sqlite(&self.path)).await?)
+    async fn store(&self) -> Result<&Arc<dyn RevokeStore>, BackendError> {
+        let open = async || match Service::open(&self.url, &self.tls).await {
+            Ok(service) => Ok(service.backends().revokes),
+            Err(CliError { what, .. }) => {
+                let class = ErrorClass::Transient;
+                Err(BackendError::new(class, &self.service.0, "open the revoke store", what))
+            }
+        };
+        self.opened.get_or_try_init(open).await
     }
 }
 
@@ -65,7 +71,7 @@ impl RevokeStore for Late {
     }
 
     async fn prune(&self, namespace: &Namespace) -> Result<u64, BackendError> {
-        RevokeStore::prune(self.store().await?, namespace).await
+        self.store().await?.prune(namespace).await
     }
 
     async fn changed(&self, wait: Duration) -> Result<(), BackendError> {
@@ -73,6 +79,6 @@ impl RevokeStore for Late {
     }
 
     async fn health(&self) -> Result<Health, BackendError> {
-        RevokeStore::health(self.store().await?).await
+        self.store().await?.health().await
     }
 }

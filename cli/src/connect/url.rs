@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use stem_engine::units;
 use url::Url;
 
-/// Schemes of the interface whose backends this build does not hold.
-const NOT_YET: [&str; 4] = ["redis", "rediss", "postgres", "postgresql"];
-/// Schemes that work; `file` for revocations only.
-const WORKING: [&str; 3] = ["sqlite", "memory", "file"];
+/// Every scheme; `file` for revocations only.
+const SCHEMES: [&str; 7] =
+    ["sqlite", "redis", "rediss", "postgres", "postgresql", "memory", "file"];
 /// Words that make a query parameter a secret.
 const SECRETS: [&str; 6] = ["password", "passwd", "secret", "token", "key", "credential"];
 
@@ -22,8 +21,33 @@ pub enum ServiceUrl {
     Memory,
     /// A file of revocations.
     File(PathBuf),
-    /// A scheme of the interface that this build cannot open; the URL is masked.
-    NotYet(String),
+    /// A Redis, with its credentials.
+    Redis(Secret),
+    /// A Postgres database, with its credentials.
+    Postgres(Secret),
+}
+
+/// A URL that may hold a password. Shown without it, however it is shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The URL with its credentials, for whoever connects.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&mask(&self.0))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for ServiceUrl {
@@ -33,7 +57,7 @@ impl fmt::Display for ServiceUrl {
             Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
             Self::Memory => f.write_str("memory://"),
             Self::File(path) => write!(f, "file://{}", path.display()),
-            Self::NotYet(masked) => f.write_str(masked),
+            Self::Redis(url) | Self::Postgres(url) => fmt::Display::fmt(url, f),
         }
     }
 }
@@ -62,8 +86,11 @@ impl ServiceUrl {
                 "{:?} is a file, which can hold revocations and nothing else; write sqlite:///path/to/stem.db",
                 mask(text)
             )),
-            (known, Some(_)) if NOT_YET.contains(&known) => Ok(Self::NotYet(mask(text))),
-            (known, None) if WORKING.contains(&known) || NOT_YET.contains(&known) => {
+            ("redis" | "rediss", Some(_)) => stem_redis::check_url(text)
+                .map(|()| Self::Redis(Secret(text.to_owned())))
+                .map_err(|problem| format!("{:?}: {problem}", mask(text))),
+            ("postgres" | "postgresql", Some(_)) => postgres_url(text),
+            (known, None) if SCHEMES.contains(&known) => {
                 Err(format!("{:?} lacks // after {known}:", mask(text)))
             }
             (unknown, _) => Err(unknown_scheme(unknown)),
@@ -86,15 +113,24 @@ impl ServiceUrl {
     }
 }
 
+fn postgres_url(text: &str) -> Result<ServiceUrl, String> {
+    match Url::parse(text) {
+        Ok(url) if url.host_str().is_none_or(str::is_empty) => {
+            Err(format!("{:?} names no host", mask(text)))
+        }
+        Ok(url) if url.path().trim_matches('/').is_empty() => {
+            Err(format!("{:?} names no database; write postgres://user@host/database", mask(text)))
+        }
+        Ok(_) => Ok(ServiceUrl::Postgres(Secret(text.to_owned()))),
+        Err(_) => Err(format!("{:?} cannot be read as a URL", mask(text))),
+    }
+}
+
 fn unknown_scheme(unknown: &str) -> String {
-    let known = || WORKING.into_iter().chain(NOT_YET);
-    let near = units::nearest(unknown, known())
+    let near = units::nearest(unknown, SCHEMES)
         .map_or_else(String::new, |near| format!("; did you mean {near}://?"));
     let shown = stem_core::text::printable(unknown, 40);
-    format!(
-        "the URL scheme {shown:?} is unknown{near} (known are {})",
-        known().collect::<Vec<_>>().join(", ")
-    )
+    format!("the URL scheme {shown:?} is unknown{near} (known are {})", SCHEMES.join(", "))
 }
 
 fn sqlite_path(rest: &str) -> Result<PathBuf, String> {
@@ -185,7 +221,12 @@ mod tests {
         assert_eq!(ServiceUrl::parse("sqlite://stem.db"), path("stem.db"));
         assert_eq!(ServiceUrl::parse("sqlite:///a%20b%3F.db"), path("/a b?.db"));
         assert_eq!(ServiceUrl::parse("memory://"), Ok(ServiceUrl::Memory));
-        assert!(matches!(ServiceUrl::parse("redis://localhost"), Ok(ServiceUrl::NotYet(_))));
+        for url in ["redis://localhost", "rediss://u:p@h:7000/3?prefix=blue"] {
+            assert!(matches!(ServiceUrl::parse(url), Ok(ServiceUrl::Redis(_))), "{url}");
+        }
+        for url in ["postgres://localhost/stem", "postgresql://u:p@h/d?sslmode=require"] {
+            assert!(matches!(ServiceUrl::parse(url), Ok(ServiceUrl::Postgres(_))), "{url}");
+        }
         let file = |path: &str| Ok(ServiceUrl::File(PathBuf::from(path)));
         for (text, path) in [
             ("/var/revokes", "/var/revokes"),
@@ -211,6 +252,12 @@ mod tests {
             ("sqlite:///x%zz", "hexadecimal"),
             ("sqlite:///x%00", "hexadecimal"),
             ("memory://name", "write memory://"),
+            ("redis://", "names no host"),
+            ("postgres:///d", "names no host"),
+            ("postgres://u:hunter2@h", "names no database"),
+            ("postgres://u:hunter2@h:port/d", "cannot be read"),
+            ("redis://h?nonsense=1", "known are prefix"),
+            ("redis://h/x", "cannot be used"),
             ("file:///var/revokes", "revocations and nothing else"),
         ] {
             let problem = ServiceUrl::parse(url).unwrap_err();

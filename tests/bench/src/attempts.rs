@@ -77,7 +77,7 @@ pub(crate) fn spec(input: &str) -> AttemptSpec {
 }
 
 /// What the Rust example component is given: the smallest input that goes through all of it.
-const INPUT: &str = r#"{"items":[1,2,3],"delayMs":0}"#;
+pub(crate) const INPUT: &str = r#"{"items":[1,2,3],"delayMs":0}"#;
 
 pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();

@@ -26,6 +26,14 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     let open = async || crate::sqlite(&path).await.map(Backends::all_in_one);
     // Two connections, as a producer's process and a worker's would have them.
     measure("SQLite, durable", open().await?, open().await?, "goal ≥ 2,000", &mut rows).await?;
+    let server = stem_services::RedisServer::start();
+    let url = server.url();
+    let open = async || crate::redis(&url).await.map(Backends::all_in_one);
+    measure("Redis, AOF everysec", open().await?, open().await?, "", &mut rows).await?;
+    let server = stem_services::PostgresServer::start();
+    let url = server.database();
+    let open = async || crate::postgres(&url).await.map(Backends::all_in_one);
+    measure("Postgres, durable", open().await?, open().await?, "", &mut rows).await?;
     Ok(rows)
 }
 

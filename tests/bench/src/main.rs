@@ -5,6 +5,7 @@
 
 mod attempts;
 mod endtoend;
+mod peer;
 mod revocations;
 mod stopping;
 mod terminate;
@@ -16,7 +17,8 @@ use anyhow::Context;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use stem_engine::SystemClock;
-use stem_sql::{Sqlite, SqliteOptions};
+use stem_redis::{Redis, RedisOptions};
+use stem_sql::{Postgres, PostgresOptions, Sqlite, SqliteOptions};
 
 /// One figure.
 pub(crate) struct Row {
@@ -83,6 +85,16 @@ pub(crate) async fn sqlite(path: &std::path::Path) -> anyhow::Result<std::sync::
     Ok(Sqlite::open(options).await?)
 }
 
+/// A connection of its own to a Redis.
+pub(crate) async fn redis(url: &str) -> anyhow::Result<std::sync::Arc<Redis>> {
+    Ok(Redis::open(RedisOptions { url: url.to_owned(), clock: None }).await?)
+}
+
+/// A connection of its own to a Postgres database.
+pub(crate) async fn postgres(url: &str) -> anyhow::Result<std::sync::Arc<Postgres>> {
+    Ok(Postgres::open(PostgresOptions::new(url)).await?)
+}
+
 /// An example task's module.
 pub(crate) fn example(name: &str) -> anyhow::Result<Vec<u8>> {
     let path = target_dir().join("stem-modules").join(name).join(format!("{name}.wasm"));
@@ -115,6 +127,14 @@ fn main() -> anyhow::Result<()> {
         std::env::args().nth(1).and_then(|arg| arg.strip_prefix("hydrate=").map(str::to_owned))
     {
         return revocations::hydrate(&place);
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, arguments @ ..] = &arguments[..]
+        && mode == "peer"
+    {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        return runtime.block_on(peer::run(arguments));
     }
     let machine = machine();
     println!("machine: {machine}");

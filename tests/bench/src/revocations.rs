@@ -19,8 +19,14 @@ const RECORDS: usize = 1_000_000;
 /// Stored in one call.
 const CHUNK: usize = 10_000;
 
-/// The store at a place: a path that ends in `.db` is a SQLite file, another a file of lines.
+/// The store at a place: a URL is a server's, a path that ends in `.db` is a SQLite file, another a file of lines.
 async fn open(place: &str) -> anyhow::Result<Arc<dyn RevokeStore>> {
+    if place.starts_with("redis:") {
+        return Ok(crate::redis(place).await?);
+    }
+    if place.starts_with("postgres:") {
+        return Ok(crate::postgres(place).await?);
+    }
     let path = std::path::Path::new(place);
     if path.extension().is_some_and(|extension| extension == "db") {
         return Ok(crate::sqlite(path).await?);
@@ -37,8 +43,15 @@ fn namespace() -> anyhow::Result<Namespace> {
 pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     let dir = tempfile::tempdir()?;
     let mut rows = Vec::new();
-    for (what, file) in [("SQLite", "revokes.db"), ("a file", "revokes.jsonl")] {
-        let place = dir.path().join(file).display().to_string();
+    let (redis, postgres) =
+        (stem_services::RedisServer::start(), stem_services::PostgresServer::start());
+    let file = |name| dir.path().join(name).display().to_string();
+    for (what, place) in [
+        ("SQLite", file("revokes.db")),
+        ("a file", file("revokes.jsonl")),
+        ("Redis", redis.url()),
+        ("Postgres", postgres.database()),
+    ] {
         let store = open(&place).await?;
         let at = Instant::now();
         fill(&*store).await?;

@@ -8,15 +8,16 @@ use stem_core::control::Order;
 use stem_core::id::TaskId;
 use stem_core::revoke::{Revocation, RevokeRequest};
 use stem_core::time::Clock;
-use stem_engine::SystemClock;
+use stem_engine::{RevokePolicy, SystemClock};
 
 use super::super::Context;
 use super::{Control, cell};
 use crate::args::{Expiry, RevokeArgs};
+use crate::connect::Opener;
 use crate::control::{Answers, ask};
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
-use crate::output::{say, table};
+use crate::output::{Printer, say, table};
 use crate::view::how_text;
 use crate::{connect, identity};
 
@@ -34,43 +35,51 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
         },
     };
     let timeout_flag = args.control.timeout;
-    let control = Control::open(context, args.control).await?;
-    connect::refuse_memory(&control.settings.revoke_store_url, "the revocation")?;
-    let namespace = &control.settings.namespace.value;
+    let settings = Control::settings(context, &args.control)?;
+    connect::refuse_memory(&settings.revoke_store_url, "the revocation")?;
+    let namespace = &settings.namespace.value;
+    // The store first and alone: a broker that is away must not keep the order from being stored.
+    let mut opener = Opener::new(&settings);
+    let revokes = opener.revokes().await?;
     let tasks: BTreeSet<TaskId> = args.task.into_iter().collect();
     let requests: Vec<(TaskId, RevokeRequest)> =
         tasks.into_iter().map(|task| (task, revoke.clone())).collect();
-    let persisted = control.backends.revokes.revoke(namespace, &requests).await?;
+    let persisted = revokes.revoke(namespace, &requests).await?;
 
-    let mut request = control.request(Order::Revoke { revocations: persisted.clone() });
+    let order = Order::Revoke { revocations: persisted.clone() };
+    let mut request = Control::request_with(&settings, &args.control, order);
     request.requester = requester;
     if let Some(grace) = args.grace.filter(|_| timeout_flag.is_none()) {
         // A worker answers when the task has stopped, which may take the whole grace.
         request.timeout += grace;
     }
     request.send_to_nobody = true;
-    let asked = ask(&control.backends, request).await;
+    let backends = opener.all(RevokePolicy::FailClosed).await;
+    let asked = match &backends {
+        Ok(backends) => ask(backends, request).await.map_err(CliError::from),
+        Err(error) => Err(error.clone()),
+    };
     let untold = Answers::nobody_asked(namespace);
     let answers = asked.as_ref().unwrap_or(&untold);
     let mut document = answers.document();
     document.insert("persisted".to_owned(), json!(persisted));
-    document.insert("store".to_owned(), json!(control.settings.revoke_store_url.value.to_string()));
+    document.insert("store".to_owned(), json!(settings.revoke_store_url.value.to_string()));
     document.insert("acknowledgedBy".to_owned(), json!(answers.acknowledged_by()));
     if asked.is_err() {
         // It is stored, so it holds; whoever asked must learn that, too.
         document.insert("broadcast".to_owned(), json!("pending"));
     }
-    control.printer.print(&document, || text(&persisted, answers))?;
-    let answers = asked.map_err(|error| {
-        let mut error = CliError::from(error);
+    Printer::new(args.control.json.json).print(&document, || text(&persisted, answers))?;
+    let answers = asked.map_err(|mut error| {
         error.what =
             format!("the revocation is stored, and the workers could not be told: {}", error.what);
         error.hint = format!("workers also follow the store, within a second; {}", error.hint);
         error
     })?;
+    let results = &backends?.results;
     for (task, _) in &requests {
         // Only a courtesy, so an error says nothing: the order holds whatever the records know.
-        if matches!(control.backends.results.fetch(task).await, Ok(None)) {
+        if matches!(results.fetch(task).await, Ok(None)) {
             say(format!("note: no task {task} is known yet; the order holds if it comes"));
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stem_core::id::{QueueName, TaskName};
 use stem_engine::worker::Ready;
-use stem_engine::{AutoscaleRules, RevokePolicy, Worker, WorkerConfig, WorkerError};
+use stem_engine::{AutoscaleRules, Backends, RevokePolicy, Worker, WorkerConfig, WorkerError};
 
 use super::super::{Context, config};
 use crate::args::WorkerStart;
@@ -34,7 +34,8 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
         return print_config(printer, &settings, &plan);
     }
     let concurrency = plan.config.concurrency;
-    let backends = connect::connect_by(&settings, plan.config.revoke_policy).await?;
+    let backends = connect::Opener::new(&settings).all(plan.config.revoke_policy).await?;
+    warn_of_unsafe(&backends, args.strict).await?;
     if settings.broker_url.value == ServiceUrl::Memory {
         say(
             "warning: memory:// is this process's own memory, so no other process can give this worker a task",
@@ -54,6 +55,37 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
     });
     worker.run().await.map_err(explain)?;
     Ok(Ending::Done)
+}
+
+/// Says what is unsafe about how the services are set, each thing once; with `strict` that is a refusal.
+async fn warn_of_unsafe(backends: &Backends, strict: bool) -> Result<(), CliError> {
+    let mut warnings = Vec::new();
+    // One that cannot answer is waited for later; that is not a matter of its settings.
+    for health in [
+        backends.broker.health().await,
+        backends.results.health().await,
+        backends.revokes.health().await,
+    ]
+    .into_iter()
+    .flatten()
+    {
+        for warning in health.warnings {
+            let warning = format!("{}: {warning}", health.service);
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+    }
+    if strict && !warnings.is_empty() {
+        return Err(CliError::usage(
+            format!("with --strict nothing may be unsafe: {}", warnings.join("; ")),
+            "set the service as it says, or leave --strict out",
+        ));
+    }
+    for warning in warnings {
+        say(format!("warning: {warning}"));
+    }
+    Ok(())
 }
 
 fn plan(args: &WorkerStart, settings: &Settings) -> Result<Plan, CliError> {
@@ -171,6 +203,7 @@ fn plan(args: &WorkerStart, settings: &Settings) -> Result<Plan, CliError> {
             duration(config.max_revocation_staleness),
             chosen(args.max_revocation_staleness.is_some(), "--max-revocation-staleness"),
         ),
+        ("strict", json!(args.strict), chosen(args.strict, "--strict")),
         (
             "signal-handlers",
             json!(config.signal_handlers),

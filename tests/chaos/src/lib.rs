@@ -1,0 +1,46 @@
+//! Whole processes and their servers, killed and frozen under load; and what must hold all the same.
+//!
+//! Workers and producers are programs of this crate. Each writes down what it tries, what the stores answer and when:
+//! its [`history`]. When a run is over, the [`checker`] holds all histories, and the records that the stores then have,
+//! against the rules. It is a plain function, and its own tests plant what each rule must find.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`history`] | events, their files, the clock |
+//! | [`checker`] | the rules |
+//! | [`record`] | what stands between a worker and its backends, and writes down the answers |
+//! | [`place`] | URLs to backends |
+//! | [`dice`] | random numbers that a seed repeats |
+//!
+//! # The full counts
+//!
+//! `cargo nextest run -p stem-chaos` takes about two minutes on two cores. For more:
+//!
+//! | variable | says | default | in full |
+//! |---|---|---|---|
+//! | `STEM_TEST_CHAOS` | tasks of each storm | 6000 | 60000 |
+//! | `STEM_TEST_ROUNDS` | rounds of freezing a worker | 5 | 50 |
+//! | `STEM_TEST_BROADCASTS` | commands to eight workers | 200 | 1000 |
+//! | `STEM_TEST_SEED` | repeats the faults of a run that has printed it | another each time | |
+//!
+//! In full each test takes minutes, so run one after the other:
+//! `STEM_TEST_CHAOS=60000 cargo nextest run -p stem-chaos -j1 --no-capture storm`.
+//! A test that fails keeps its directory with the histories and the logs of all processes, and says where it is.
+
+pub mod checker;
+pub mod dice;
+pub mod history;
+pub mod place;
+pub mod record;
+
+use std::io::Read as _;
+
+/// Ends this process when its standard input ends, as it does with the process that started it, however that ends.
+pub fn end_with_stdin() {
+    std::thread::spawn(|| {
+        let mut input = std::io::stdin().lock();
+        let mut bytes = [0; 64];
+        while input.read(&mut bytes).is_ok_and(|read| read > 0) {}
+        std::process::exit(3);
+    });
+}

@@ -1,0 +1,217 @@
+//! A server is disturbed under load, in each of the ways that servers are. Soon after it is well again everything flows,
+//! without a restart of anybody, and nothing is lost.
+
+use std::time::{Duration, Instant};
+
+use stem_chaos::checker::Rules;
+use stem_chaos::history::{Event, Line, Moment, SERVER_KILLED};
+use stem_chaos::place::Place;
+use stem_services::{Fsync, PostgresServer, RedisServer, RedisSettings};
+
+use crate::lab::{Lab, must_hold};
+use crate::process::{Process, Program, Tail, until};
+
+/// Tasks a second, until the producer is killed.
+const RATE: u64 = 300;
+/// More than any run enqueues.
+const ENDLESS: u64 = 1_000_000;
+/// From the end of a fault until everything flows.
+const RECOVERY: Duration = Duration::from_secs(5);
+/// How long a fault lasts during which nothing works.
+const AWAY: Duration = Duration::from_secs(4);
+/// How long the others last.
+const STORM: Duration = Duration::from_secs(2);
+/// How many settlements must have been accepted before a fault, and again after it.
+const FLOWING: usize = 150;
+/// What Redis may forget with `appendfsync everysec` when it is killed.
+const EVERYSEC: Duration = Duration::from_secs(2);
+
+/// Does it again and again, for as long as a storm lasts.
+fn storm(every: Duration, mut act: impl FnMut()) {
+    let start = Instant::now();
+    while start.elapsed() < STORM {
+        act();
+        std::thread::sleep(every);
+    }
+}
+
+fn away() {
+    std::thread::sleep(AWAY);
+}
+
+/// The first event of its kind after the fault, in anybody's history.
+fn first(tails: &mut [Tail], off: Moment, meant: impl Fn(&Line) -> bool) -> Option<Duration> {
+    let after = |tail: &mut Tail| {
+        let mut lines = tail.look().iter().filter(|line| line.0 >= off && meant(line));
+        lines.next().map(|line| line.0)
+    };
+    tails.iter_mut().filter_map(after).min().map(|at| at.since(off))
+}
+
+/// `fault` disturbs the server and makes it well again.
+fn disturb(url: &str, kind: &str, rules: Rules, fault: impl FnOnce()) {
+    let lab = Lab::new(Place::all_in_one(url));
+    let mut workers: Vec<Process> =
+        ["w1", "w2"].iter().map(|name| lab.start(Program::Worker, name, &[])).collect();
+    let args = [("count", ENDLESS), ("rate", RATE)];
+    let mut producer = lab.start(Program::Producer, "p1", &args);
+    let mut tails: Vec<Tail> = workers.iter().map(Process::follow).collect();
+    let accepted = |line: &Line| matches!(line.2, Event::SettleOk(_));
+    until("tasks to flow", || {
+        tails.iter_mut().map(|tail| tail.count(accepted)).sum::<usize>() >= FLOWING
+    });
+
+    lab.fault(kind, true);
+    fault();
+    let off = lab.fault(kind, false);
+
+    let mut enqueued = vec![producer.follow()];
+    // What was sent before may still be answered; what is sent now shows that it works.
+    let settled = |line: &Line| matches!(&line.2, Event::SettleOk(settle) if settle.sent >= off);
+    let leased = |line: &Line| matches!(line.2, Event::Lease { .. });
+    let stored = |line: &Line| matches!(line.2, Event::EnqOk(_));
+    let mut took = None;
+    until("tasks to flow again", || {
+        workers.iter_mut().for_each(Process::must_live);
+        producer.must_live();
+        took = first(&mut tails, off, settled).zip(first(&mut tails, off, leased)).zip(first(
+            &mut enqueued,
+            off,
+            stored,
+        ));
+        took.is_some()
+    });
+    let ((settled, leased), stored) = took.expect("it was waited for");
+    println!(
+        "{kind}: first settlement after {settled:.2?}, delivery after {leased:.2?}, enqueue after {stored:.2?}"
+    );
+    until("tasks to flow on", || {
+        let on = |line: &Line| line.0 >= off && accepted(line);
+        tails.iter_mut().map(|tail| tail.count(on)).sum::<usize>() >= FLOWING
+    });
+    producer.kill();
+    let stored_at_the_end = lab.drain(&mut workers);
+    must_hold(kind, &lab.verdict(workers, &stored_at_the_end, rules));
+    for (what, took) in [("settlement", settled), ("delivery", leased), ("enqueue", stored)] {
+        assert!(took <= RECOVERY, "{kind}: the first {what} came only after {took:?}");
+    }
+}
+
+fn on_redis(kind: &str, fault: impl FnOnce(&RedisServer)) {
+    let settings = RedisSettings { appendfsync: Fsync::Everysec, ..RedisSettings::default() };
+    let server = RedisServer::with(settings);
+    let rules = Rules { forgets: Some(EVERYSEC), ..Rules::STRICT };
+    disturb(&server.url(), kind, rules, || fault(&server));
+}
+
+fn on_postgres(kind: &str, fault: impl FnOnce(&PostgresServer)) {
+    let server = PostgresServer::start();
+    disturb(&server.url(), kind, Rules::STRICT, || fault(&server));
+}
+
+#[test]
+fn redis_is_killed_and_restarted() {
+    on_redis(SERVER_KILLED, |server| {
+        server.kill();
+        std::thread::sleep(Duration::from_secs(1));
+        server.restart();
+    });
+}
+
+#[test]
+fn redis_is_stopped_for_a_while() {
+    on_redis("sigstop", |server| {
+        server.freeze();
+        away();
+        server.thaw();
+    });
+}
+
+#[test]
+fn redis_cuts_all_connections_again_and_again() {
+    on_redis("client-kill", |server| {
+        storm(Duration::from_millis(50), || {
+            for kind in ["normal", "pubsub"] {
+                server.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn redis_becomes_a_replica_and_a_primary_again() {
+    on_redis("readonly", |server| {
+        // Nobody listens there, so it keeps its data.
+        server.command(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
+        std::thread::sleep(STORM);
+        server.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    });
+}
+
+#[test]
+fn redis_forgets_its_scripts_again_and_again() {
+    on_redis("script-flush", |server| {
+        storm(Duration::from_millis(20), || {
+            server.command(&["SCRIPT", "FLUSH"]).unwrap();
+        });
+    });
+}
+
+#[test]
+fn redis_runs_out_of_memory() {
+    on_redis("oom", |server| {
+        server.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+        away();
+        server.command(&["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    });
+}
+
+#[test]
+fn redis_is_busy_for_a_while() {
+    on_redis("debug-sleep", |server| {
+        server.command(&["DEBUG", "SLEEP", &AWAY.as_secs().to_string()]).unwrap();
+    });
+}
+
+#[test]
+fn postgres_stops_at_once_and_recovers() {
+    on_postgres("stop-immediate", |server| {
+        server.stop_immediate();
+        std::thread::sleep(Duration::from_secs(1));
+        server.restart();
+    });
+}
+
+#[test]
+fn postgres_is_stopped_for_a_while() {
+    on_postgres("sigstop", |server| {
+        server.freeze();
+        away();
+        server.thaw();
+    });
+}
+
+#[test]
+fn postgres_ends_all_sessions_again_and_again() {
+    on_postgres("terminate-backends", |server| {
+        storm(Duration::from_millis(100), || {
+            let all = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                       WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+            server.execute(all).unwrap();
+        });
+    });
+}
+
+#[test]
+fn postgres_is_read_only_for_a_while() {
+    on_postgres("read-only", |server| {
+        let set = |value: &str| {
+            let set = format!("ALTER SYSTEM SET default_transaction_read_only = {value}");
+            server.execute(&set).unwrap();
+            server.execute("SELECT pg_reload_conf()").unwrap();
+        };
+        set("on");
+        away();
+        set("off");
+    });
+}
