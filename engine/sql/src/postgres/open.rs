@@ -131,6 +131,11 @@ fn check_schema(schema: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// How long a client may keep a transaction open and say nothing, which for a living one is the time between two awaits. A
+/// process that is stopped in the middle, or cut off, holds rows for so long: the tasks in its hands wait no longer than
+/// this beyond their leases, and nobody waits longer for the next version or position.
+const IDLE: Duration = Duration::from_secs(2);
+
 /// The server gives up a little before the caller does, so that the caller hears why; and it notices by itself when this
 /// process or the way to it is gone, so that its locks do not outlive it for long.
 fn adjust(settings: PgConnectOptions, options: &PostgresOptions) -> PgConnectOptions {
@@ -143,7 +148,7 @@ fn adjust(settings: PgConnectOptions, options: &PostgresOptions) -> PgConnectOpt
             ("search_path", options.schema.clone()),
             ("statement_timeout", millis(deadline.mul_f32(0.8))),
             ("lock_timeout", millis(deadline.mul_f32(0.5))),
-            ("idle_in_transaction_session_timeout", millis(deadline)),
+            ("idle_in_transaction_session_timeout", millis(IDLE)),
             ("tcp_keepalives_idle", "30".to_owned()),
             ("tcp_keepalives_interval", "10".to_owned()),
             ("tcp_keepalives_count", "3".to_owned()),

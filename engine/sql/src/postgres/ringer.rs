@@ -16,10 +16,14 @@ use super::connections::Connections;
 use super::error::Trouble;
 use crate::bells::Topics;
 
-/// Between two notifications of one process. The first after a pause is never late.
+/// Between two notifications of one process, on average.
 const GAP: Duration = Duration::from_millis(5);
 
-/// The same where only records have changed. Who waits for those is a person or a script; and every notification wakes
+/// So many after a pause keep no distance: a task that runs at once is claimed and settled within a few milliseconds, and
+/// somebody may wait for both.
+const BURST: u32 = 4;
+
+/// The same average where only records have changed. Who waits for those is a person or a script; and every notification wakes
 /// up the server's side of every process that listens, whatever it listens for.
 const RECORDS_GAP: Duration = Duration::from_millis(50);
 
@@ -35,7 +39,29 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// The commit of a notification need not be on the disk when it is answered.
 const NOTIFY: &str = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)";
 
-#[derive(Default)]
+/// Keeps a distance on average.
+struct Pace {
+    gap: Duration,
+    /// When the distances of all that was sent will have been kept.
+    kept_at: Option<Instant>,
+}
+
+impl Pace {
+    fn new(gap: Duration) -> Self {
+        Self { gap, kept_at: None }
+    }
+
+    /// From when on one more may be sent.
+    fn due(&self, now: Instant) -> Instant {
+        let due = || self.kept_at?.checked_sub(self.gap * (BURST - 1));
+        due().unwrap_or(now).max(now)
+    }
+
+    fn sent(&mut self, now: Instant) {
+        self.kept_at = Some(self.kept_at.map_or(now, |kept_at| kept_at.max(now)) + self.gap);
+    }
+}
+
 struct Pending {
     topics: Topics,
     /// Grows with each announcement.
@@ -43,18 +69,42 @@ struct Pending {
     last_sent: Option<Instant>,
     /// Nothing more will come; what is pending goes out at once.
     last: bool,
+    pace: Pace,
+    records_pace: Pace,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            topics: Topics::NONE,
+            number: 0,
+            last_sent: None,
+            last: false,
+            pace: Pace::new(GAP),
+            records_pace: Pace::new(RECORDS_GAP),
+        }
+    }
 }
 
 impl Pending {
     /// When to send, if there is anything.
-    fn due(&self) -> Option<Instant> {
-        let gap = match self.topics {
-            Topics::NONE => return None,
-            _ if self.last => Duration::ZERO,
-            Topics::RECORDS => RECORDS_GAP,
-            _ => GAP,
-        };
-        Some(self.last_sent.map_or_else(Instant::now, |last| last + gap))
+    fn due(&self, now: Instant) -> Option<Instant> {
+        match self.topics {
+            Topics::NONE => None,
+            _ if self.last => Some(now),
+            Topics::RECORDS => Some(self.records_pace.due(now)),
+            _ => Some(self.pace.due(now)),
+        }
+    }
+
+    /// What is to be sent now, and its number.
+    fn take(&mut self, now: Instant) -> (Topics, u64) {
+        match self.topics {
+            Topics::RECORDS => self.records_pace.sent(now),
+            _ => self.pace.sent(now),
+        }
+        self.last_sent = Some(now);
+        (std::mem::take(&mut self.topics), self.number)
     }
 }
 
@@ -121,14 +171,15 @@ impl Ringer {
 
 async fn run(shared: Arc<Shared>, connections: Arc<Connections>, channel: String, origin: String) {
     loop {
+        let now = Instant::now();
         let (due, last) = {
             let pending = shared.pending();
-            (pending.due(), pending.last)
+            (pending.due(now), pending.last)
         };
         match due {
             None if last => return,
             None => shared.some.notified().await,
-            Some(due) if due > Instant::now() => {
+            Some(due) if due > now => {
                 tokio::select! {
                     () = sleep_until(due) => {}
                     // Something more urgent may have come; it stays pending, so losing this wake-up loses nothing.
@@ -136,11 +187,7 @@ async fn run(shared: Arc<Shared>, connections: Arc<Connections>, channel: String
                 }
             }
             Some(_) => {
-                let (topics, number) = {
-                    let mut pending = shared.pending();
-                    pending.last_sent = Some(Instant::now());
-                    (std::mem::take(&mut pending.topics), pending.number)
-                };
+                let (topics, number) = shared.pending().take(now);
                 let payload = format!("{} {origin}", topics.0);
                 match timeout(LIMIT, notify(&connections, &channel, &payload)).await {
                     Ok(Ok(())) => {}
@@ -162,4 +209,48 @@ async fn notify(
     sqlx::query(NOTIFY).bind(channel).bind(payload).execute(&mut lease.connection).await?;
     lease.give_back();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long it takes to send so often, each as soon as it may be.
+    fn sending(topics: Topics, count: u32) -> Duration {
+        let started = Instant::now();
+        let mut pending = Pending::default();
+        let mut now = started;
+        for _ in 0..count {
+            pending.topics = topics;
+            now = pending.due(now).unwrap();
+            assert_eq!(pending.take(now).0, topics);
+            assert_eq!(pending.due(now), None);
+        }
+        now - started
+    }
+
+    #[test]
+    fn a_few_notifications_go_out_at_once_and_many_keep_their_distance() {
+        for (topics, gap) in [(Topics::WORK, GAP), (Topics::RECORDS, RECORDS_GAP)] {
+            assert_eq!(sending(topics, BURST), Duration::ZERO);
+            assert_eq!(sending(topics, 100), gap * (100 - BURST));
+        }
+    }
+
+    #[test]
+    fn news_of_work_does_not_wait_for_the_distance_of_records() {
+        let mut pending = Pending::default();
+        let now = Instant::now();
+        for _ in 0..BURST {
+            pending.topics = Topics::RECORDS;
+            pending.take(now);
+        }
+        pending.topics = Topics::RECORDS;
+        assert_eq!(pending.due(now), Some(now + RECORDS_GAP));
+        pending.topics = Topics::TASKS;
+        assert_eq!(pending.due(now), Some(now));
+        pending.topics = Topics::RECORDS;
+        pending.last = true;
+        assert_eq!(pending.due(now), Some(now), "nothing waits for the next when there is none");
+    }
 }
