@@ -31,7 +31,7 @@ pub trait ControlPlane: Send + Sync + Debug {
     /// The end of the log: what is sent later lies after it.
     async fn position(&self, namespace: &Namespace) -> Result<Position, BackendError>;
 
-    /// Appends a command.
+    /// Appends a command. One that is sent twice, by its request id, is stored once.
     async fn send(&self, command: &Command) -> Result<Position, BackendError>;
 
     /// Commands after a position, in order, expired ones left out; waits up to `wait` for the first.
