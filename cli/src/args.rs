@@ -53,7 +53,7 @@ pub struct ServiceArgs {
     /// Read settings from this file instead of stem.toml in the current directory
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where tasks wait (sqlite:///path, memory://) [env: STEM_BROKER_URL]
+    /// Where tasks wait (sqlite:///path, redis://host, postgres://host/database, …) [env: STEM_BROKER_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub broker: Option<String>,
     /// Where records and results are kept; default: the broker [env: STEM_RESULT_BACKEND_URL]

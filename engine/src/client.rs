@@ -147,6 +147,20 @@ impl Client {
             self.backends.results.record_queued(envelopes).await?;
         }
         let published = self.backends.broker.publish(envelopes, records).await?;
+        if records == Records::Elsewhere {
+            // Another task has the unique key, so these never come to be. Without this their records say queued for ever.
+            let unborn: Vec<TaskId> = envelopes
+                .iter()
+                .zip(&published)
+                .filter(|(envelope, published)| {
+                    matches!(published, Published::Duplicate { existing } if *existing != envelope.id)
+                })
+                .map(|(envelope, _)| envelope.id.clone())
+                .collect();
+            if !unborn.is_empty() {
+                self.backends.results.forget(&unborn).await?;
+            }
+        }
         Ok(envelopes
             .iter()
             .zip(published)

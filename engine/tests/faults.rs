@@ -219,3 +219,27 @@ async fn a_worker_goes_on_by_itself_after_an_outage() {
         bench.stop(Drain::Warm).await;
     }
 }
+
+/// With the results in another service, the record goes first; of a task that never comes to be it must not stay.
+#[tokio::test]
+async fn an_enqueue_with_a_key_in_use_leaves_no_record_behind() {
+    for inner in both_ways() {
+        let client = stem_engine::Client::new(inner.clone(), Arc::new(stem_engine::SystemClock));
+        let mut ids = Vec::new();
+        for _ in 0..3 {
+            let options = EnqueueOptions {
+                unique_key: Some("key".parse().unwrap()),
+                ..EnqueueOptions::default()
+            };
+            let payload = stem_core::envelope::Payload::json("{}");
+            ids.push(
+                client.enqueue("counted".parse().unwrap(), payload, options).await.unwrap().id,
+            );
+        }
+        ids.dedup();
+        let filter = stem_core::backend::result::RecordFilter { limit: 10, ..Default::default() };
+        let records = inner.results.list(&filter).await.unwrap();
+        let known: Vec<_> = records.into_iter().map(|record| record.id).collect();
+        assert_eq!(known, ids);
+    }
+}

@@ -73,7 +73,7 @@ impl ServiceUrl {
     pub fn parse(text: &str) -> Result<Self, String> {
         let Some((scheme, rest)) = text.split_once(':') else {
             return Err(format!(
-                "{:?} has no scheme; write sqlite:///absolute/path, sqlite://relative/path or memory://",
+                "{:?} has no scheme; write sqlite:///absolute/path, sqlite://relative/path, redis://host or postgres://host/database",
                 mask(text)
             ));
         };

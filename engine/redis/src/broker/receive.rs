@@ -170,6 +170,10 @@ impl Inner {
     }
 }
 
+/// A server that was stopped executes what lies in its sockets when it goes on. So long beyond a lease the undoing of a
+/// request is tried; later its deliveries come back by the end of their leases.
+const FROZEN: Duration = Duration::from_mins(5);
+
 /// A request whose answer has not come. Dropped so, because its caller has gone or because the connection broke, it sees
 /// to it that what the request took goes back, however late the server comes to execute it.
 struct Unanswered {
@@ -188,7 +192,7 @@ impl Unanswered {
             ticket: Uuid::now_v7().simple().to_string(),
             owner: request.owner.to_string(),
             records: flag(request.records),
-            patience: request.lease,
+            patience: request.lease + FROZEN,
             open: true,
         }
     }
@@ -216,7 +220,7 @@ impl Drop for Unanswered {
         let mut call = inner.call(&script::GIVE_BACK);
         call.arg(self.records).arg(&self.ticket).arg(&self.owner);
         let patience = self.patience;
-        // Ends with the lease at the latest: from then on others take what was leased. Nobody needs to wait for it.
+        // Bounded, and nobody needs to wait for it: at worst the leases end by themselves.
         runtime.spawn(async move {
             let started = Instant::now();
             while let Err(fault) = inner.run(&script::GIVE_BACK, &call).await {

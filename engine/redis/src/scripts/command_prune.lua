@@ -1,5 +1,11 @@
 -- Removes expired commands, and replies whose time is over. ARGV: now. Answers how many.
 local count = 0
+-- Replies first: a worker may remove those, and need not be permitted to remove commands.
+for _, replies in ipairs(redis.call('ZRANGEBYSCORE', P .. 'a/kept', '-inf', now, 'LIMIT', 0, 1000)) do
+  count = count + redis.call('HLEN', P .. 'a/' .. replies)
+  redis.call('DEL', P .. 'a/' .. replies)
+  redis.call('ZREM', P .. 'a/kept', replies)
+end
 for _, space in ipairs(redis.call('SMEMBERS', P .. 'c/spaces')) do
   local C = P .. 'c/' .. space .. '/'
   for _, entry in ipairs(redis.call('XRANGE', C .. 'log', '-', '+', 'COUNT', 1000)) do
@@ -8,10 +14,5 @@ for _, space in ipairs(redis.call('SMEMBERS', P .. 'c/spaces')) do
       redis.call('HDEL', C .. 'sent', entry[2][4])
     end
   end
-end
-for _, replies in ipairs(redis.call('ZRANGEBYSCORE', P .. 'a/kept', '-inf', now, 'LIMIT', 0, 1000)) do
-  count = count + redis.call('HLEN', P .. 'a/' .. replies)
-  redis.call('DEL', P .. 'a/' .. replies)
-  redis.call('ZREM', P .. 'a/kept', replies)
 end
 return count
