@@ -43,22 +43,12 @@ impl Harness for InMemory {
     }
 }
 
-#[expect(clippy::unused_async, reason = "the suites make harnesses that may have to wait")]
 async fn harness() -> InMemory {
     let clock = ManualClock::new();
     InMemory { memory: Memory::new(clock.clone()), clock }
 }
 
-stem_conformance::broker_suite!(harness);
-stem_conformance::queue_suite!(harness);
-stem_conformance::lease_suite!(harness);
-stem_conformance::settle_suite!(harness);
-stem_conformance::result_suite!(harness);
-stem_conformance::progress_suite!(harness);
-stem_conformance::dead_letter_suite!(harness);
-stem_conformance::revoke_suite!(harness);
-stem_conformance::control_suite!(harness);
-stem_conformance::presence_suite!(harness);
+stem_conformance::every_suite!(harness);
 
 #[tokio::test]
 async fn no_random_sequence_gets_a_stale_operation_accepted() {

@@ -61,16 +61,7 @@ macro_rules! suites {
                 through($faults)
             }
 
-            stem_conformance::broker_suite!(harness);
-            stem_conformance::queue_suite!(harness);
-            stem_conformance::lease_suite!(harness);
-            stem_conformance::settle_suite!(harness);
-            stem_conformance::result_suite!(harness);
-            stem_conformance::progress_suite!(harness);
-            stem_conformance::dead_letter_suite!(harness);
-            stem_conformance::revoke_suite!(harness);
-            stem_conformance::control_suite!(harness);
-            stem_conformance::presence_suite!(harness);
+            stem_conformance::every_suite!(harness);
         }
     };
 }

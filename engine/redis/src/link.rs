@@ -80,11 +80,20 @@ impl Link {
     /// Runs a script, made ready by [`Script::call`]. An error of class [`ErrorClass::Transient`] leaves open whether it
     /// was executed.
     pub(crate) async fn run(&self, script: &Script, call: &Cmd) -> Result<Value, Fault> {
+        self.send(Some(script), call).await
+    }
+
+    /// Runs a plain command, one that may be executed twice.
+    pub(crate) async fn ask(&self, command: &Cmd) -> Result<Value, Fault> {
+        self.send(None, command).await
+    }
+
+    async fn send(&self, script: Option<&Script>, call: &Cmd) -> Result<Value, Fault> {
         let mut redirected = 0;
         loop {
             let mut open = self.connection(false).await?;
-            let answer = match answer(&mut open.connection, call).await {
-                Err(error) if is(&error, ServerErrorKind::NoScript) => {
+            let answer = match (answer(&mut open.connection, call).await, script) {
+                (Err(error), Some(script)) if is(&error, ServerErrorKind::NoScript) => {
                     // The server was restarted, or somebody has flushed its scripts.
                     let mut load = redis::cmd("SCRIPT");
                     load.arg("LOAD").arg(&script.source);
@@ -93,7 +102,7 @@ impl Link {
                         Err(error) => Err(error),
                     }
                 }
-                answer => answer,
+                (answer, _) => answer,
             };
             match answer {
                 Ok(value) => return Ok(value),
@@ -110,15 +119,6 @@ impl Link {
                 }
             }
         }
-    }
-
-    /// Runs a plain command that changes nothing.
-    pub(crate) async fn ask(&self, command: &Cmd) -> Result<Value, Fault> {
-        let mut open = self.connection(false).await?;
-        answer(&mut open.connection, command).await.map_err(|error| {
-            self.give_up(&error, open.number, None);
-            error.into()
-        })
     }
 
     /// Sees to it that wake-ups come.

@@ -49,21 +49,11 @@ impl Harness for OnRedis {
     }
 }
 
-#[expect(clippy::unused_async, reason = "the suites make harnesses that may have to wait")]
 async fn harness() -> OnRedis {
     OnRedis { clock: ManualClock::new(), server: RedisServer::start() }
 }
 
-stem_conformance::broker_suite!(harness);
-stem_conformance::queue_suite!(harness);
-stem_conformance::lease_suite!(harness);
-stem_conformance::settle_suite!(harness);
-stem_conformance::result_suite!(harness);
-stem_conformance::progress_suite!(harness);
-stem_conformance::dead_letter_suite!(harness);
-stem_conformance::revoke_suite!(harness);
-stem_conformance::control_suite!(harness);
-stem_conformance::presence_suite!(harness);
+stem_conformance::every_suite!(harness);
 
 #[tokio::test]
 async fn no_random_sequence_gets_a_stale_operation_accepted() {
@@ -82,14 +72,5 @@ mod through_faults {
         FaultyHarness::new(super::harness().await, Faults::unnoticed(3))
     }
 
-    stem_conformance::broker_suite!(harness);
-    stem_conformance::queue_suite!(harness);
-    stem_conformance::lease_suite!(harness);
-    stem_conformance::settle_suite!(harness);
-    stem_conformance::result_suite!(harness);
-    stem_conformance::progress_suite!(harness);
-    stem_conformance::dead_letter_suite!(harness);
-    stem_conformance::revoke_suite!(harness);
-    stem_conformance::control_suite!(harness);
-    stem_conformance::presence_suite!(harness);
+    stem_conformance::every_suite!(harness);
 }

@@ -112,6 +112,9 @@ async fn a_cluster_is_followed_to_the_node_that_has_our_keys() {
     }
     let redis = Redis::open(options(door.url())).await.unwrap();
     works(&redis, "t").await;
+    // Another process begins with a plain read.
+    let reader = Redis::open(options(door.url())).await.unwrap();
+    assert!(reader.fetch(&TaskId::new("t").unwrap()).await.unwrap().is_some());
     let request_sees = async || redis.queues().await.unwrap()[0].ready;
     assert_eq!(request_sees().await, 1);
     assert_eq!(door.command(&["DBSIZE"]).unwrap(), "0");

@@ -36,6 +36,12 @@ async fn batches_of_64() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn round_trips_through_another_process() {
+    let server = PostgresServer::start();
+    load::round_trips(open(&server.url()).await, open(&server.url()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waking_up_on_another_process() {
     let server = PostgresServer::start();
     load::waking_up(open(&server.url()).await, open(&server.url()).await).await;

@@ -99,6 +99,12 @@ async fn following_revocations() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn round_trips_through_another_process() {
+    let directory = tempfile::tempdir().unwrap();
+    load::round_trips(open(directory.path()).await, open(directory.path()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waking_up_on_another_process() {
     let directory = tempfile::tempdir().unwrap();
     load::waking_up(open(directory.path()).await, open(directory.path()).await).await;

@@ -23,6 +23,7 @@
 //! | `STEM_TEST_BROADCASTS` | commands to eight workers | 200 | 1000 |
 //! | `STEM_TEST_SEED` | repeats the faults of a run that has printed it | another each time | |
 //!
+//! A storm ends after two and a half minutes; a machine that is too slow for all tasks by then has had as many as it could.
 //! In full each test takes minutes, so run one after the other:
 //! `STEM_TEST_CHAOS=60000 cargo nextest run -p stem-chaos -j1 --no-capture storm`.
 //! A test that fails keeps its directory with the histories and the logs of all processes, and says where it is.
@@ -34,6 +35,9 @@ pub mod place;
 pub mod record;
 
 use std::io::Read as _;
+
+/// While a file of this name lies in a run's directory, its producers enqueue nothing more, and end in good order.
+pub const STOP: &str = "stop";
 
 /// Ends this process when its standard input ends, as it does with the process that started it, however that ends.
 pub fn end_with_stdin() {

@@ -4,11 +4,13 @@
 //! of them a macro that gives a backend one test for each. A case that is not listed is dead code, which this crate
 //! denies, so none can be forgotten; and a backend takes a whole suite or nothing, so none can be skipped.
 //!
-//! A backend's test file holds a function that makes its [`Harness`], and one line for each suite:
+//! A backend's test file holds a function that makes its [`Harness`], and one line for each suite,
 //!
 //! ```text
 //! stem_conformance::broker_suite!(harness);
 //! ```
+//!
+//! or [`every_suite!`](crate::every_suite) for all of them.
 #![deny(dead_code)]
 // The cases are tests in all but the attribute, which only the file that runs them can give.
 #![allow(clippy::unwrap_used, reason = "every line of this crate is test code")]
@@ -68,3 +70,20 @@ macro_rules! cases {
     };
 }
 pub(crate) use cases;
+
+/// Every suite, for a backend that is all six traits; the argument is the function that makes a harness.
+#[macro_export]
+macro_rules! every_suite {
+    ($make:ident) => {
+        $crate::broker_suite!($make);
+        $crate::queue_suite!($make);
+        $crate::lease_suite!($make);
+        $crate::settle_suite!($make);
+        $crate::result_suite!($make);
+        $crate::progress_suite!($make);
+        $crate::dead_letter_suite!($make);
+        $crate::revoke_suite!($make);
+        $crate::control_suite!($make);
+        $crate::presence_suite!($make);
+    };
+}

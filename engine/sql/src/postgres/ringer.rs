@@ -25,7 +25,7 @@ const BURST: u32 = 4;
 
 /// The same average where only records have changed. Who waits for those is a person or a script; and every notification wakes
 /// up the server's side of every process that listens, whatever it listens for.
-const RECORDS_GAP: Duration = Duration::from_millis(50);
+const RECORDS_GAP: Duration = Duration::from_millis(20);
 
 /// A process that has told nothing for so long may be one that does a single thing and ends.
 const QUIET: Duration = Duration::from_millis(20);

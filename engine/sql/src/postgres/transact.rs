@@ -61,6 +61,11 @@ pub(super) trait Operation: Send + Sync + 'static {
     fn rings(_: &Self::Output) -> Topics {
         Topics::NONE
     }
+
+    /// Of which of these other processes are told. They look every second in any case.
+    fn tells(output: &Self::Output) -> Topics {
+        Self::rings(output)
+    }
 }
 
 /// A call that failed.
@@ -125,7 +130,8 @@ impl Core {
             let tried = timeout_at(end, self.attempt(operation, &mut stage, &mut outcome)).await;
             let trouble = match (tried, outcome.take()) {
                 (Ok(Ok(())), Some(output)) => {
-                    self.ring(O::rings(&output), O::SENDS_NEWS_FIRST).await;
+                    self.bells.ring(O::rings(&output));
+                    self.tell(O::tells(&output), O::SENDS_NEWS_FIRST).await;
                     return Ok(output);
                 }
                 (Ok(Ok(())), None) => Fault::corrupt("a call ended without an outcome").into(),
@@ -204,13 +210,11 @@ impl Core {
         end.map(drop)
     }
 
-    /// Tells waiters here, and those of other processes through the server.
-    async fn ring(&self, topics: Topics, first: bool) {
-        if topics == Topics::NONE {
-            return;
+    /// Tells waiters of other processes, through the server.
+    async fn tell(&self, topics: Topics, first: bool) {
+        if topics != Topics::NONE {
+            self.ringer.announce(topics, first).await;
         }
-        self.bells.ring(topics);
-        self.ringer.announce(topics, first).await;
     }
 
     fn late(&self) -> Fault {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use stem_core::backend::Records;
 use stem_core::backend::broker::{Broker, Delivery, ReceiveRequest, Settled};
+use stem_core::backend::result::ResultBackend;
 use stem_core::envelope::{Envelope, Payload};
 use stem_core::id::{Incarnation, QueueName, TaskId, TaskName, WorkerId};
 use stem_core::settlement::{Settle, Settlement};
@@ -148,4 +149,34 @@ pub(crate) async fn waking_up(here: Arc<dyn Broker>, there: Arc<dyn Broker>) {
     producer.await.unwrap();
     waits.sort();
     println!("from enqueue there to delivery here: p50 {:?}, max {:?}", waits[20], waits[39]);
+}
+
+/// A worker in one process, somebody who enqueues and waits for the result in another.
+pub(crate) async fn round_trips<B>(worker: Arc<B>, caller: Arc<B>)
+where
+    B: Broker + ResultBackend + 'static,
+{
+    const ROUNDS: usize = 100;
+    let working = tokio::spawn(async move {
+        loop {
+            for delivery in worker.receive(&asking(8, Duration::from_secs(5))).await.unwrap() {
+                worker.settle(&[success(delivery)], Records::Here).await.unwrap();
+            }
+        }
+    });
+    let mut waits = Vec::new();
+    for n in 0..ROUNDS {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let task = envelope(&format!("t{n}"));
+        let started = Instant::now();
+        caller.publish(std::slice::from_ref(&task), Records::Here).await.unwrap();
+        while !caller.fetch(&task.id).await.unwrap().unwrap().state.is_final() {
+            caller.changed(Duration::from_secs(1)).await.unwrap();
+        }
+        waits.push(started.elapsed());
+    }
+    working.abort();
+    waits.sort();
+    let (p50, p99) = (waits[ROUNDS / 2], waits[ROUNDS * 99 / 100]);
+    println!("from enqueue to result, another process working: p50 {p50:?}, p99 {p99:?}");
 }

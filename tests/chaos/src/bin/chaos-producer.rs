@@ -1,5 +1,5 @@
 //! A producer that is killed: enqueues tasks with ids that follow from its name, and goes on where its last life was
-//! acknowledged. Ends when all are, or with its standard input.
+//! acknowledged. Ends when all are, when it is told to enqueue no more, or with its standard input.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Parser;
+use stem_chaos::STOP;
 use stem_chaos::history::{self, Event, Journal};
 use stem_chaos::place::Place;
 use stem_core::backend::ErrorClass;
@@ -39,7 +40,7 @@ struct Args {
     #[arg(long)]
     rate: u32,
     /// Tasks of one call. Few, so that a producer that is killed is often killed within one.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 3)]
     batch: u64,
     /// While more tasks than this wait for a worker, none is added.
     #[arg(long, default_value_t = 2_000)]
@@ -125,7 +126,7 @@ async fn main() -> anyhow::Result<()> {
     let client = Client::new(args.place.open_patiently().await?, Arc::new(SystemClock));
     let (start, first) = (Instant::now(), next);
     let mut asked = start;
-    while next <= args.count {
+    while next <= args.count && !args.directory.join(STOP).exists() {
         if asked.elapsed() >= ASK {
             wait_for_workers(&client, args.ahead).await;
             asked = Instant::now();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use stem_chaos::STOP;
 use stem_chaos::checker::{Rules, Stored, Verdict, check};
 use stem_chaos::history::{self, Event, Journal, Moment};
 use stem_chaos::place::Place;
@@ -65,6 +66,11 @@ impl Lab {
             all.extend([format!("--{name}"), url.clone()]);
         }
         Process::start(program, name, all, self.path(), &self.journal)
+    }
+
+    /// Tells producers to enqueue no more.
+    pub(crate) fn stop_producers(&self) {
+        std::fs::write(self.path().join(STOP), "").unwrap();
     }
 
     /// Says that a server begins to be disturbed, or that it is well again.

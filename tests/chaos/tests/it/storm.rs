@@ -18,8 +18,8 @@ const WORKERS: u64 = 4;
 const FLOW: Duration = Duration::from_secs(12);
 /// Tasks a second, at most, however many there are.
 const RATE: u64 = 1_000;
-/// Faults end after this, whether all is enqueued or not.
-const LONGEST: Duration = Duration::from_mins(3);
+/// A storm ends after this, whether all is enqueued or not: how fast the machine is is not what is tested.
+const LONGEST: Duration = Duration::from_secs(150);
 const LEASE: Duration = Duration::from_secs(2);
 /// Between two kills of one kind.
 const CALM: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
@@ -147,8 +147,9 @@ fn storm(what: &str, servers: &[Server], place: Place, tasks: u64, rules: Rules)
     storm.plan(Act::KillProducer, CALM);
     let start = Instant::now();
     storm.rage();
+    lab.stop_producers();
     println!("{what}: faults for {:.1?}", start.elapsed());
-    until("all tasks to be enqueued", || !storm.flows());
+    until("the last tasks to be enqueued", || !storm.flows());
     let mut workers = storm.workers;
     let stored = lab.drain(&mut workers);
     must_hold(what, &lab.verdict(workers, &stored, rules));

@@ -175,6 +175,11 @@ impl Operation for Claim {
         }
     }
 
+    /// That a task runs is no news that anybody elsewhere waits for; that it has ended is.
+    fn tells(claimed: &Claimed) -> Topics {
+        if claimed.promoted { Topics::TASKS } else { Topics::NONE }
+    }
+
     async fn run(&self, conn: &mut PgConnection, now: Option<i64>) -> Result<Claimed, Trouble> {
         let request = &*self.request;
         let mut rows = lease(conn, now, request, true).await?;
