@@ -36,6 +36,9 @@ impl Topic {
 /// A change this recent may have come between a caller's own look and its wait.
 const RECENT: Duration = Duration::from_millis(25);
 
+/// How long whoever may have missed such a change waits before it looks again. Most did not miss it, and each look is a call.
+const SOON: Duration = Duration::from_millis(3);
+
 struct Bell {
     notify: Notify,
     rung_at: Mutex<Option<Instant>>,
@@ -97,7 +100,7 @@ impl Bells {
         let ring = self.next(topic);
         let rung_at = *self.of(topic).rung_at.lock().unwrap_or_else(PoisonError::into_inner);
         let recent = rung_at.is_some_and(|at| at.elapsed() < RECENT);
-        let wait = if recent { wait.min(RECENT) } else { wait };
+        let wait = if recent { wait.min(SOON) } else { wait };
         // Running out of time is no news to the caller: both ways it looks again.
         let _ = tokio::time::timeout(wait, ring).await;
     }
