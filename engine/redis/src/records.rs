@@ -34,7 +34,7 @@ use stem_core::time::Timestamp;
 use tokio::time::Instant;
 
 use crate::bell::Topic;
-use crate::broker::record_arguments;
+use crate::broker::{prove, record_arguments};
 use crate::fault::Fault;
 use crate::read::{self, Fields};
 use crate::script::{self, Script};
@@ -270,10 +270,6 @@ fn name_all(call: &mut Cmd, tasks: &[TaskId]) {
     for task in tasks {
         call.arg(task.as_str());
     }
-}
-
-fn prove(call: &mut Cmd, receipt: &Receipt) {
-    call.arg(receipt.task.as_str()).arg(receipt.token.0).arg(receipt.owner.to_string());
 }
 
 #[async_trait]

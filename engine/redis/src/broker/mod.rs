@@ -17,7 +17,7 @@ use stem_core::time::Timestamp;
 
 use crate::Redis;
 
-pub(crate) use settle::record_arguments;
+pub(crate) use settle::{prove, record_arguments};
 
 /// What scripts take for [`Records`].
 fn flag(records: Records) -> u8 {

@@ -26,7 +26,8 @@ fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("our own types have string keys and cannot fail")
 }
 
-fn proof(call: &mut Cmd, receipt: &Receipt) {
+/// The three arguments by which scripts know who holds a delivery.
+pub(crate) fn prove(call: &mut Cmd, receipt: &Receipt) {
     call.arg(receipt.task.as_str()).arg(receipt.token.0).arg(receipt.owner.to_string());
 }
 
@@ -98,7 +99,7 @@ pub(super) async fn settle(
         let mut call = inner.call(&script::SETTLE);
         call.arg(flag(records)).arg(batch.len());
         for settle in batch {
-            proof(&mut call, &settle.receipt);
+            prove(&mut call, &settle.receipt);
             match &settle.settlement {
                 Settlement::Succeed(_)
                 | Settlement::Revoke(_)
@@ -139,7 +140,7 @@ pub(super) async fn bury(
     let mut call = inner.call(&script::SETTLE);
     call.arg(flag(records)).arg(unreadable.len());
     for one in unreadable {
-        proof(&mut call, &one.receipt);
+        prove(&mut call, &one.receipt);
         call.arg("bury").arg(&one.failure.code).arg(json(&one.failure)).arg(one.keep);
         if records == Records::Here {
             call.arg("").arg(0).arg(0).arg(0).arg("").arg(0);
@@ -154,7 +155,7 @@ pub(super) async fn renew(inner: &Inner, renewals: &[Renewal]) -> Result<Vec<Ren
     for batch in renewals.chunks(ITEMS) {
         let mut call = inner.call(&script::RENEW);
         for renewal in batch {
-            proof(&mut call, &renewal.receipt);
+            prove(&mut call, &renewal.receipt);
             call.arg(i64::try_from(renewal.lease.as_millis()).unwrap_or(i64::MAX));
         }
         for answer in read::list(inner.run(&script::RENEW, &call).await?)? {
