@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stem_core::backend::{BackendError, Broker, ResultBackend, RevokeStore};
+use stem_core::backend::{BackendError, Broker, Presence, ResultBackend, RevokeStore};
 use stem_engine::{Backends, RevokePolicy, SystemClock};
 use stem_file::{FileStore, FileStoreOptions};
 use stem_memory::Memory;
@@ -172,6 +172,26 @@ pub fn refuse_memory(url: &Setting<ServiceUrl>, what: &str) -> Result<(), CliErr
 /// Opens the broker alone.
 pub async fn broker(settings: &Settings) -> Result<Arc<dyn Broker>, CliError> {
     Ok(Opener::new(settings).open(&settings.broker_url).await?.backends().broker)
+}
+
+/// Opens the broker, and where heartbeats are kept.
+pub async fn broker_and_presence(
+    settings: &Settings,
+) -> Result<(Arc<dyn Broker>, Arc<dyn Presence>), CliError> {
+    let mut opener = Opener::new(settings);
+    let broker = opener.open(&settings.broker_url).await?.backends().broker;
+    let presence = opener.open(&settings.result_backend_url).await?.backends().presence;
+    Ok((broker, presence))
+}
+
+/// Opens the broker, and where records are kept.
+pub async fn broker_and_results(
+    settings: &Settings,
+) -> Result<(Arc<dyn Broker>, Arc<dyn ResultBackend>), CliError> {
+    let mut opener = Opener::new(settings);
+    let broker = opener.open(&settings.broker_url).await?.backends().broker;
+    let results = opener.open(&settings.result_backend_url).await?.backends().results;
+    Ok((broker, results))
 }
 
 /// Opens the result backend alone.

@@ -41,29 +41,33 @@ impl Backends {
         }
     }
 
-    /// Removes everything that waits in a queue, with its records; says how many tasks. Where the records lie in another
-    /// service they go second, so a crash in between leaves records of at most [`PURGED`] tasks that never end.
-    pub async fn purge(&self, queue: &QueueName) -> Result<u64, BackendError> {
-        let records = self.records();
-        let mut purged = 0;
-        loop {
-            let gone = self.broker.purge(queue, records).await?;
-            if records == Records::Elsewhere {
-                self.results.forget(&gone).await?;
-            }
-            purged += gone.len() as u64;
-            if gone.len() < PURGED {
-                return Ok(purged);
-            }
-        }
-    }
-
     /// Whether a move and its record are one atomic step, or the record goes first.
     pub fn records(&self) -> Records {
-        if self.broker.service() == self.results.service() {
-            Records::Here
-        } else {
-            Records::Elsewhere
+        records(&*self.broker, &*self.results)
+    }
+}
+
+fn records(broker: &dyn Broker, results: &dyn ResultBackend) -> Records {
+    if broker.service() == results.service() { Records::Here } else { Records::Elsewhere }
+}
+
+/// Removes everything that waits in a queue, with its records; says how many tasks. Where the records lie in another
+/// service they go second, so a crash in between leaves records of at most [`PURGED`] tasks that never end.
+pub async fn purge(
+    broker: &dyn Broker,
+    results: &dyn ResultBackend,
+    queue: &QueueName,
+) -> Result<u64, BackendError> {
+    let records = records(broker, results);
+    let mut purged = 0;
+    loop {
+        let gone = broker.purge(queue, records).await?;
+        if records == Records::Elsewhere {
+            results.forget(&gone).await?;
+        }
+        purged += gone.len() as u64;
+        if gone.len() < PURGED {
+            return Ok(purged);
         }
     }
 }

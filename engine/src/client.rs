@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use stem_core::backend::broker::Published;
 use stem_core::backend::dead_letter::{DeadFilter, Replayed};
+use stem_core::backend::result::Until;
 use stem_core::backend::{BackendError, Records};
 use stem_core::envelope::{Envelope, EnvelopeError, Payload, Priority};
 use stem_core::id::{Namespace, QueueName, TaskId, TaskName, UniqueKey};
@@ -203,16 +204,35 @@ impl Client {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut shown = None;
         loop {
-            let Some(record) = self.show(task).await? else { return Ok(None) };
+            let left = left(deadline);
+            let until = Until::Other(shown.as_ref());
+            let Some(record) = self.backends.results.watch(task, until, left).await? else {
+                return Ok(None);
+            };
             if shown.as_ref() != Some(&record) {
                 on_change(&record);
             }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if record.state.is_final() || left.is_some_and(|left| left.is_zero()) {
+            if record.state.is_final() || left.is_zero() {
                 return Ok(Some(record));
             }
             shown = Some(record);
-            self.backends.results.changed(left.map_or(LOOK, |left| left.min(LOOK))).await?;
+        }
+    }
+
+    /// Waits until a task is final, without looking at what happens before. Returns the record as it is then, or as it is
+    /// after `timeout`; `None` if there is no such task.
+    pub async fn finished(
+        &self,
+        task: &TaskId,
+        timeout: Option<Duration>,
+    ) -> Result<Option<TaskRecord>, BackendError> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let left = left(deadline);
+            let record = self.backends.results.watch(task, Until::Final, left).await?;
+            if left.is_zero() || record.as_ref().is_none_or(|record| record.state.is_final()) {
+                return Ok(record);
+            }
         }
     }
 
@@ -224,6 +244,11 @@ impl Client {
     ) -> Result<Vec<Revocation>, BackendError> {
         self.backends.revokes.revoke(namespace, requests).await
     }
+}
+
+/// How long one look may wait: until a deadline, and never so long that a call would seem to hang.
+fn left(deadline: Option<Instant>) -> Duration {
+    deadline.map_or(LOOK, |deadline| deadline.saturating_duration_since(Instant::now()).min(LOOK))
 }
 
 /// A fresh id that sorts by time.

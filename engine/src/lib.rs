@@ -51,7 +51,7 @@ pub mod revocations;
 pub mod units;
 pub mod worker;
 
-pub use backends::Backends;
+pub use backends::{Backends, purge};
 pub use client::{Client, EnqueueError, EnqueueOptions, Enqueued};
 pub use clock::SystemClock;
 pub use inline::{Interrupted, TaskContext, TaskError};

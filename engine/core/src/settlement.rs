@@ -6,7 +6,7 @@ use crate::envelope::Payload;
 use crate::id::{Incarnation, LeaseToken, QueueName, TaskId, WorkerId};
 use crate::limits::Usage;
 use crate::outcome::{Failure, StopHow};
-use crate::task::{ModuleRef, RevocationEnd, TaskState};
+use crate::task::{FailedAttempt, ModuleRef, RevocationEnd, TaskState};
 use crate::time::Timestamp;
 
 /// Proof of holding a delivery. Every settlement, renewal, progress and checkpoint names it; one whose token is not
@@ -129,4 +129,20 @@ pub struct Settle {
     pub usage: Option<Usage>,
     /// Which code ran.
     pub module: Option<ModuleRef>,
+}
+
+impl Settle {
+    /// The entry that it adds to the task's history; `None` where no attempt failed.
+    pub fn failed_attempt(&self) -> Option<FailedAttempt> {
+        let failure = match &self.settlement {
+            Settlement::Fail { failure, .. } | Settlement::Retry { failure, .. } => failure.clone(),
+            Settlement::Succeed(_)
+            | Settlement::Revoke(_)
+            | Settlement::Expire
+            | Settlement::Release
+            | Settlement::Discard => return None,
+        };
+        let worker = Some(self.worker.clone());
+        Some(FailedAttempt { attempt: self.attempt, at: self.at, worker, failure })
+    }
 }

@@ -13,7 +13,6 @@ use stem_core::envelope::{Envelope, wire};
 use stem_core::id::{LeaseToken, QueueName, TaskId, TaskName};
 use stem_core::outcome::{Failure, FailureKind};
 use stem_core::settlement::{DeadReason, Receipt, Settle, Settlement};
-use stem_core::task::FailedAttempt;
 use stem_core::time::Timestamp;
 
 use crate::state::{Body, Entry, Phase, State, remember};
@@ -315,23 +314,18 @@ fn settle(state: &mut State, now: Timestamp, settle: &Settle, records: Records) 
     if records == Records::Here {
         state.records.settle(settle);
     }
-    let failed = |failure: &Failure| FailedAttempt {
-        attempt: settle.attempt,
-        at: settle.at,
-        worker: Some(settle.worker.clone()),
-        failure: failure.clone(),
-    };
+    if let Some(failed) = settle.failed_attempt() {
+        remember(&mut entry.history, failed);
+    }
     match &settle.settlement {
         Settlement::Succeed(_)
         | Settlement::Revoke(_)
         | Settlement::Expire
         | Settlement::Discard => {}
         Settlement::Fail { failure, reason } => {
-            remember(&mut entry.history, failed(failure));
             state.bury(entry, *reason, failure.clone(), now);
         }
-        Settlement::Retry { failure, not_before } => {
-            remember(&mut entry.history, failed(failure));
+        Settlement::Retry { not_before, .. } => {
             entry.retries += 1;
             entry.phase = Phase::Delayed { due: *not_before };
             state.put(entry);

@@ -176,12 +176,9 @@ impl Records {
 /// `begun` says whether the delivery that ends was counted in the record.
 fn apply(kept: &mut Kept, settle: &Settle, target: TaskState, begun: bool) {
     kept.record.state = target;
-    let failed = |failure: &Failure| FailedAttempt {
-        attempt: settle.attempt,
-        at: settle.at,
-        worker: Some(settle.worker.clone()),
-        failure: failure.clone(),
-    };
+    if let Some(failed) = settle.failed_attempt() {
+        remember(&mut kept.history, failed);
+    }
     match &settle.settlement {
         Settlement::Succeed(result) => {
             kept.record.result = Some(result.clone());
@@ -189,13 +186,11 @@ fn apply(kept: &mut Kept, settle: &Settle, target: TaskState, begun: bool) {
         }
         Settlement::Fail { failure, .. } => {
             kept.record.failure = Some(failure.clone());
-            remember(&mut kept.history, failed(failure));
             kept.end(settle.at);
         }
         Settlement::Retry { failure, not_before } => {
             kept.record.failure = Some(failure.clone());
             kept.record.not_before = Some(*not_before);
-            remember(&mut kept.history, failed(failure));
         }
         Settlement::Revoke(end) => {
             kept.record.revocation = Some(end.clone());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stem_core::backend::result::{
-    Begun, CHECKPOINT_BYTES, RECORD_TTL, RecordFilter, Recorded, ResultBackend,
+    Begun, CHECKPOINT_BYTES, RECORD_TTL, RecordFilter, Recorded, ResultBackend, Until,
 };
 use stem_core::backend::{BackendError, ErrorClass, Health, ServiceId};
 use stem_core::envelope::Envelope;
@@ -12,8 +12,8 @@ use stem_core::id::TaskId;
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
 
-use crate::Memory;
 use crate::record::Kept;
+use crate::{Look, Memory};
 
 #[async_trait]
 impl ResultBackend for Memory {
@@ -113,9 +113,24 @@ impl ResultBackend for Memory {
             .collect())
     }
 
-    async fn changed(&self, wait: Duration) -> Result<(), BackendError> {
-        self.bells.records.wait_loosely(wait).await;
-        Ok(())
+    async fn watch(
+        &self,
+        task: &TaskId,
+        until: Until<'_>,
+        wait: Duration,
+    ) -> Result<Option<TaskRecord>, BackendError> {
+        let met = self.look_until(&self.bells.records, wait, |state, _| {
+            let record = state.records.get(task).map(|kept| &kept.record);
+            if until.is_met(record) {
+                Look::Found(record.cloned())
+            } else {
+                Look::Nothing { due: None }
+            }
+        });
+        match met.await {
+            Some(record) => Ok(record),
+            None => self.fetch(task).await,
+        }
     }
 
     async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {

@@ -6,7 +6,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::Value;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -14,19 +13,17 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Topic {
     Work,
-    Records,
     Revocations,
     Control,
 }
 
 impl Topic {
-    const ALL: [Self; 4] = [Self::Work, Self::Records, Self::Revocations, Self::Control];
+    const ALL: [Self; 3] = [Self::Work, Self::Revocations, Self::Control];
 
     /// The letter that scripts publish.
     fn letter(self) -> u8 {
         match self {
             Self::Work => b'w',
-            Self::Records => b'r',
             Self::Revocations => b'v',
             Self::Control => b'c',
         }
@@ -46,14 +43,14 @@ struct Bell {
 
 /// One bell for each topic.
 pub(crate) struct Bells {
-    bells: [Bell; 4],
+    bells: [Bell; 3],
     listened: AtomicBool,
 }
 
 impl Default for Bells {
     fn default() -> Self {
         let bell = || Bell { notify: Notify::new(), rung_at: Mutex::new(None) };
-        Self { bells: [bell(), bell(), bell(), bell()], listened: AtomicBool::new(false) }
+        Self { bells: [bell(), bell(), bell()], listened: AtomicBool::new(false) }
     }
 }
 
@@ -63,11 +60,9 @@ impl Bells {
     }
 
     /// Rings for what the server said.
-    pub(crate) fn ring(&self, said: Option<&Value>) {
-        if let Some(Value::BulkString(letters)) = said {
-            for topic in Topic::ALL.into_iter().filter(|topic| letters.contains(&topic.letter())) {
-                self.ring_one(topic);
-            }
+    pub(crate) fn ring(&self, letters: &[u8]) {
+        for topic in Topic::ALL.into_iter().filter(|topic| letters.contains(&topic.letter())) {
+            self.ring_one(topic);
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `link` | the one connection: made, watched, thrown away, made anew |
 //! | `script`, `scripts/` | the scripts, with what each takes, answers, and why it is one step |
 //! | `bell` | waking up whoever waits |
+//! | `watch` | telling whoever waits for one record |
 //! | `read` | answers to the core's types |
 //! | `fault` | errors as classes, with what to do about them |
 //! | `health` | what the server says of itself, and what is unsafe about it |
@@ -38,7 +39,7 @@
 //! | `t/failed/<id>` | list | its failed attempts, the newest 20 | with its record | workers |
 //! | `t/checkpoint/<id>` | text | its checkpoint | until it ends | workers |
 //! | `t/all`, `t/count` | sorted set, number | records in their order | with them | producers |
-//! | `t/watched` | text | somebody waits for records | 10 seconds | whoever waits |
+//! | `t/watch/<id>` | hash | the processes that wait for a record, how many tellings there were | 10 seconds after the last asking, or until it ends | whoever waits |
 //! | `v/<namespace>/version` | number | the newest version | for ever | operators |
 //! | `v/<namespace>/task` | hash | revocations, and traces of those taken back | until they expire; a trace for a day | operators |
 //! | `v/<namespace>/order`, `v/<namespace>/ends` | sorted set | the same by version, and by end | as long | operators |
@@ -47,6 +48,7 @@
 //! | `a/<namespace>/<request>`, `a/kept` | hash, sorted set | replies; until when | a minute after their command has expired | workers |
 //! | `w/<namespace>` | hash | heartbeats by worker | until a worker is forgotten | workers |
 //! | `bell` | channel | wake-ups, one letter each | | whoever changes something |
+//! | `tell/<process>` | channel | records that a process waits for | | whoever changes them |
 
 mod bell;
 mod broker;
@@ -61,6 +63,7 @@ mod read;
 mod records;
 mod revoke;
 mod script;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -69,15 +72,15 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use stem_core::backend::{BackendError, ServiceId};
 use stem_core::time::Clock;
-use tokio::time::Instant;
 
 pub use link::ANSWER_WITHIN;
 pub use options::{PREFIX, RedisOptions, check_url};
 
 use bell::{Bells, Topic};
 use fault::Fault;
-use link::Link;
+use link::{Ears, Link};
 use script::Script;
+use watch::Watches;
 
 /// A waiter looks again at least this often, whatever the bells say.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -97,9 +100,9 @@ struct Inner {
     clock: Option<Arc<dyn Clock>>,
     link: Link,
     bells: Arc<Bells>,
+    watches: Arc<Watches>,
     encrypted: bool,
     loopback: bool,
-    watched: std::sync::Mutex<Option<Instant>>,
     /// Tickets of requests for deliveries whose answer has come, for the next request to tell.
     come: std::sync::Mutex<Vec<String>>,
 }
@@ -115,17 +118,23 @@ impl Redis {
         // One provider for every TLS client of the process; that it has been chosen before is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let bells = Arc::new(Bells::default());
-        let channel = format!("{}bell", place.prefix);
+        let watches = Arc::new(Watches::default());
+        let ears = Ears {
+            bell: format!("{}bell", place.prefix),
+            tell: watches.channel(&place.prefix),
+            bells: Arc::clone(&bells),
+            watches: Arc::clone(&watches),
+        };
         let redis = Self {
             inner: Arc::new(Inner {
                 service: place.service,
                 prefix: place.prefix,
                 clock: options.clock,
-                link: Link::new(place.info, place.certificates, channel, Arc::clone(&bells)),
+                link: Link::new(place.info, place.certificates, ears),
                 bells,
+                watches,
                 encrypted: place.encrypted,
                 loopback: place.loopback,
-                watched: std::sync::Mutex::default(),
                 come: std::sync::Mutex::default(),
             }),
         };

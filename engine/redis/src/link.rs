@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::bell::Bells;
 use crate::fault::Fault;
 use crate::script::Script;
+use crate::watch::Watches;
 
 /// No answer takes longer, or the connection is given up. A server that was stopped is noticed after this.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -51,29 +52,53 @@ struct Current {
 pub(crate) struct Link {
     info: ConnectionInfo,
     certificates: Option<TlsCertificates>,
-    channel: String,
+    ears: Arc<Ears>,
     runtime: Handle,
     current: Arc<Mutex<Current>>,
     /// Held while a connection is made, so that one is made and not many.
     making: tokio::sync::Mutex<()>,
-    bells: Arc<Bells>,
+}
+
+/// What the server says by itself, and who is to hear it.
+pub(crate) struct Ears {
+    /// The channel of wake-ups, and who hears them.
+    pub(crate) bell: String,
+    pub(crate) bells: Arc<Bells>,
+    /// The channel of records that this process waits for, and who waits.
+    pub(crate) tell: String,
+    pub(crate) watches: Arc<Watches>,
+}
+
+impl Ears {
+    fn hear(&self, said: &[Value]) {
+        let [Value::BulkString(channel), Value::BulkString(said)] = said else { return };
+        if *channel == self.bell.as_bytes() {
+            self.bells.ring(said);
+        } else if *channel == self.tell.as_bytes() {
+            self.watches.tell(said);
+        }
+    }
+
+    /// Something may have been said that was not heard.
+    fn all(&self) {
+        self.bells.ring_all();
+        self.watches.look_all();
+    }
 }
 
 impl Link {
     pub(crate) fn new(
         info: ConnectionInfo,
         certificates: Option<TlsCertificates>,
-        channel: String,
-        bells: Arc<Bells>,
+        ears: Ears,
     ) -> Self {
         Self {
             info,
             certificates,
-            channel,
+            ears: Arc::new(ears),
             runtime: Handle::current(),
             current: Arc::default(),
             making: tokio::sync::Mutex::default(),
-            bells,
         }
     }
 
@@ -200,8 +225,8 @@ impl Link {
     }
 
     async fn subscribe(&self, mut open: Numbered) -> Result<Numbered, Fault> {
-        let subscribed =
-            tokio::time::timeout(CONNECT_WITHIN, open.connection.subscribe(self.channel.as_str()));
+        let channels = [self.ears.bell.as_str(), self.ears.tell.as_str()];
+        let subscribed = tokio::time::timeout(CONNECT_WITHIN, open.connection.subscribe(&channels));
         subscribed.await.map_err(|_| silent(CONNECT_WITHIN))??;
         open.subscribed = true;
         Ok(open)
@@ -232,13 +257,13 @@ impl Link {
             Some(certificates) => Client::build_with_tls(info, certificates.clone()),
             None => Client::open(info),
         }?;
-        let (bells, current) = (Arc::clone(&self.bells), Arc::downgrade(&self.current));
+        let (ears, current) = (Arc::clone(&self.ears), Arc::downgrade(&self.current));
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_WITHIN))
             .set_response_timeout(Some(ANSWER_WITHIN))
             .set_push_sender(move |push: PushInfo| {
                 match push.kind {
-                    PushKind::Message => bells.ring(push.data.get(1)),
+                    PushKind::Message => ears.hear(&push.data),
                     PushKind::Disconnection => {
                         if let Some(current) = current.upgrade() {
                             let mut current = lock(&current);
@@ -246,7 +271,7 @@ impl Link {
                                 current.open = None;
                             }
                         }
-                        bells.ring_all();
+                        ears.all();
                     }
                     _ => {}
                 }
@@ -262,8 +287,9 @@ impl Link {
             .map_err(|_| Fault::new(ErrorClass::Transient, "its runtime is shutting down"))??;
         let made = Numbered { number, connection, subscribed: false };
         if number > 1 {
-            let made = if self.bells.any_listener() { self.subscribe(made).await? } else { made };
-            self.bells.ring_all();
+            let made =
+                if self.ears.bells.any_listener() { self.subscribe(made).await? } else { made };
+            self.ears.all();
             return Ok(made);
         }
         Ok(made)

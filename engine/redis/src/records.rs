@@ -13,17 +13,16 @@
 //! | `o` | owner | `us` | usage, JSON |
 //! | `sk` | token of the newest settlement | `rt`, `rs` | the result's media type and bytes |
 //! | `eq` | enqueued at | `c` | there is a checkpoint |
-//! | `nb` | not before | | |
+//! | `nb` | not before | `wt` | somebody is to be told of changes |
 
 use std::collections::{HashMap, HashSet};
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::{Cmd, Value};
 use serde::de::DeserializeOwned;
 use stem_core::backend::result::{
-    Begun, CHECKPOINT_BYTES, RECORD_TTL, RecordFilter, Recorded, ResultBackend,
+    Begun, CHECKPOINT_BYTES, RECORD_TTL, RecordFilter, Recorded, ResultBackend, Until,
 };
 use stem_core::backend::{BackendError, ErrorClass, Health, ServiceId};
 use stem_core::envelope::{Envelope, Payload};
@@ -31,9 +30,7 @@ use stem_core::id::{Digest, LeaseToken, QueueName, TaskId, TaskName, WorkerId};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, ModuleRef, Progress, TaskRecord, TaskState};
 use stem_core::time::Timestamp;
-use tokio::time::Instant;
 
-use crate::bell::Topic;
 use crate::broker::{prove, record_arguments};
 use crate::fault::Fault;
 use crate::read::{self, Fields};
@@ -43,9 +40,6 @@ use crate::{Inner, Redis};
 /// The most that one script changes or looks at, so that none keeps the server for long.
 const ITEMS: usize = 500;
 
-/// How long the server tells changes of records after somebody has waited for them.
-const WATCHED: Duration = Duration::from_secs(10);
-
 /// Fields as `record_list.lua` answers them.
 const LISTED: [&str; 18] = [
     "st", "q", "n", "a", "mr", "dc", "k", "eq", "nb", "sa", "fa", "w", "pr", "f", "rv", "md", "mv",
@@ -53,9 +47,58 @@ const LISTED: [&str; 18] = [
 ];
 
 /// A record's fields as they came.
-struct Row(HashMap<String, Vec<u8>>);
+pub(crate) struct Row(HashMap<String, Vec<u8>>);
 
 impl Row {
+    /// A hash as either version of the protocol sends it.
+    pub(crate) fn of(value: Value) -> Result<Self, Fault> {
+        let mut fields = HashMap::new();
+        let mut keep = |field: Value, value: Value| -> Result<(), Fault> {
+            if let Some(value) = read::bytes(value)? {
+                fields.insert(read::text(field)?, value);
+            }
+            Ok(())
+        };
+        match value {
+            Value::Map(pairs) => {
+                for (field, value) in pairs {
+                    keep(field, value)?;
+                }
+            }
+            other => {
+                let mut list = read::list(other)?.into_iter();
+                while let (Some(field), Some(value)) = (list.next(), list.next()) {
+                    keep(field, value)?;
+                }
+            }
+        }
+        Ok(Self(fields))
+    }
+
+    /// A hash as a script tells it: fields and values in turn, each behind its length.
+    pub(crate) fn told(mut rest: &[u8]) -> Result<Self, Fault> {
+        let mut next = || {
+            let colon = rest.iter().position(|byte| *byte == b':')?;
+            let length: usize = std::str::from_utf8(&rest[..colon]).ok()?.parse().ok()?;
+            let (text, after) = rest[colon + 1..].split_at_checked(length)?;
+            rest = after;
+            Some(text)
+        };
+        let mut fields = HashMap::new();
+        while let Some(field) = next() {
+            let field = String::from_utf8(field.to_vec()).ok();
+            let pair =
+                field.zip(next()).ok_or_else(|| Fault::corrupt("a record was told in part"))?;
+            fields.insert(pair.0, pair.1.to_vec());
+        }
+        Ok(Self(fields))
+    }
+
+    /// The record, or `None` where there is no hash.
+    pub(crate) fn into_record(self, id: &TaskId) -> Result<Option<TaskRecord>, Fault> {
+        if self.0.is_empty() { Ok(None) } else { self.record(id.clone()).map(Some) }
+    }
+
     fn text(&self, field: &str) -> Result<Option<&str>, Fault> {
         let text = self.0.get(field).map(|bytes| std::str::from_utf8(bytes)).transpose();
         text.map_err(|_| Fault::corrupt(format!("field {field} is not UTF-8")))
@@ -89,7 +132,7 @@ impl Row {
         Ok(Some(ModuleRef { digest: Digest(digest), version }))
     }
 
-    fn record(mut self, id: TaskId) -> Result<TaskRecord, Fault> {
+    pub(crate) fn record(mut self, id: TaskId) -> Result<TaskRecord, Fault> {
         let result = match (self.text("rt")?.map(str::to_owned), self.0.remove("rs")) {
             (Some(media_type), Some(bytes)) => Some(Payload { media_type, bytes }),
             _ => None,
@@ -116,31 +159,6 @@ impl Row {
             usage: self.json("us")?,
         })
     }
-}
-
-/// A hash as either version of the protocol sends it.
-fn hash(value: Value) -> Result<Row, Fault> {
-    let mut fields = HashMap::new();
-    let mut keep = |field: Value, value: Value| -> Result<(), Fault> {
-        if let Some(value) = read::bytes(value)? {
-            fields.insert(read::text(field)?, value);
-        }
-        Ok(())
-    };
-    match value {
-        Value::Map(pairs) => {
-            for (field, value) in pairs {
-                keep(field, value)?;
-            }
-        }
-        other => {
-            let mut list = read::list(other)?.into_iter();
-            while let (Some(field), Some(value)) = (list.next(), list.next()) {
-                keep(field, value)?;
-            }
-        }
-    }
-    Ok(Row(fields))
 }
 
 fn recorded(value: Value) -> Result<Recorded, Fault> {
@@ -183,11 +201,10 @@ impl Inner {
         Ok(all)
     }
 
-    async fn fetch_record(&self, task: &TaskId) -> Result<Option<TaskRecord>, Fault> {
+    pub(crate) async fn fetch_record(&self, task: &TaskId) -> Result<Option<TaskRecord>, Fault> {
         let mut get = redis::cmd("HGETALL");
         get.arg(self.record_key("task", task));
-        let row = hash(self.link.ask(&get).await?)?;
-        if row.0.is_empty() { Ok(None) } else { Ok(Some(row.record(task.clone())?)) }
+        Row::of(self.link.ask(&get).await?)?.into_record(task)
     }
 
     async fn list_records(&self, filter: &RecordFilter) -> Result<Vec<TaskRecord>, Fault> {
@@ -222,20 +239,6 @@ impl Inner {
             offset += looked;
         }
         Ok(listed)
-    }
-
-    async fn records_changed(&self, wait: Duration) -> Result<(), Fault> {
-        let watched = *self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        if watched.is_some_and(|since| since.elapsed() < WATCHED / 2) {
-            return self.news(Topic::Records, wait).await;
-        }
-        self.link.listen().await?;
-        let mut set = redis::cmd("SET");
-        set.arg(format!("{}t/watched", self.prefix)).arg(1).arg("EX").arg(WATCHED.as_secs());
-        self.link.ask(&set).await?;
-        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        // Nobody was told of what happened until now: the caller looks again at once.
-        Ok(())
     }
 
     async fn prune_records(&self) -> Result<u64, Fault> {
@@ -378,9 +381,14 @@ impl ResultBackend for Redis {
         listed.map_err(|fault| self.inner.during(fault, "list tasks"))
     }
 
-    async fn changed(&self, wait: Duration) -> Result<(), BackendError> {
-        let waited = self.inner.records_changed(wait).await;
-        waited.map_err(|fault| self.inner.during(fault, "wait for records"))
+    async fn watch(
+        &self,
+        task: &TaskId,
+        until: Until<'_>,
+        wait: Duration,
+    ) -> Result<Option<TaskRecord>, BackendError> {
+        let watched = self.inner.watch_record(task, until, wait).await;
+        watched.map_err(|fault| self.inner.during(fault, "wait for a record"))
     }
 
     async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {

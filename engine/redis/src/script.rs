@@ -86,27 +86,28 @@ macro_rules! scripts {
 
 scripts! {
     PUBLISH: Refuse [BELL, RECORD, QUEUE] "publish.lua";
-    RECEIVE: Allow [BELL, RECORD, QUEUE] "receive.lua";
+    RECEIVE: Allow [RECORD, QUEUE] "receive.lua";
     GIVE_BACK: Allow [BELL, RECORD, QUEUE] "give_back.lua";
     RENEW: Allow [RECORD, QUEUE] "renew.lua";
     SETTLE: Allow [BELL, RECORD, QUEUE] "settle.lua";
     QUEUES: Allow [RECORD, QUEUE] "queues.lua";
     PAUSE: Allow [] "pause.lua";
-    PURGE: Allow [BELL, RECORD, QUEUE] "purge.lua";
-    BURY_UNROUTABLE: Allow [BELL, RECORD, QUEUE] "bury_unroutable.lua";
+    PURGE: Allow [RECORD, QUEUE] "purge.lua";
+    BURY_UNROUTABLE: Allow [RECORD, QUEUE] "bury_unroutable.lua";
     DEAD_LIST: ReadOnly [RECORD, QUEUE] "dead_list.lua";
     DEAD_FETCH: ReadOnly [RECORD, QUEUE] "dead_fetch.lua";
     DEAD_PURGE: Allow [RECORD, QUEUE] "dead_purge.lua";
     REPLAY: Allow [BELL, RECORD, QUEUE] "replay.lua";
-    RECORD_QUEUED: Refuse [BELL, RECORD] "record_queued.lua";
-    RECORD_BEGUN: Allow [BELL, RECORD] "record_begun.lua";
-    RECORD_SETTLED: Allow [BELL, RECORD] "record_settled.lua";
-    RECORD_REPLAYED: Allow [BELL, RECORD] "record_replayed.lua";
-    RECORD_PROGRESS: Allow [BELL, RECORD] "record_progress.lua";
+    RECORD_QUEUED: Refuse [RECORD] "record_queued.lua";
+    RECORD_BEGUN: Allow [RECORD] "record_begun.lua";
+    RECORD_SETTLED: Allow [RECORD] "record_settled.lua";
+    RECORD_REPLAYED: Allow [RECORD] "record_replayed.lua";
+    RECORD_PROGRESS: Allow [RECORD] "record_progress.lua";
+    WATCH: Allow [RECORD] "watch.lua";
     RECORD_LIST: ReadOnly [RECORD] "record_list.lua";
     RECORD_PRUNE: Allow [RECORD] "record_prune.lua";
     CHECKPOINT: Allow [RECORD] "checkpoint.lua";
-    FORGET: Allow [BELL, RECORD] "forget.lua";
+    FORGET: Allow [RECORD] "forget.lua";
     REVOKE: Allow [] "revoke.lua";
     UNDO: Allow [] "undo.lua";
     REVOKE_SINCE: ReadOnly [] "revoke_since.lua";

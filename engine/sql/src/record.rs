@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use stem_core::backend::result::Recorded;
 use stem_core::settlement::{Receipt, Settle, Settlement};
-use stem_core::task::{FailedAttempt, TaskState};
+use stem_core::task::TaskState;
 
 use crate::codec::{Packed, signed, to_json};
 
@@ -161,23 +161,4 @@ impl<'a> Change<'a> {
 /// Text of a guest's, without the one character that no SQL text may hold everywhere.
 fn storable(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
-}
-
-/// The entry that a settlement adds to the task's history.
-pub(crate) fn failed_attempt(settle: &Settle) -> Option<FailedAttempt> {
-    match &settle.settlement {
-        Settlement::Fail { failure, .. } | Settlement::Retry { failure, .. } => {
-            Some(FailedAttempt {
-                attempt: settle.attempt,
-                at: settle.at,
-                worker: Some(settle.worker.clone()),
-                failure: failure.clone(),
-            })
-        }
-        Settlement::Succeed(_)
-        | Settlement::Revoke(_)
-        | Settlement::Expire
-        | Settlement::Release
-        | Settlement::Discard => None,
-    }
 }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::attempt::Taken;
-use super::pace::Pace;
+use super::pace::{MOMENT, Pace};
 use super::shared::Shared;
 
 /// How long one request waits for a delivery; also the longest that a drain waits for a request under way.
@@ -81,11 +81,16 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                 } else {
                     asked_at.max(earliest(&shared, &deliveries))
                 };
+                let came = deliveries.len();
                 for delivery in deliveries {
                     let place = places.split_one().expect("no more deliveries than were asked for");
                     if taken.send(Taken { delivery, asked_at, place }).await.is_err() {
                         return;
                     }
+                }
+                drop(places);
+                if (1..ask).contains(&came) {
+                    first_end(&shared).await;
                 }
             }
             Err(error) => {
@@ -97,6 +102,15 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
             }
         }
     }
+}
+
+/// A broker that gave less than was asked has no more for now. Another look at once would only get in the way of what
+/// was taken: a task that ends within a moment is settled first. One that comes within that moment waits so long.
+async fn first_end(shared: &Shared) {
+    let (in_hand, moment) = (shared.slots.taken(), Instant::now() + MOMENT);
+    while shared.slots.taken() >= in_hand
+        && tokio::time::timeout_at(moment, shared.slots.freed()).await.is_ok()
+    {}
 }
 
 fn say_blind(shared: &Shared, blind: bool) {

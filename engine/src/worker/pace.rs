@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Calls of one kind are at least this far apart while many attempts are in hand.
-const MOMENT: Duration = Duration::from_millis(1);
+pub(super) const MOMENT: Duration = Duration::from_millis(1);
 
 /// From so many attempts in hand on, a moment's wait holds up none of the places: others are busy meanwhile.
 const MANY: usize = 16;

@@ -61,7 +61,7 @@ async fn measure(
         let at = Instant::now();
         let task =
             client.enqueue(name.clone(), Payload::json("null"), EnqueueOptions::default()).await?;
-        client.wait(&task.id, None, |_| {}).await?;
+        client.finished(&task.id, None).await?;
         singles.push(at.elapsed().as_secs_f64() * 1e3);
     }
     handle.shutdown(stem_core::control::Drain::Warm, None);
@@ -97,7 +97,7 @@ pub(crate) async fn push_and_wait(
         client.enqueue_all(batch).await?;
     }
     for envelope in envelopes.iter().rev() {
-        let record = client.wait(&envelope.id, Some(Duration::from_mins(2)), |_| {}).await?;
+        let record = client.finished(&envelope.id, Some(Duration::from_mins(2))).await?;
         let state = record.map(|record| record.state);
         anyhow::ensure!(state == Some(TaskState::Succeeded), "{} is {state:?}", envelope.id);
     }

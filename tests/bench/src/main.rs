@@ -132,8 +132,12 @@ fn main() -> anyhow::Result<()> {
     if let [mode, arguments @ ..] = &arguments[..]
         && mode == "peer"
     {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        // A client that does one thing after the other needs one thread, and is spared the hops between several.
+        let mut builder = match arguments {
+            [mode] if mode == "rounds" => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
+        let runtime = builder.worker_threads(2).enable_all().build()?;
         return runtime.block_on(peer::run(arguments));
     }
     let machine = machine();

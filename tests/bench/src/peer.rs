@@ -65,7 +65,7 @@ async fn rounds(backends: Backends) -> anyhow::Result<()> {
         let at = Instant::now();
         let task =
             client.enqueue(name.clone(), Payload::json(INPUT), EnqueueOptions::default()).await?;
-        client.wait(&task.id, None, |_| {}).await?;
+        client.finished(&task.id, None).await?;
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", at.elapsed().as_secs_f64() * 1e3)?;
         out.flush()?;

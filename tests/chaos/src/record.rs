@@ -9,7 +9,7 @@ use stem_core::backend::broker::{
     Delivery, Pause, Published, QueueStatus, ReceiveRequest, Renewal, Renewed, Settled,
 };
 use stem_core::backend::control::Position;
-use stem_core::backend::result::{Begun, RecordFilter, Recorded};
+use stem_core::backend::result::{Begun, RecordFilter, Recorded, Until};
 use stem_core::backend::{
     BackendError, Broker, ControlPlane, Health, Records, ResultBackend, ServiceId,
 };
@@ -245,8 +245,13 @@ impl ResultBackend for RecordedResults {
         self.inner.list(filter).await
     }
 
-    async fn changed(&self, wait: Duration) -> Result<(), BackendError> {
-        self.inner.changed(wait).await
+    async fn watch(
+        &self,
+        task: &TaskId,
+        until: Until<'_>,
+        wait: Duration,
+    ) -> Result<Option<TaskRecord>, BackendError> {
+        self.inner.watch(task, until, wait).await
     }
 
     async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {

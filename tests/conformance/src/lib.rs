@@ -30,6 +30,7 @@ pub mod queue;
 pub mod result;
 pub mod revoke;
 pub mod settle;
+pub mod watch;
 
 pub use faulty::{Faults, Faulty, FaultyHarness, Injected};
 pub use harness::{Backends, Harness, ManualClock, RevokeHarness, run, stand_in};
@@ -81,6 +82,7 @@ macro_rules! every_suite {
         $crate::settle_suite!($make);
         $crate::result_suite!($make);
         $crate::progress_suite!($make);
+        $crate::watch_suite!($make);
         $crate::dead_letter_suite!($make);
         $crate::revoke_suite!($make);
         $crate::control_suite!($make);

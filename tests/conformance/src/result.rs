@@ -9,7 +9,6 @@ use stem_core::envelope::{Envelope, Payload};
 use stem_core::id::{Incarnation, LeaseToken};
 use stem_core::settlement::{Receipt, Settlement};
 use stem_core::task::{Progress, TaskState};
-use tokio::time::Instant;
 
 use crate::fixture::*;
 use crate::settle::revoked;
@@ -39,8 +38,6 @@ crate::cases! { ($) result_suite result:
     records_are_listed_newest_first_without_results,
     lists_are_filtered_by_state_queue_and_name,
     lists_are_bounded,
-    waiting_wakes_up_on_a_change_from_a_second_connection,
-    waiting_for_a_change_is_bounded,
     final_records_are_pruned_after_their_time,
     living_records_are_never_pruned,
 }
@@ -347,29 +344,6 @@ async fn lists_are_bounded(h: &dyn Harness) {
     let filter = RecordFilter { limit: 2, ..RecordFilter::default() };
     assert_eq!(b.results.list(&filter).await.unwrap().len(), 2);
     assert_eq!(b.results.list(&RecordFilter::default()).await.unwrap(), []);
-}
-
-async fn waiting_wakes_up_on_a_change_from_a_second_connection(h: &dyn Harness) {
-    let (b, other) = (h.connect().await, h.connect().await);
-    let delivery = held(h, &other, "t").await;
-    let started = Instant::now();
-    let waiting = tokio::spawn(async move {
-        while !state(&b, "t").await.is_final() {
-            b.results.changed(LONG).await.unwrap();
-        }
-    });
-    tokio::time::sleep(Duration::from_millis(60)).await;
-    finish(h, &other, &delivery, Settlement::Succeed(result())).await;
-    waiting.await.unwrap();
-    assert!(started.elapsed() < LONG / 2);
-}
-
-async fn waiting_for_a_change_is_bounded(h: &dyn Harness) {
-    let b = h.connect().await;
-    let started = Instant::now();
-    b.results.changed(Duration::from_millis(50)).await.unwrap();
-    b.revokes.changed(Duration::from_millis(50)).await.unwrap();
-    assert!(started.elapsed() < LONG);
 }
 
 async fn final_records_are_pruned_after_their_time(h: &dyn Harness) {

@@ -13,9 +13,9 @@ use crate::output::{Printer, say, table};
 
 pub(super) async fn run(context: &Context, namespace: NamespaceArg, json: JsonArg) -> Outcome {
     let settings = context.settings(|flags| flags.namespace = namespace.namespace)?;
-    let backends = connect::connect(&settings).await?;
-    let queues = backends.broker.queues().await?;
-    let (mut workers, now) = backends.presence.workers(&settings.namespace.value).await?;
+    let (broker, presence) = connect::broker_and_presence(&settings).await?;
+    let queues = broker.queues().await?;
+    let (mut workers, now) = presence.workers(&settings.namespace.value).await?;
     workers.retain(|worker| worker.is_fresh(now));
     let printer = Printer::new(json.json);
     let documents: Vec<Value> = queues.iter().map(|queue| document(queue, &workers)).collect();

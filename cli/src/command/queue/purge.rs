@@ -19,8 +19,7 @@ pub(super) async fn run(
     json: JsonArg,
 ) -> Outcome {
     let settings = context.settings(|_| {})?;
-    let backends = connect::connect(&settings).await?;
-    let broker = &backends.broker;
+    let (broker, results) = connect::broker_and_results(&settings).await?;
     let queues = broker.queues().await?;
     let Some(queue) = queues.iter().find(|queue| queue.name == name) else {
         let near = units::nearest(name.as_str(), queues.iter().map(|queue| queue.name.as_str()));
@@ -40,7 +39,10 @@ pub(super) async fn run(
         say(format!("dry run: would {deed}; nothing was done"));
         return Ok(Ending::Done);
     }
-    let purged = if waiting > 0 { backends.purge(&name).await? } else { 0 };
+    let purged = match waiting {
+        0 => 0,
+        _ => stem_engine::purge(&*broker, &*results, &name).await?,
+    };
     let document =
         json!({"queue": name, "dryRun": consent.dry_run, "matched": waiting, "purged": purged});
     printer.print(&document, || {

@@ -42,6 +42,26 @@ pub struct Begun {
     pub worker: crate::id::WorkerId,
 }
 
+/// When [`ResultBackend::watch`] answers before its time is over. A record that is final is waited for no longer.
+#[derive(Clone, Copy, Debug)]
+pub enum Until<'a> {
+    /// It is another than this one; with `None`, at once.
+    Other(Option<&'a TaskRecord>),
+    /// It is final.
+    Final,
+}
+
+impl Until<'_> {
+    /// Whether a record, or that there is none, is what is waited for.
+    pub fn is_met(self, record: Option<&TaskRecord>) -> bool {
+        let Some(record) = record else { return true };
+        match self {
+            Self::Other(seen) => record.state.is_final() || seen != Some(record),
+            Self::Final => record.state.is_final(),
+        }
+    }
+}
+
 /// Which records to list; `None` asks for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordFilter {
@@ -103,8 +123,14 @@ pub trait ResultBackend: Send + Sync + Debug {
     /// Records, newest first, without results.
     async fn list(&self, filter: &RecordFilter) -> Result<Vec<TaskRecord>, BackendError>;
 
-    /// Waits until anything may have changed, at most `wait`. May return early for no reason.
-    async fn changed(&self, wait: Duration) -> Result<(), BackendError>;
+    /// Waits until a record is as asked, at most `wait`, and answers the record as it is then; `None` if there is none,
+    /// at once. A change between the last look and this call is not missed.
+    async fn watch(
+        &self,
+        task: &TaskId,
+        until: Until<'_>,
+        wait: Duration,
+    ) -> Result<Option<TaskRecord>, BackendError>;
 
     /// Removes the records of tasks that the broker carries no more, with what hangs on them; says how many there were.
     /// Final records stay.

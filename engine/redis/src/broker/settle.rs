@@ -5,7 +5,6 @@ use stem_core::backend::Records;
 use stem_core::backend::broker::{Renewal, Renewed, Settled};
 use stem_core::outcome::Failure;
 use stem_core::settlement::{Receipt, Settle, Settlement};
-use stem_core::task::FailedAttempt;
 use stem_core::time::Timestamp;
 
 use super::flag;
@@ -31,27 +30,17 @@ pub(crate) fn prove(call: &mut Cmd, receipt: &Receipt) {
     call.arg(receipt.task.as_str()).arg(receipt.token.0).arg(receipt.owner.to_string());
 }
 
-/// The entry that a settlement adds to the task's history.
-fn failed_attempt(settle: &Settle) -> Option<Vec<u8>> {
-    match &settle.settlement {
-        Settlement::Fail { failure, .. } | Settlement::Retry { failure, .. } => {
-            Some(json(&FailedAttempt {
-                attempt: settle.attempt,
-                at: settle.at,
-                worker: Some(settle.worker.clone()),
-                failure: failure.clone(),
-            }))
-        }
-        Settlement::Succeed(_)
-        | Settlement::Revoke(_)
-        | Settlement::Expire
-        | Settlement::Release
-        | Settlement::Discard => None,
-    }
+/// The entry that a settlement adds to the task's history, or nothing.
+fn failed_attempt(settle: &Settle) -> Vec<u8> {
+    settle.failed_attempt().as_ref().map(json).unwrap_or_default()
 }
 
 /// What `settle_record` reads. The fields are those of a record; see `records`.
 pub(crate) fn record_arguments(call: &mut Cmd, settle: &Settle) {
+    record_arguments_with(call, settle, &failed_attempt(settle));
+}
+
+fn record_arguments_with(call: &mut Cmd, settle: &Settle, failed: &[u8]) {
     let mut fields: Vec<(&str, Vec<u8>)> = Vec::new();
     match &settle.settlement {
         Settlement::Succeed(result) => {
@@ -82,7 +71,7 @@ pub(crate) fn record_arguments(call: &mut Cmd, settle: &Settle) {
         .arg(settle.at.unix_millis())
         .arg(settle.attempt)
         .arg(u8::from(settle.settlement.is_before_start()))
-        .arg(failed_attempt(settle).unwrap_or_default())
+        .arg(failed)
         .arg(fields.len() * 2);
     for (field, value) in fields {
         call.arg(field).arg(value);
@@ -100,6 +89,7 @@ pub(super) async fn settle(
         call.arg(flag(records)).arg(batch.len());
         for settle in batch {
             prove(&mut call, &settle.receipt);
+            let failed = failed_attempt(settle);
             match &settle.settlement {
                 Settlement::Succeed(_)
                 | Settlement::Revoke(_)
@@ -108,19 +98,17 @@ pub(super) async fn settle(
                     call.arg("gone").arg("").arg("").arg("");
                 }
                 Settlement::Fail { failure, reason } => {
-                    let failed = failed_attempt(settle).unwrap_or_default();
-                    call.arg("dead").arg(reason.as_str()).arg(json(failure)).arg(failed);
+                    call.arg("dead").arg(reason.as_str()).arg(json(failure)).arg(&failed);
                 }
                 Settlement::Retry { not_before, .. } => {
-                    let failed = failed_attempt(settle).unwrap_or_default();
-                    call.arg("retry").arg(not_before.unix_millis()).arg("").arg(failed);
+                    call.arg("retry").arg(not_before.unix_millis()).arg("").arg(&failed);
                 }
                 Settlement::Release => {
                     call.arg("release").arg("").arg("").arg("");
                 }
             }
             if records == Records::Here {
-                record_arguments(&mut call, settle);
+                record_arguments_with(&mut call, settle, &failed);
             }
         }
         for answer in read::list(inner.run(&script::SETTLE, &call).await?)? {

@@ -15,7 +15,4 @@ for _, id in ipairs(redis.call('ZRANGE', key, 0, tonumber(ARGV[6]) - 1)) do
   end
 end
 flush()
-if here and count > 0 then
-  ring_records()
-end
 return count

@@ -7,5 +7,4 @@ for n = 2, #ARGV do
     count = count + 1
   end
 end
-ring_records()
 return count

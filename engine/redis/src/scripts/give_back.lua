@@ -21,8 +21,5 @@ redis.call('DEL', got)
 if count > 0 then
   flush()
   ring_work()
-  if here then
-    ring_records()
-  end
 end
 return count

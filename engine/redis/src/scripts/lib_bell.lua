@@ -6,10 +6,3 @@ local function ring_work()
     redis.call('PUBLISH', P .. 'bell', 'w')
   end
 end
-
--- Records: told only while somebody watches.
-local function ring_records()
-  if redis.call('EXISTS', P .. 't/watched') == 1 then
-    redis.call('PUBLISH', P .. 'bell', 'r')
-  end
-end

@@ -5,6 +5,39 @@ local function record_key(id)
   return P .. 't/task/' .. id
 end
 
+-- Records whose result is larger are not told; whoever watches reads them.
+local TOLD = 16384
+
+-- Tells whoever watches a record what it is now: its task, a count by which what was read and what was told can be put
+-- in order, and its fields, each behind its length. `final`: nothing else will be told.
+local function tell(id, final)
+  local key, watch = record_key(id), P .. 't/watch/' .. id
+  local watchers = redis.call('HGETALL', watch)
+  local said
+  for w = 1, #watchers, 2 do
+    if watchers[w] ~= 'count' and (final or watchers[w + 1] == 'any') then
+      if not said then
+        said = { id, ' ', redis.call('HINCRBY', watch, 'count', 1), ' ' }
+        if redis.call('HSTRLEN', key, 'rs') <= TOLD then
+          for _, text in ipairs(redis.call('HGETALL', key)) do
+            said[#said + 1] = #text
+            said[#said + 1] = ':'
+            said[#said + 1] = text
+          end
+        end
+        said = table.concat(said)
+      end
+      redis.call('PUBLISH', P .. 'tell/' .. watchers[w], said)
+    end
+  end
+  if final then
+    redis.call('DEL', watch)
+  end
+  if final or #watchers == 0 then
+    redis.call('HDEL', key, 'wt')
+  end
+end
+
 -- A new record, unless the task is known.
 local function queue_record(id, queue, name, max_retries, enqueued_at, not_before)
   local key = record_key(id)
@@ -30,7 +63,7 @@ end
 -- An attempt begins under a token newer than any known. True when it is on record, also when it was before.
 local function begin_record(id, token, owner, attempt, deliveries, at, worker)
   local key = record_key(id)
-  local r = redis.call('HMGET', key, 'st', 'k', 'o')
+  local r = redis.call('HMGET', key, 'st', 'k', 'o', 'wt')
   if not r[1] then
     return false
   end
@@ -45,6 +78,9 @@ local function begin_record(id, token, owner, attempt, deliveries, at, worker)
   if token > 1 then
     redis.call('HDEL', key, 'pr', 'f')
   end
+  if r[4] then
+    tell(id, false)
+  end
   return true
 end
 
@@ -56,7 +92,7 @@ local function settle_record(id, token, owner, i)
   local count = tonumber(ARGV[i + 5])
   local after = i + 6 + count
   local key = record_key(id)
-  local r = redis.call('HMGET', key, 'st', 'k', 'o', 'sk', 'dc', 'c')
+  local r = redis.call('HMGET', key, 'st', 'k', 'o', 'sk', 'dc', 'c', 'wt')
   local state, known = r[1], tonumber(r[2])
   if not state or token < known or (token == known and r[3] ~= owner) then
     return false, after
@@ -101,32 +137,41 @@ local function settle_record(id, token, owner, i)
     redis.call('RPUSH', history, failed)
     redis.call('LTRIM', history, -HISTORY, -1)
   end
+  if r[7] then
+    tell(id, final)
+  end
   return true, after
 end
 
 -- The delivery went back as if it had not been made; `attempt` is the one before it.
 local function release_record(id, token, owner, attempt)
   local key = record_key(id)
-  local r = redis.call('HMGET', key, 'st', 'k', 'o', 'dc')
+  local r = redis.call('HMGET', key, 'st', 'k', 'o', 'dc', 'wt')
   if runs(r, token, owner) then
     redis.call('HSET', key, 'st', 'queued', 'sk', token, 'a', attempt, 'dc', math.max(0, tonumber(r[4]) - 1))
     redis.call('HDEL', key, 'sa', 'pr')
+    if r[5] then
+      tell(id, false)
+    end
   end
 end
 
 -- A lease ran out: what ran under this token waits again.
 local function lose_record(id, token)
   local key = record_key(id)
-  local r = redis.call('HMGET', key, 'st', 'k')
+  local r = redis.call('HMGET', key, 'st', 'k', 'wt')
   if r[1] == 'running' and tonumber(r[2]) == token then
     redis.call('HSET', key, 'st', 'queued')
+    if r[3] then
+      tell(id, false)
+    end
   end
 end
 
 -- The broker gave a task up without an attempt. `uncounted` is 1 when the delivery that found it unreadable had begun one.
 local function fail_record(id, failure, uncounted)
   local key = record_key(id)
-  local r = redis.call('HMGET', key, 'st', 'dc', 'c')
+  local r = redis.call('HMGET', key, 'st', 'dc', 'c', 'wt')
   if not r[1] or not MAY[r[1]]['failed'] then
     return
   end
@@ -139,6 +184,9 @@ local function fail_record(id, failure, uncounted)
     redis.call('DEL', P .. 't/checkpoint/' .. id)
     redis.call('HDEL', key, 'c')
   end
+  if r[4] then
+    tell(id, true)
+  end
 end
 
 -- Back from the dead letters, with nothing used up.
@@ -147,10 +195,15 @@ local function replay_record(id)
   if redis.call('HGET', key, 'st') == 'failed' then
     redis.call('HSET', key, 'st', 'queued', 'a', 0, 'dc', 0)
     redis.call('HDEL', key, 'nb', 'sa', 'fa', 'pr', 'f')
+    -- Who waited for its end was told of that; whoever waits again has said so since.
   end
 end
 
 local function remove_record(id)
+  local watched = redis.call('HGET', record_key(id), 'wt')
   redis.call('DEL', record_key(id), P .. 't/failed/' .. id, P .. 't/checkpoint/' .. id)
   redis.call('ZREM', P .. 't/all', id)
+  if watched then
+    tell(id, true)
+  end
 end

@@ -49,8 +49,5 @@ if #wires > 0 then
   flush()
   -- A delay may end before a waiter would look again.
   ring_work()
-  if here then
-    ring_records()
-  end
 end
 return answers

@@ -26,7 +26,4 @@ if #purged < most then
   take(P .. 'q/delayed/' .. queue)
 end
 flush()
-if here and #purged > 0 then
-  ring_records()
-end
 return purged

@@ -84,9 +84,6 @@ if #taken > 0 then
   local got = P .. 'q/got/' .. ticket
   redis.call('SADD', got, unpack(taken))
   redis.call('PEXPIRE', got, lease + 60000)
-  if here then
-    ring_records()
-  end
 elseif waits then
   redis.call('SET', P .. 'q/idle', 1)
   for q = first_queue, last_queue do

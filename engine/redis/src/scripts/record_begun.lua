@@ -6,5 +6,4 @@ for i = 2, #ARGV, 7 do
     ARGV[i + 6])
   answers[#answers + 1] = stored and 1 or 0
 end
-ring_records()
 return answers

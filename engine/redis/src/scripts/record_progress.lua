@@ -3,11 +3,14 @@
 local answers = {}
 for i = 2, #ARGV, 4 do
   local key = record_key(ARGV[i])
-  local stored = runs(redis.call('HMGET', key, 'st', 'k', 'o'), tonumber(ARGV[i + 1]), ARGV[i + 2])
+  local r = redis.call('HMGET', key, 'st', 'k', 'o', 'wt')
+  local stored = runs(r, tonumber(ARGV[i + 1]), ARGV[i + 2])
   if stored then
     redis.call('HSET', key, 'pr', ARGV[i + 3])
+    if r[4] then
+      tell(ARGV[i], false)
+    end
   end
   answers[#answers + 1] = stored and 1 or 0
 end
-ring_records()
 return answers

@@ -3,5 +3,4 @@
 for i = 2, #ARGV, 6 do
   queue_record(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
 end
-ring_records()
 return #ARGV

@@ -2,5 +2,4 @@
 for n = 2, #ARGV do
   replay_record(ARGV[n])
 end
-ring_records()
 return #ARGV

@@ -6,5 +6,4 @@ for n = 1, tonumber(ARGV[2]) do
   stored, i = settle_record(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], i + 3)
   answers[n] = stored and 1 or 0
 end
-ring_records()
 return answers

@@ -24,7 +24,4 @@ for n = 3, #ARGV do
 end
 flush()
 ring_work()
-if here then
-  ring_records()
-end
 return answers

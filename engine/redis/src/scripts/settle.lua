@@ -72,7 +72,4 @@ flush()
 if woken then
   ring_work()
 end
-if here then
-  ring_records()
-end
 return answers

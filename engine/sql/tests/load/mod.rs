@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use stem_core::backend::Records;
 use stem_core::backend::broker::{Broker, Delivery, ReceiveRequest, Settled};
-use stem_core::backend::result::ResultBackend;
+use stem_core::backend::result::{ResultBackend, Until};
 use stem_core::envelope::{Envelope, Payload};
 use stem_core::id::{Incarnation, QueueName, TaskId, TaskName, WorkerId};
 use stem_core::settlement::{Settle, Settlement};
@@ -170,9 +170,8 @@ where
         let task = envelope(&format!("t{n}"));
         let started = Instant::now();
         caller.publish(std::slice::from_ref(&task), Records::Here).await.unwrap();
-        while !caller.fetch(&task.id).await.unwrap().unwrap().state.is_final() {
-            caller.changed(Duration::from_secs(1)).await.unwrap();
-        }
+        let end = caller.watch(&task.id, Until::Final, Duration::from_mins(1)).await.unwrap();
+        assert!(end.unwrap().state.is_final());
         waits.push(started.elapsed());
     }
     working.abort();

@@ -10,7 +10,7 @@ use stem_core::backend::broker::{
 use stem_core::backend::control::Position;
 use stem_core::backend::dead_letter::{DeadFilter, DeadLetter, Replayed};
 use stem_core::backend::presence::Registered;
-use stem_core::backend::result::{Begun, RecordFilter, Recorded};
+use stem_core::backend::result::{Begun, RecordFilter, Recorded, Until};
 use stem_core::backend::{
     BackendError, Broker, ControlPlane, DeadLetters, Health, Presence, Records, ResultBackend,
     RevokeStore, ServiceId,
@@ -46,7 +46,7 @@ pub(super) const METHODS: [&str; 42] = [
     "results.fetch",
     "results.history",
     "results.list",
-    "results.changed",
+    "results.watch",
     "results.forget",
     "results.prune",
     "results.health",
@@ -214,9 +214,14 @@ impl ResultBackend for Through<dyn ResultBackend> {
         self.faulty.call("results.list", Twice::Never, make).await
     }
 
-    async fn changed(&self, wait: Duration) -> Result<(), BackendError> {
-        let make = || self.inner.changed(wait);
-        self.faulty.call("results.changed", Twice::Never, make).await
+    async fn watch(
+        &self,
+        task: &TaskId,
+        until: Until<'_>,
+        wait: Duration,
+    ) -> Result<Option<TaskRecord>, BackendError> {
+        let make = || self.inner.watch(task, until, wait);
+        self.faulty.call("results.watch", Twice::Never, make).await
     }
 
     async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {

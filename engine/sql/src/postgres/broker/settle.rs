@@ -16,7 +16,6 @@ use crate::postgres::error::Trouble;
 use crate::postgres::lane::Batch;
 use crate::postgres::records;
 use crate::postgres::transact::Operation;
-use crate::record::failed_attempt;
 
 /// Which receipts hold their delivery, from here on locked. An expired lease that nobody took back still counts. `+ 0`
 /// keeps the planner from walking the index of leases, which looks cheap to it while there are few; for `= ANY` see
@@ -151,7 +150,7 @@ async fn apply(
     for settle in accepted {
         let task = settle.receipt.task.as_str();
         let deliveries = settle.receipt.token.0;
-        if let Some(attempt) = failed_attempt(settle) {
+        if let Some(attempt) = settle.failed_attempt() {
             failed.push(task);
             failures.push(to_json(&attempt));
             if deliveries >= HISTORY as u64 {

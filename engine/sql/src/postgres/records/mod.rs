@@ -7,20 +7,23 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
-use stem_core::backend::result::{Begun, CHECKPOINT_BYTES, RecordFilter, Recorded, ResultBackend};
+use stem_core::backend::result::{
+    Begun, CHECKPOINT_BYTES, RecordFilter, Recorded, ResultBackend, Until,
+};
 use stem_core::backend::{BackendError, ErrorClass, Health, ServiceId};
 use stem_core::envelope::Envelope;
 use stem_core::id::TaskId;
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
+use tokio::time::Instant;
 
 #[cfg(test)]
 pub(super) use steps::HOT;
 pub(super) use steps::{fail, forget, replay, settle};
 
-use super::Postgres;
 use super::error::Trouble;
 use super::transact::Operation;
+use super::{LOOK_AGAIN, Postgres};
 use crate::bells::{Topic, Topics};
 use crate::fault::Fault;
 
@@ -226,9 +229,23 @@ impl ResultBackend for Postgres {
         self.call(query::List(filter.clone())).await
     }
 
-    async fn changed(&self, wait: Duration) -> Result<(), BackendError> {
-        self.news(Topic::Records, wait).await;
-        Ok(())
+    async fn watch(
+        &self,
+        task: &TaskId,
+        until: Until<'_>,
+        wait: Duration,
+    ) -> Result<Option<TaskRecord>, BackendError> {
+        let started = Instant::now();
+        let mut news = self.changes.subscribe(Topic::Records);
+        loop {
+            news.seen();
+            let record = self.fetch(task).await?;
+            let left = wait.saturating_sub(started.elapsed());
+            if until.is_met(record.as_ref()) || left.is_zero() {
+                return Ok(record);
+            }
+            news.wait(left.min(LOOK_AGAIN)).await;
+        }
     }
 
     async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {

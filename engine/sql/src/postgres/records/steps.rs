@@ -15,7 +15,7 @@ use crate::codec::{Packed, limit, millis, signed, to_json, unsigned};
 use crate::fault::Fault;
 use crate::postgres::dead_letter::Burial;
 use crate::postgres::error::Trouble;
-use crate::record::{Change, Head, Verdict, failed_attempt};
+use crate::record::{Change, Head, Verdict};
 
 /// New records, unless the tasks are known. Numbers are drawn in the order of the batch, rows inserted in that of ids.
 const QUEUE: &str = "
@@ -187,7 +187,7 @@ async fn settle_distinct(
                 if target.is_final() {
                     ended.push(task);
                 }
-                if let Some(attempt) = failed_attempt(settle) {
+                if let Some(attempt) = settle.failed_attempt() {
                     failed.push(task);
                     failures.push(to_json(&attempt));
                 }

@@ -13,7 +13,6 @@ use stem_core::time::Timestamp;
 
 use crate::codec::{limit, time, to_json};
 use crate::fault::Fault;
-use crate::record::failed_attempt;
 use crate::sqlite::dead_letter::{self, Burial};
 use crate::sqlite::lane::Batch;
 use crate::sqlite::records;
@@ -142,7 +141,7 @@ async fn apply(
     let mut failures = Vec::new();
     for (seq, settle) in accepted {
         let task = &settle.receipt.task;
-        if let Some(failed) = failed_attempt(settle) {
+        if let Some(failed) = settle.failed_attempt() {
             failures.push((task.as_str(), to_json(&failed)));
         }
         match &settle.settlement {
@@ -169,7 +168,7 @@ async fn apply(
         sqlx::query(REMEMBER).bind(to_json(&failures)).execute(&mut *conn).await?;
         for (_, settle) in accepted {
             // A history cannot be longer than the task was delivered.
-            if settle.receipt.token.0 > HISTORY as u64 && failed_attempt(settle).is_some() {
+            if settle.receipt.token.0 > HISTORY as u64 && settle.failed_attempt().is_some() {
                 let task = settle.receipt.task.as_str();
                 sqlx::query(FORGET_OLD).bind(task).bind(limit(HISTORY)).execute(&mut *conn).await?;
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 use stem_core::backend::result::{
-    Begun, CHECKPOINT_BYTES, RECORD_TTL, RecordFilter, Recorded, ResultBackend,
+    Begun, CHECKPOINT_BYTES, RECORD_TTL, RecordFilter, Recorded, ResultBackend, Until,
 };
 use stem_core::backend::{BackendError, ErrorClass, Health, ServiceId};
 use stem_core::envelope::Envelope;
@@ -16,13 +16,14 @@ use stem_core::id::TaskId;
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
 use stem_core::time::Timestamp;
+use tokio::time::Instant;
 
 #[cfg(test)]
 pub(super) use steps::HOT;
 pub(super) use steps::{begin_delivered, fail, forget, lose, queue, replay, settle};
 
-use super::Sqlite;
 use super::writer::{Operation, Topics};
+use super::{LOOK_AGAIN, Sqlite};
 use crate::bells::Topic;
 use crate::fault::Fault;
 
@@ -236,8 +237,24 @@ impl ResultBackend for Sqlite {
         self.bounded("list tasks", listed).await
     }
 
-    async fn changed(&self, wait: Duration) -> Result<(), BackendError> {
-        self.news(Topic::Records, wait).await
+    async fn watch(
+        &self,
+        task: &TaskId,
+        until: Until<'_>,
+        wait: Duration,
+    ) -> Result<Option<TaskRecord>, BackendError> {
+        let started = Instant::now();
+        let watched = async { self.changes.subscribe(Topic::Records).await };
+        let mut news = self.bounded("watch the database", watched).await?;
+        loop {
+            news.seen();
+            let record = self.fetch(task).await?;
+            let left = wait.saturating_sub(started.elapsed());
+            if until.is_met(record.as_ref()) || left.is_zero() {
+                return Ok(record);
+            }
+            news.wait(left.min(LOOK_AGAIN)).await;
+        }
     }
 
     async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {

@@ -15,7 +15,7 @@ use stem_core::time::Timestamp;
 
 use crate::codec::{Packed, limit, to_json, unsigned};
 use crate::fault::Fault;
-use crate::record::{Change, Head, Verdict, failed_attempt};
+use crate::record::{Change, Head, Verdict};
 use crate::sqlite::broker::begun_rows;
 use crate::sqlite::dead_letter::Burial;
 
@@ -199,7 +199,7 @@ async fn settle_distinct(
                 if target.is_final() {
                     ended.push(task);
                 }
-                if let Some(failed) = failed_attempt(settle) {
+                if let Some(failed) = settle.failed_attempt() {
                     failures.push((task, to_json(&failed)));
                 }
                 Recorded::Stored
