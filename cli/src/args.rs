@@ -6,7 +6,10 @@
 )]
 
 mod dead;
+mod multi;
+mod probe;
 mod task;
+mod top;
 mod worker;
 
 use std::path::PathBuf;
@@ -18,7 +21,10 @@ use stem_core::id::{Namespace, QueueName, TaskId};
 use stem_engine::units::duration;
 
 pub use self::dead::*;
+pub use self::multi::*;
+pub use self::probe::*;
 pub use self::task::*;
+pub use self::top::*;
 use self::worker::words;
 pub use self::worker::*;
 
@@ -93,6 +99,17 @@ pub enum Command {
   stem worker shutdown --mode soft --grace 30s"
     )]
     Worker(Worker),
+    /// Watch workers, queues and running tasks on a terminal, and steer them by keys
+    #[command(
+        after_help = "Tab goes from table to table; t terminates a task, r revokes it, p pauses or resumes a queue, d drains a worker.
+Each asks first, and says what will happen to what. ? shows all keys, q leaves. 80 x 24 are enough.
+
+Examples:
+  stem top
+  stem top --queue mail --interval 250ms
+  stem --broker redis://queue.example.com top --namespace blue"
+    )]
+    Top(TopArgs),
     /// Look at revocations and take them back
     #[command(
         subcommand,

@@ -11,9 +11,12 @@ mod module;
 mod queue;
 mod revokes;
 mod task;
+mod top;
 mod worker;
 
-use crate::args::{Cli, Command, ServiceArgs};
+use std::io::IsTerminal;
+
+use crate::args::{Cli, Command, ServiceArgs, Worker};
 use crate::env::Environment;
 use crate::error::{CliError, Outcome};
 use crate::logging;
@@ -33,6 +36,13 @@ impl Context {
         level: &str,
         own: impl FnOnce(&mut Flags),
     ) -> Result<Settings, CliError> {
+        let settings = self.settings_silent(own)?;
+        logging::start(&settings, &self.environment, level);
+        Ok(settings)
+    }
+
+    /// The same without logging.
+    fn settings_silent(&self, own: impl FnOnce(&mut Flags)) -> Result<Settings, CliError> {
         let mut flags = Flags {
             config: self.services.config.clone(),
             broker: self.services.broker.clone(),
@@ -41,14 +51,17 @@ impl Context {
             ..Flags::default()
         };
         own(&mut flags);
-        let settings = Settings::load(&flags, &self.environment)?;
-        logging::start(&settings, &self.environment, level);
-        Ok(settings)
+        Settings::load(&flags, &self.environment)
     }
 
     /// The same for a command whose logs are of interest only when something is wrong.
     fn settings(&self, own: impl FnOnce(&mut Flags)) -> Result<Settings, CliError> {
         self.settings_logging("warn", own)
+    }
+
+    /// The same for a command that draws on the whole terminal: logs only where standard error is something else.
+    fn settings_on_screen(&self, own: impl FnOnce(&mut Flags)) -> Result<Settings, CliError> {
+        if std::io::stderr().is_terminal() { self.settings_silent(own) } else { self.settings(own) }
     }
 
     /// Whether standard error may be coloured and drawn upon.
@@ -64,6 +77,11 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Completions { shell } => completions::run(shell),
         Command::Man { dir } => man::run(dir.as_deref()),
         Command::Help { topic } => help::run(&topic),
+        Command::Top(args) => with_runtime(top::run(&context, args)),
+        // The quick way: no settings, no threads, no service.
+        Command::Worker(Worker::Healthcheck(args)) if !args.ready => {
+            worker::healthcheck::live(&args)
+        }
         Command::Worker(command) => with_runtime(worker::run(&context, command)),
         Command::Revokes(command) => with_runtime(revokes::run(&context, command)),
         Command::Task(command) => with_runtime(task::run(&context, command)),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `sqlite:///path`, `sqlite://relative/path` | a SQLite file |
 //! | `redis://[user[:password]@]host[:port][/database]`, `rediss://` with TLS | a Redis; `?prefix=name` keeps several apart |
-//! | `postgres://[user[:password]@]host[:port]/database`, `postgresql://` | a Postgres database; `?sslmode=verify-full` for TLS |
+//! | `postgres://[user[:password]@]host[:port]/database`, `postgresql://` | a Postgres database; `?sslmode=verify-full` for TLS, `schema=name` keeps several apart |
 //! | `memory://` | this process's memory; gone when it ends |
 //! | `file:///path`, or a bare path | a file of JSON lines; revocations only |
 

@@ -49,8 +49,25 @@ variables! {
     HEARTBEAT_INTERVAL = "STEM_HEARTBEAT_INTERVAL", "How often a worker says that it lives.", "5s";
     DEFAULT_MAX_RETRIES = "STEM_DEFAULT_MAX_RETRIES", "Retries of a task that names no number.", "3";
     PREFETCH_MULTIPLIER = "STEM_PREFETCH_MULTIPLIER", "A worker asks the broker for at most so many times its concurrency at once.", "1";
+    METRICS = "STEM_METRICS", "Where a worker's metrics are to be read by Prometheus, for instance 127.0.0.1:9464; port 0 takes one that is free.", "nowhere";
+    OTLP_ENDPOINT = "STEM_OTLP_ENDPOINT", "Where metrics and traces are sent, as OTLP over HTTP: http://host:4318 or https://…", "nowhere";
     LOG = "STEM_LOG", "What is logged on standard error: off, error, warn, info, debug, trace, or target=level, with commas between them.", "info for worker start and task run, warn for the rest";
     LOG_FORMAT = "STEM_LOG_FORMAT", "How it is logged: pretty, or json (one object a line).", "pretty";
+    WORKER_NODES = "STEM_WORKER_NODES", "The nodes of worker multi where none is named, with spaces between them.", "none";
+    STEMD_NODES = "STEMD_NODES", "The same; it beats STEM_WORKER_NODES.", "none";
+    WORKER_COMMAND = "STEM_WORKER_COMMAND", "What the nodes of worker multi run, where --command and --command-line say nothing. Split into words as a shell does.", "stem worker start";
+    WORKER_NODE = "STEM_WORKER_NODE", "Which node a worker is; its id, unless --name gives another. Set by worker multi, like the next four.", "none";
+    WORKER_INDEX = "STEM_WORKER_INDEX", "The node's place in its list, from 1; kept in the PID file.", "none";
+    WORKER_PIDFILE = "STEM_WORKER_PIDFILE", "Where a worker writes its PID file, like --pidfile.", "it writes none";
+    WORKER_LOGFILE = "STEM_WORKER_LOGFILE", "The file to which a worker's output was directed. If it goes there, the file is opened anew on SIGHUP.", "none";
+    WORKER_HOST = "STEM_WORKER_HOST", "The machine's name for %h, PID files, and the ids of workers that are not named.", "the system's";
+    NOTIFY_SOCKET = "NOTIFY_SOCKET", "Set by a service manager such as systemd (Type=notify): where a worker says that it is ready, reloads, stops.", "nobody is told";
+    WATCHDOG_USEC = "WATCHDOG_USEC", "Set by a service manager beside it: a worker says twice in so many microseconds that it is alive.", "it does not";
+    WATCHDOG_PID = "WATCHDOG_PID", "Set by a service manager beside that: which process is meant.", "whoever reads it";
+    TRACEPARENT = "TRACEPARENT", "The W3C trace context that tasks enqueued by this process belong to.", "none";
+    OTEL_SERVICE_NAME = "OTEL_SERVICE_NAME", "What OpenTelemetry calls this program, where STEM_OTLP_ENDPOINT or STEM_METRICS is set.", "stem-worker for workers, stem for the rest";
+    OTEL_RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES", "More that OpenTelemetry is to say of this program, as name=value with commas between them.", "none";
+    OTEL_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS", "Headers for STEM_OTLP_ENDPOINT, for instance a key, as name=value with commas between them.", "none";
     NO_COLOR = "NO_COLOR", "If set and not empty: no colour and no progress bar.", "colour and progress bars on terminals";
 }
 
@@ -66,6 +83,18 @@ impl Environment {
                 .filter_map(|known| Some((known.name, std::env::var_os(known.name)?)))
                 .collect(),
         )
+    }
+
+    /// The same with these in place of what is set. Those that are not in the table are of no interest here.
+    #[must_use]
+    pub fn with<'a>(&self, variables: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut all = self.clone();
+        for (name, value) in variables {
+            if let Some(known) = ALL.iter().find(|known| known.name == name) {
+                all.0.insert(known.name, value.into());
+            }
+        }
+        all
     }
 
     /// For tests: these and no others.
@@ -85,6 +114,11 @@ impl Environment {
         };
         let text = value.to_str().ok_or_else(|| refuse("not UTF-8"))?;
         if text.is_empty() { Err(refuse("empty")) } else { Ok(Some(text)) }
+    }
+
+    /// The text of a variable that is not ours to judge: what is empty or not UTF-8 counts as not set.
+    pub fn foreign(&self, variable: Variable) -> Option<&str> {
+        self.0.get(variable.name)?.to_str().filter(|text| !text.is_empty())
     }
 
     /// Whether colours and progress bars are unwanted; see <https://no-color.org>.

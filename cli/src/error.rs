@@ -55,6 +55,9 @@ impl std::error::Error for CliError {}
 impl From<BackendError> for CliError {
     fn from(error: BackendError) -> Self {
         let hint = match error.class() {
+            ErrorClass::Transient if is_server(&error.service) => {
+                "see that it runs, that it can be reached and that the URL is right (`stem config show`), and try again; `stem health` shows when it answers"
+            }
             ErrorClass::Transient => {
                 "look at what else uses it and try again; `stem health` shows when it answers"
             }
@@ -70,6 +73,11 @@ impl From<BackendError> for CliError {
         };
         Self::new(Ending::of_backend(error.class()), error, hint)
     }
+}
+
+/// Whether a service, by its name, is a program apart, which can be down; a file can only be busy.
+fn is_server(service: &str) -> bool {
+    ["redis:", "postgres:"].iter().any(|kind| service.starts_with(kind))
 }
 
 impl From<EnvelopeError> for CliError {

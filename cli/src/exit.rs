@@ -70,7 +70,7 @@ impl Ending {
             ),
             Self::Nothing => (
                 "nothing there",
-                "no worker is alive or none answered; no such task or dead letter",
+                "no worker is alive or none answered; a node does not run; no such task or dead letter",
             ),
             Self::Partial => ("partial", "some expected workers did not answer and others did"),
             Self::Unavailable => (

@@ -3,8 +3,26 @@
 use stem_core::id::WorkerId;
 use uuid::Uuid;
 
-/// The machine's name, fit for an id.
-pub fn host() -> String {
+use crate::env::{self, Environment};
+use crate::error::CliError;
+
+/// The machine's name, fit for an id: as the environment says, else as the system does.
+pub fn host(environment: &Environment) -> Result<String, CliError> {
+    let Some(told) = environment.read(env::WORKER_HOST)? else { return Ok(system_host()) };
+    // Half of an id: the rest of it needs room too.
+    if told.len() <= 64 && WorkerId::new(told).is_ok() {
+        return Ok(told.to_owned());
+    }
+    Err(CliError::usage(
+        format!(
+            "{} cannot be used: {told:?} is not a name of at most 64 letters, digits, . _ : -",
+            env::WORKER_HOST.name
+        ),
+        env::WORKER_HOST.meaning,
+    ))
+}
+
+fn system_host() -> String {
     let name = rustix::system::uname();
     let name: String = name
         .nodename()
@@ -17,10 +35,10 @@ pub fn host() -> String {
 }
 
 /// `HOST-PID-SUFFIX`: tells one start of a worker from the next, also where pids come back.
-pub fn worker_id() -> WorkerId {
+pub fn worker_id(host: &str) -> WorkerId {
     let boot = Uuid::now_v7().simple().to_string();
     let suffix = &boot[boot.len() - 6..];
-    WorkerId::new(format!("{}-{}-{suffix}", host(), std::process::id()))
+    WorkerId::new(format!("{host}-{}-{suffix}", std::process::id()))
         .expect("each part follows the rules for names")
 }
 

@@ -11,9 +11,12 @@
 //! | [`follow`] | a task followed to its end, with progress |
 //! | [`sandbox`] | the sandbox and modules as this program sets them up |
 //! | [`view`] | records as JSON and as text |
+//! | [`telemetry`] | metrics and traces as this program sets them up |
 //! | [`output`], [`logging`] | standard output is data, standard error is talk |
 //! | [`exit`], [`error`] | exit codes, and errors with a hint |
+//! | [`nodes`] | workers as processes of this machine: PID files, environment files |
 //! | [`identity`] | who asks, on which machine |
+//! | [`service_manager`] | what systemd is told of a worker |
 
 pub mod args;
 pub mod command;
@@ -25,9 +28,12 @@ pub mod exit;
 pub mod follow;
 pub mod identity;
 pub mod logging;
+pub mod nodes;
 pub mod output;
 pub mod sandbox;
+pub mod service_manager;
 pub mod settings;
+pub mod telemetry;
 pub mod view;
 
 use std::ffi::OsString;
@@ -39,8 +45,13 @@ use clap::error::ErrorKind;
 use crate::args::Cli;
 use crate::exit::Ending;
 
+/// The file of the program that runs, for starting it once more: the same one also after an upgrade has put another in
+/// its place, or none.
+pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 /// The first argument with which this program starts itself to compile a module.
 pub const COMPILE: &str = "__compile";
+/// The first argument with which this program starts itself to become a node in the background.
+pub const DETACH: &str = "__detach";
 
 /// Parses the command line, does what it says, and answers with the exit code.
 pub fn run() -> ExitCode {

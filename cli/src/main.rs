@@ -7,5 +7,8 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == stem_cli::COMPILE) {
         return stem_isolate::compile::child_main();
     }
+    if std::env::args_os().nth(1).is_some_and(|first| first == stem_cli::DETACH) {
+        return stem_cli::nodes::detach::child_main();
+    }
     stem_cli::run()
 }

@@ -18,18 +18,15 @@ use crate::settings::module_cache;
 
 /// A sandbox for so many isolates at once. Compiles in a child process; keeps compiled code in the user's cache.
 pub fn start(isolates: u32) -> Result<Arc<IsolateRuntime>, CliError> {
-    let program = std::env::current_exe().map_err(|error| {
-        CliError::failed(
-            format!("this program's own file cannot be found: {error}"),
-            "start it by its full path",
-        )
-    })?;
     let mut config = RuntimeConfig {
         isolates,
         memory_cap_bytes: RuntimeConfig::MEMORY_CAP_BYTES,
         threads: std::thread::available_parallelism().map_or(1, NonZero::get),
         slice: RuntimeConfig::SLICE,
-        compiler: Compiler::Child { program, args: vec![crate::COMPILE.to_owned()] },
+        compiler: Compiler::Child {
+            program: crate::THIS_PROGRAM.into(),
+            args: vec![crate::COMPILE.to_owned()],
+        },
         cache_dir: module_cache(),
     };
     let started = match IsolateRuntime::new(&config) {

@@ -1,6 +1,7 @@
 //! Settings and where each comes from: flag, then environment, then `stem.toml`, then default.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,11 +12,13 @@ use stem_core::id::{Namespace, QueueName};
 use stem_core::retry::RetryPolicy;
 use stem_engine::client::DEFAULT_QUEUE;
 use stem_engine::units;
+use stem_telemetry::Endpoint;
 
 use crate::connect::{SUPPORTED, ServiceUrl, Tls};
 use crate::env::{self, Environment, Variable};
 use crate::error::CliError;
 use crate::logging::{LogFilter, LogFormat};
+use crate::telemetry;
 
 /// The file that is read when no other is named, if it is there.
 pub const FILE: &str = "stem.toml";
@@ -86,6 +89,8 @@ pub struct Flags {
     pub worker_queues: Vec<QueueName>,
     /// `--max-retries`.
     pub max_retries: Option<u32>,
+    /// `--metrics`.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Every setting.
@@ -117,6 +122,10 @@ pub struct Settings {
     pub max_retries: Setting<u32>,
     /// Times the concurrency that a worker asks for at once.
     pub prefetch_multiplier: Setting<u32>,
+    /// Where a worker's metrics are to be read.
+    pub metrics: Setting<Option<SocketAddr>>,
+    /// Where metrics and traces are sent.
+    pub otlp_endpoint: Setting<Option<Endpoint>>,
     /// What is logged; `None` leaves it to the command.
     pub log: Setting<Option<LogFilter>>,
     /// How it is logged.
@@ -124,7 +133,7 @@ pub struct Settings {
 }
 
 /// Every key of the table `[settings]`.
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 17] = [
     "broker-url",
     "result-backend-url",
     "revoke-store-url",
@@ -138,6 +147,8 @@ pub const KEYS: [&str; 15] = [
     "heartbeat-interval",
     "max-retries",
     "prefetch-multiplier",
+    "metrics",
+    "otlp-endpoint",
     "log",
     "log-format",
 ];
@@ -258,6 +269,20 @@ impl Settings {
             prefetch_multiplier: from
                 .resolve(None, "", &[env::PREFETCH_MULTIPLIER], "prefetch-multiplier", multiplier)?
                 .unwrap_or_else(|| Setting::default(1)),
+            metrics: optional(from.resolve(
+                flags.metrics,
+                "--metrics",
+                &[env::METRICS],
+                "metrics",
+                telemetry::address,
+            )?),
+            otlp_endpoint: optional(from.resolve(
+                None,
+                "",
+                &[env::OTLP_ENDPOINT],
+                "otlp-endpoint",
+                telemetry::endpoint,
+            )?),
             log: from.resolve(None, "", &[env::LOG], "log", LogFilter::parse)?.map_or_else(
                 || Setting::default(None),
                 |log| Setting { value: Some(log.value), source: log.source },
@@ -318,9 +343,23 @@ impl Settings {
                 self.prefetch_multiplier.value.into(),
                 &self.prefetch_multiplier.source,
             ),
+            ("metrics", self.metrics.value.map(|at| at.to_string()).into(), &self.metrics.source),
+            (
+                "otlp-endpoint",
+                self.otlp_endpoint.value.as_ref().map(ToString::to_string).into(),
+                &self.otlp_endpoint.source,
+            ),
             ("log", log, &self.log.source),
             ("log-format", self.log_format.value.as_str().into(), &self.log_format.source),
         ]
+    }
+}
+
+/// A setting without a default.
+fn optional<T>(set: Option<Setting<T>>) -> Setting<Option<T>> {
+    match set {
+        Some(set) => Setting { value: Some(set.value), source: set.source },
+        None => Setting::default(None),
     }
 }
 
@@ -575,6 +614,8 @@ mod tests {
             ("[settings]\nmax-retries = -1", "whole number"),
             ("[settings]\nlog-format = \"yaml\"", "json or pretty"),
             ("[settings]\nlog = \"inof\"", "inof"),
+            ("[settings]\nmetrics = \"9464\"", "like 127.0.0.1:9464"),
+            ("[settings]\notlp-endpoint = \"grpc://h\"", "not gRPC"),
         ] {
             let error = load(file, &[], &Flags::default()).unwrap_err();
             assert_eq!(error.ending, crate::exit::Ending::Usage);
@@ -595,6 +636,8 @@ mod tests {
             ("STEM_DEFAULT_MAX_RETRIES", "many"),
             ("STEM_PREFETCH_MULTIPLIER", "0"),
             ("STEM_LOG", "loud"),
+            ("STEM_METRICS", ":9464"),
+            ("STEM_OTLP_ENDPOINT", "collector:4318"),
             ("STEM_LOG_FORMAT", "xml"),
         ] {
             let error = load("", &[(variable, value)], &Flags::default()).unwrap_err();

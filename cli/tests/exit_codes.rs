@@ -71,7 +71,7 @@ struct Row {
 const ENVELOPE: &str = "requestId namespace expected missing elapsedMs replies";
 const REVOKED: &str =
     "requestId namespace expected missing elapsedMs replies persisted store acknowledgedBy";
-const HEARTBEAT: &str = "[] status silentMs worker bootId namespace state host pid startedAt seenAt intervalMs concurrency queues tasks inflight";
+const HEARTBEAT: &str = "[] status silentMs worker bootId namespace state host pid startedAt seenAt intervalMs concurrency queues tasks inflight oldestWithoutProgress?";
 const RECORD: &str = "[] namespace taskId version issuedAt terminate cooperative graceMs? reason? requestedBy? expiresAt?";
 const QUEUE: &str =
     "[] name depth delayed inflight paused pausedSince? pauseReason? unroutable tasks";

@@ -91,7 +91,8 @@ fn a_locked_store_is_code_5_and_nothing_is_lost() {
         drop(runtime);
         rustix::fs::fcntl_lock(&index, rustix::fs::FlockOperation::LockExclusive).unwrap();
     }
-    place.stem(&["task", "enqueue", "x", "--id", "second"]).expect(5).complains().says("stem.db");
+    let ran = place.stem(&["task", "enqueue", "x", "--id", "second"]).expect(5).complains();
+    ran.says("stem.db").says("hint: look at what else uses it");
     drop(index);
     place.stem(&["task", "show", "first"]).expect(0);
     place.stem(&["task", "show", "second"]).expect(3);
@@ -134,10 +135,18 @@ fn a_server_that_is_not_there_is_code_5_and_a_url_that_cannot_be_one_is_code_2()
             assert!(ran.stderr.contains("127.0.0.1:1"), "{ran:?}");
             assert!(!ran.stderr.contains("hunter2"), "{ran:?}");
         }
+        let ran = place.stem_env(&[("STEM_BROKER_URL", url)], &["queue", "list"]).expect(5);
+        ran.says("hint: see that it runs");
     }
-    for url in
-        ["redis://", "redis://u:hunter2@h/x", "rediss://h?nonsense=1", "postgres://u:hunter2@h"]
-    {
+    for url in [
+        "redis://",
+        "redis://u:hunter2@h/x",
+        "rediss://h?nonsense=1",
+        "postgres://u:hunter2@h",
+        "postgres://u:hunter2@h/d?sslmod=require",
+        "postgres://u:hunter2@h/d?sslmode=sometimes",
+        "postgres://u:hunter2@h/d?schema=No",
+    ] {
         let ran = place.stem_env(&[("STEM_BROKER_URL", url)], &["health"]).expect(2).complains();
         assert!(
             ran.stderr.contains("supported are") || ran.stderr.contains("Where tasks wait"),

@@ -137,6 +137,7 @@ fn wrong_usage_is_code_2_with_a_hint_and_no_output() {
         &["config", "show"],
         &["completions", "bash"],
         &["man"],
+        &["top"],
     ]) {
         let mut words = command.to_vec();
         words.push("--no-such-flag");
@@ -145,6 +146,7 @@ fn wrong_usage_is_code_2_with_a_hint_and_no_output() {
     }
     for missing in [
         &["worker", "revoke"][..],
+        &["worker", "healthcheck"],
         &["worker", "pause"],
         &["worker", "resume"],
         &["revokes", "undo"],
@@ -176,6 +178,10 @@ fn durations_are_strict_everywhere() {
         &["worker", "resume", "--queue", "q", "--timeout"],
         &["worker", "status", "--timeout"],
         &["worker", "status", "--stale-after"],
+        &["worker", "healthcheck", "--pidfile", "p", "--ready", "--timeout"],
+        &["worker", "multi", "start", "n", "--timeout"],
+        &["worker", "multi", "stop", "n", "--timeout"],
+        &["worker", "multi", "restart", "n", "--timeout"],
         &["worker", "start", "--print-config", "--lease"],
         &["worker", "start", "--print-config", "--terminate-grace"],
         &["worker", "start", "--print-config", "--soft-grace"],
@@ -185,6 +191,7 @@ fn durations_are_strict_everywhere() {
         &["task", "wait", "t", "--timeout"],
         &["dlq", "list", "--since"],
         &["config", "show", "--timeout"],
+        &["top", "--interval"],
     ] {
         for bad in ["5", "5sec", "s", "1.5s", "", "5 s", "99999999999999999999s", "5S"] {
             let mut words = flag.to_vec();
@@ -231,7 +238,10 @@ fn bad_values_are_refused_with_the_offending_text() {
         &["worker", "start", "--concurrency", "0"],
         &["worker", "start", "--lease", "10ms"],
         &["worker", "start", "--queue", "a b"],
+        &["worker", "multi", "status", "a/b"],
+        &["worker", "multi", "names", "a", "--queue", "a b"],
         &["worker", "start", "--modules", "no-such-directory"],
+        &["worker", "healthcheck", "--pidfile", "p", "--node", "a b"],
         &["dlq", "list", "--reason", "tired"],
         &["dlq", "replay", "--yes", "--dry-run"],
         &["completions", "tcsh"],

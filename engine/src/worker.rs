@@ -21,6 +21,7 @@ mod config;
 mod control;
 mod driver;
 mod handler;
+mod host;
 #[cfg(test)]
 mod hydration_tests;
 mod intake;

@@ -106,6 +106,19 @@ fn each_outside_thing_is_named_by_one_crate_only() {
     }
 }
 
+/// A test may read what a collector reads.
+#[test]
+fn opentelemetry_is_named_by_one_crate_only() {
+    for package in packages() {
+        let names = |name: &String| name.starts_with("opentelemetry") || name == "prometheus";
+        assert!(
+            package.name == "stem-telemetry" || !package.normal.iter().any(names),
+            "{} names OpenTelemetry",
+            package.name
+        );
+    }
+}
+
 #[test]
 fn arrows_point_down() {
     let stem = |name: &str| -> Vec<String> {
@@ -119,6 +132,7 @@ fn arrows_point_down() {
     assert_eq!(stem("stem-services"), [""; 0]);
     assert_eq!(stem("stem-sql"), ["stem-core"]);
     assert_eq!(stem("stem-file"), ["stem-core"]);
+    assert_eq!(stem("stem-telemetry"), ["stem-core"]);
     assert_eq!(stem("stem-isolate"), ["stem-core", "stem-host-abi"]);
     assert_eq!(stem("stem-engine"), ["stem-core", "stem-isolate"]);
     assert_eq!(stem("stem-conformance"), ["stem-core"]);

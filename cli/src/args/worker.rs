@@ -4,16 +4,20 @@
     clippy::doc_markdown,
     reason = "these comments are help texts, which show backticks as they are"
 )]
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use stem_core::control::Drain;
 use stem_core::id::{QueueName, TaskId, WorkerId};
+use stem_core::time::Timestamp;
 use stem_engine::RevokePolicy;
-use stem_engine::units::{bytes, duration};
+use stem_engine::units::{bytes, duration, write_duration};
 
-use super::{JsonArg, NamespaceArg};
+use super::{DiagnoseArgs, HealthcheckArgs, JsonArg, Multi, NamespaceArg};
+use crate::telemetry::address;
 
 /// `stem worker …`
 #[derive(Debug, Subcommand)]
@@ -27,9 +31,20 @@ Examples:
   stem worker start --modules ./modules
   stem worker start --queue mail,reports --modules ./modules --lease 30s
   stem worker start --modules ./modules --autoscale 1..8
+  stem worker start --modules ./modules --metrics 127.0.0.1:9464
   stem worker start --print-config"
     )]
     Start(Box<WorkerStart>),
+    /// Start, stop and watch several workers of this machine by name
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  stem worker multi start alpha beta -- --modules ./modules
+  stem worker multi status alpha beta
+  stem worker multi restart --rolling alpha beta -- --modules ./modules
+  stem worker multi stop alpha beta"
+    )]
+    Multi(Multi),
     /// Ask workers whether they are there
     #[command(after_help = "Examples:
   stem worker ping
@@ -93,6 +108,7 @@ Examples:
     #[command(
         after_help = "alive: heard in time. stale: not heard for longer than three of its heartbeats (or --stale-after).
 gone: said goodbye, or not heard for ten times as long.
+WITHOUT PROGRESS: of the tasks that run there, the one whose last checkpoint (or start) is the longest ago, as of the heartbeat.
 
 Examples:
   stem worker status
@@ -100,6 +116,37 @@ Examples:
   stem worker status --worker mailer-1 --stale-after 30s"
     )]
     Status(StatusArgs),
+    /// See whether the worker of a PID file lives; for probes
+    #[command(
+        after_help = "Without --ready it reads the PID file and /proc and asks no service: a few milliseconds, and an outage makes nobody
+unhealthy. Only the process that wrote the file and still holds it counts; another one that got its number does not. Run it
+as the worker's user: nobody else's file is believed.
+A process that was stopped (SIGSTOP, a debugger) is there: code 0, a warning, and \"process\":\"stopped\" in the document.
+With --ready it is not.
+With --ready the worker must also take tasks: it neither starts nor drains, the broker answers, its last heartbeat is fresh.
+
+Exit code: 0 it lives (and is ready), 1 it does not (or is not), 2 wrong usage, 5 with --ready: a service cannot be reached.
+
+Examples:
+  stem worker healthcheck --pidfile /run/stem/alpha.pid
+  stem worker healthcheck --pidfile /run/stem/alpha.pid --ready --timeout 2s --json
+  stem worker healthcheck --pidfile /run/stem/alpha.pid --quiet"
+    )]
+    Healthcheck(HealthcheckArgs),
+    /// Look at everything a worker needs, and say what is wrong and what to do
+    #[command(
+        after_help = "Without --pidfile and --logfile it looks at those that STEM_WORKER_PIDFILE and STEM_WORKER_LOGFILE name, if they do.
+Services are looked at where a URL is set; what is set unsafely is a warning that says what would be lost.
+
+Exit code: 0 no check failed, or with warnings only; 1 a check failed; 2 wrong usage.
+
+Examples:
+  stem worker diagnose
+  stem worker diagnose --env-file /etc/stem/worker.env
+  stem worker diagnose --pidfile /run/stem/alpha.pid --logfile /var/log/stem/alpha.log
+  stem worker diagnose --env-file ./worker.env --json"
+    )]
+    Diagnose(DiagnoseArgs),
 }
 
 /// Whom a control command addresses.
@@ -122,7 +169,7 @@ pub struct ControlArgs {
 /// `stem worker start`
 #[derive(Args, Clone, Debug)]
 pub struct WorkerStart {
-    /// The worker's id; unique among live workers [default: HOST-PID-SUFFIX]
+    /// The worker's id; unique among live workers [env: STEM_WORKER_NODE] [default: HOST-PID-SUFFIX]
     #[arg(long, value_name = "ID")]
     pub name: Option<WorkerId>,
     /// Serve this queue (repeatable, or with commas; the preferred first) [env: STEM_WORKER_QUEUES] [default: default]
@@ -161,12 +208,18 @@ pub struct WorkerStart {
     /// With fail-closed: how old the last look at the revoke store may become before no task is taken [default: 1m]
     #[arg(long, value_name = "D", value_parser = duration)]
     pub max_revocation_staleness: Option<Duration>,
+    /// Let Prometheus read the worker's metrics at http://ADDR/metrics; port 0 takes a free one [env: STEM_METRICS]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub metrics: Option<SocketAddr>,
     /// Do not start where a service is set so that tasks or revocations could be lost
     #[arg(long)]
     pub strict: bool,
     /// Leave SIGTERM, SIGINT and SIGQUIT as they are
     #[arg(long)]
     pub no_signal_handlers: bool,
+    /// Write this PID file, exclusively, and hold it until the end [env: STEM_WORKER_PIDFILE]
+    #[arg(long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
     /// Print what the worker would run with, and where it comes from, and do not start it
     #[arg(long)]
     pub print_config: bool,
@@ -234,7 +287,7 @@ pub struct RevokeArgs {
     #[arg(long)]
     pub cooperative: bool,
     /// When the order may be forgotten: a duration, or never
-    #[arg(long, value_name = "D", value_parser = duration_or_never, default_value = "30d")]
+    #[arg(long, value_name = "D", value_parser = duration_or_never, default_value_t = Expiry::DEFAULT)]
     pub expires_in: Expiry,
     /// Why; shown in the task's record
     #[arg(long, value_name = "TEXT", value_parser = words)]
@@ -251,6 +304,28 @@ pub enum Expiry {
     After(Duration),
     /// Never.
     Never,
+}
+
+impl Expiry {
+    /// Longer than a task may wait for its time, as far as that is known.
+    pub const DEFAULT: Self = Self::After(Duration::from_hours(30 * 24));
+
+    /// The time, where there is one.
+    pub fn counted_from(self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::After(span) => Some(now.after(span)),
+            Self::Never => None,
+        }
+    }
+}
+
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::After(span) => f.write_str(&write_duration(*span)),
+            Self::Never => f.write_str("never"),
+        }
+    }
 }
 
 pub(super) fn duration_or_never(text: &str) -> Result<Expiry, String> {

@@ -9,40 +9,31 @@ use crate::connect;
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
 use crate::output::{Printer, say, table};
+use crate::settings::Settings;
 
 /// One service and what it says.
-struct Check {
-    name: &'static str,
-    found: Result<Health, CliError>,
+pub(super) struct Check {
+    /// In the words of `stem health`.
+    pub(super) name: &'static str,
+    /// What it says, or why it says nothing.
+    pub(super) found: Result<Health, CliError>,
+}
+
+/// Asks all three at the same time. Each is opened by itself: one that is away must not hide what the others say.
+pub(super) async fn look(settings: &Settings) -> [Check; 3] {
+    let answer = |health: Result<Health, BackendError>| health.map_err(CliError::from);
+    let (broker, results, revokes) = tokio::join!(
+        async { answer(connect::broker(settings).await?.health().await) },
+        async { answer(connect::results(settings).await?.health().await) },
+        async { answer(connect::revokes(settings).await?.health().await) },
+    );
+    [("broker", broker), ("results", results), ("revokes", revokes)]
+        .map(|(name, found)| Check { name, found })
 }
 
 pub(super) async fn run(context: &Context, json: JsonArg) -> Outcome {
     let settings = context.settings(|_| {})?;
-    let answer = |health: Result<Health, BackendError>| health.map_err(CliError::from);
-    // Each is opened by itself: one that is away must not hide what the others say.
-    let checks = [
-        Check {
-            name: "broker",
-            found: match connect::broker(&settings).await {
-                Ok(broker) => answer(broker.health().await),
-                Err(error) => Err(error),
-            },
-        },
-        Check {
-            name: "results",
-            found: match connect::results(&settings).await {
-                Ok(results) => answer(results.health().await),
-                Err(error) => Err(error),
-            },
-        },
-        Check {
-            name: "revokes",
-            found: match connect::revokes(&settings).await {
-                Ok(revokes) => answer(revokes.health().await),
-                Err(error) => Err(error),
-            },
-        },
-    ];
+    let checks = look(&settings).await;
     let ending = ending(&checks);
     let errors = || checks.iter().filter_map(|check| check.found.as_ref().err());
     if let Some(error) = errors().find(|error| error.ending == Ending::Usage) {

@@ -4,6 +4,9 @@ mod list;
 mod pause;
 mod purge;
 
+pub(super) use self::list::unroutable;
+pub(super) use self::pause::set_paused;
+
 use super::Context;
 use crate::args::Queue;
 use crate::error::Outcome;

@@ -1,6 +1,9 @@
 //! `stem worker …`
 
+mod diagnose;
+pub(super) mod healthcheck;
 mod inspect;
+mod multi;
 mod pause;
 mod ping;
 mod revoke;
@@ -8,6 +11,9 @@ mod shutdown;
 mod start;
 mod stats;
 mod status;
+
+pub(super) use self::revoke::store_then_tell;
+pub(super) use self::status::Life;
 
 use serde_json::Value;
 use stem_core::control::Order;
@@ -24,6 +30,7 @@ use crate::{connect, identity};
 pub(super) async fn run(context: &Context, command: Worker) -> Outcome {
     match command {
         Worker::Start(args) => start::run(context, *args).await,
+        Worker::Multi(command) => tokio::task::block_in_place(|| multi::run(context, command)),
         Worker::Ping(args) => ping::run(context, args).await,
         Worker::Inspect { control, no_revoked } => inspect::run(context, control, no_revoked).await,
         Worker::Stats(args) => stats::run(context, args).await,
@@ -34,6 +41,8 @@ pub(super) async fn run(context: &Context, command: Worker) -> Outcome {
         Worker::Pause(args) => pause::pause(context, args).await,
         Worker::Resume(args) => pause::resume(context, args).await,
         Worker::Status(args) => status::run(context, args).await,
+        Worker::Healthcheck(args) => healthcheck::ready(context, args).await,
+        Worker::Diagnose(args) => diagnose::run(context, args).await,
     }
 }
 

@@ -89,7 +89,9 @@ impl ServiceUrl {
             ("redis" | "rediss", Some(_)) => stem_redis::check_url(text)
                 .map(|()| Self::Redis(Secret(text.to_owned())))
                 .map_err(|problem| format!("{:?}: {problem}", mask(text))),
-            ("postgres" | "postgresql", Some(_)) => postgres_url(text),
+            ("postgres" | "postgresql", Some(_)) => stem_sql::check_url(text)
+                .map(|()| Self::Postgres(Secret(text.to_owned())))
+                .map_err(|problem| format!("{:?}: {problem}", mask(text))),
             (known, None) if SCHEMES.contains(&known) => {
                 Err(format!("{:?} lacks // after {known}:", mask(text)))
             }
@@ -110,19 +112,6 @@ impl ServiceUrl {
             },
             Some(_) => Self::parse(text),
         }
-    }
-}
-
-fn postgres_url(text: &str) -> Result<ServiceUrl, String> {
-    match Url::parse(text) {
-        Ok(url) if url.host_str().is_none_or(str::is_empty) => {
-            Err(format!("{:?} names no host", mask(text)))
-        }
-        Ok(url) if url.path().trim_matches('/').is_empty() => {
-            Err(format!("{:?} names no database; write postgres://user@host/database", mask(text)))
-        }
-        Ok(_) => Ok(ServiceUrl::Postgres(Secret(text.to_owned()))),
-        Err(_) => Err(format!("{:?} cannot be read as a URL", mask(text))),
     }
 }
 
@@ -224,7 +213,8 @@ mod tests {
         for url in ["redis://localhost", "rediss://u:p@h:7000/3?prefix=blue"] {
             assert!(matches!(ServiceUrl::parse(url), Ok(ServiceUrl::Redis(_))), "{url}");
         }
-        for url in ["postgres://localhost/stem", "postgresql://u:p@h/d?sslmode=require"] {
+        for url in ["postgres://localhost/stem", "postgresql://u:p@h/d?sslmode=require&schema=blue"]
+        {
             assert!(matches!(ServiceUrl::parse(url), Ok(ServiceUrl::Postgres(_))), "{url}");
         }
         let file = |path: &str| Ok(ServiceUrl::File(PathBuf::from(path)));
@@ -256,6 +246,8 @@ mod tests {
             ("postgres:///d", "names no host"),
             ("postgres://u:hunter2@h", "names no database"),
             ("postgres://u:hunter2@h:port/d", "cannot be read"),
+            ("postgres://u:hunter2@h/d?sslmod=require", "did you mean sslmode?"),
+            ("postgres://h/d?schema=No", "not valid"),
             ("redis://h?nonsense=1", "known are prefix"),
             ("redis://h/x", "cannot be used"),
             ("file:///var/revokes", "revocations and nothing else"),

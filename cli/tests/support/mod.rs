@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod started;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -118,6 +120,7 @@ pub(crate) async fn appear(backends: &Backends, worker: &str) {
         queues: BTreeMap::new(),
         tasks: Vec::new(),
         inflight: 0,
+        oldest_without_progress: None,
     };
     backends.presence.register(&heartbeat).await.unwrap();
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Incarnation, Namespace, QueueName, RequestId, TaskName, WorkerId};
+use crate::id::{Incarnation, Namespace, QueueName, RequestId, TaskId, TaskName, WorkerId};
 use crate::revoke::Revocation;
 use crate::time::Timestamp;
 
@@ -163,7 +163,24 @@ impl WorkerState {
     }
 }
 
-/// A worker's sign of life.
+/// An attempt that runs and has shown no sign of progress for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Quiet {
+    /// The task.
+    pub id: TaskId,
+    /// Its name.
+    pub task: TaskName,
+    /// The attempt's number, from 1.
+    pub attempt: u32,
+    /// When the attempt began, by the worker's clock.
+    pub started_at: Timestamp,
+    /// How long ago it last reached a checkpoint, in milliseconds; since its start if it never did.
+    pub last_checkpoint_ms_ago: u64,
+}
+
+/// A worker's sign of life. It travels as JSON between workers and readers of different age: a reader skips what it does
+/// not know, and what was added later may be absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Heartbeat {
@@ -193,6 +210,10 @@ pub struct Heartbeat {
     pub tasks: Vec<TaskName>,
     /// Deliveries in hand.
     pub inflight: u32,
+    /// Of the attempts that run, the one that has gone without progress for the longest time. None runs without it, or the
+    /// worker is older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_without_progress: Option<Quiet>,
 }
 
 impl Heartbeat {
@@ -200,5 +221,37 @@ impl Heartbeat {
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         let patience = std::time::Duration::from_millis(self.interval_ms.saturating_mul(3));
         self.state != WorkerState::Stopped && now.since(self.seen_at) <= patience
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As workers wrote it before there was anything to say of progress.
+    const OLD: &str = r#"{"worker":"w","bootId":"00000000-0000-0000-0000-000000000000","namespace":"stem","state":"running",
+        "host":"h","pid":7,"startedAt":"1970-01-01T00:00:01.000Z","seenAt":"1970-01-01T00:00:02.000Z","intervalMs":2000,
+        "concurrency":4,"queues":{"q":1},"tasks":["t"],"inflight":1}"#;
+
+    #[test]
+    fn heartbeats_of_older_and_newer_workers_are_read() {
+        let old: Heartbeat = serde_json::from_str(OLD).unwrap();
+        assert_eq!(old.oldest_without_progress, None);
+        let quiet = Quiet {
+            id: TaskId::new("one").unwrap(),
+            task: TaskName::new("t").unwrap(),
+            attempt: 2,
+            started_at: Timestamp::from_unix_millis(1_000),
+            last_checkpoint_ms_ago: 900,
+        };
+        let new = Heartbeat { oldest_without_progress: Some(quiet), ..old.clone() };
+        let mut json = serde_json::to_value(&new).unwrap();
+        assert_eq!(json["oldestWithoutProgress"]["lastCheckpointMsAgo"], 900);
+        assert_eq!(serde_json::from_value::<Heartbeat>(json.clone()).unwrap(), new);
+        json["addedLater"] = serde_json::json!({ "more": 1 });
+        assert_eq!(serde_json::from_value::<Heartbeat>(json.clone()).unwrap(), new);
+        // Where nothing runs, the old form is written.
+        let written = serde_json::to_value(&old).unwrap();
+        assert_eq!(written, serde_json::from_str::<serde_json::Value>(OLD).unwrap());
     }
 }

@@ -18,6 +18,8 @@
 //! | [`settlement`] | the moves by which a delivery leaves a worker's hands |
 //! | [`machine`] | the state machines: attempt, intake, lifecycle |
 //! | [`backend`] | the traits: broker, result backend, revoke store, control plane, presence, dead letters |
+//! | [`observe`] | what those who watch a worker are told |
+//! | [`trace`] | the trace context that a task carries |
 
 pub mod backend;
 pub mod control;
@@ -25,6 +27,7 @@ pub mod envelope;
 pub mod id;
 pub mod limits;
 pub mod machine;
+pub mod observe;
 pub mod outcome;
 pub mod retry;
 pub mod revoke;
@@ -32,3 +35,4 @@ pub mod settlement;
 pub mod task;
 pub mod text;
 pub mod time;
+pub mod trace;

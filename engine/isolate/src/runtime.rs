@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 
 use stem_core::id::Digest;
+use stem_core::observe::{Observer, Seen};
 use tokio::sync::Semaphore;
 use wasmtime::component::{Component, HasSelf};
 use wasmtime::{Engine, Linker};
@@ -44,6 +46,7 @@ pub struct IsolateRuntime {
     compiling: tokio::sync::Mutex<()>,
     loaded: Mutex<HashMap<Digest, Weak<Module>>>,
     allocator: Allocator,
+    observer: OnceLock<Arc<dyn Observer>>,
     pub(crate) memory_cap_bytes: u64,
     /// A permit for each slot of the pool.
     /// All slots there are.
@@ -104,12 +107,24 @@ impl IsolateRuntime {
             compiling: tokio::sync::Mutex::new(()),
             loaded: Mutex::default(),
             allocator,
+            observer: OnceLock::new(),
             memory_cap_bytes: config.memory_cap_bytes,
             slots: config::pool_slots(config.isolates),
             room: Arc::new(Semaphore::new(config::pool_slots(config.isolates) as usize)),
             guests: Some(guests),
             timers: timer_handle,
         }))
+    }
+
+    /// Tells somebody what is compiled and what the cache had. Once; later calls change nothing.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        let _ = self.observer.set(observer);
+    }
+
+    fn saw(&self, seen: Seen<'_>) {
+        if let Some(observer) = self.observer.get() {
+            observer.saw(seen);
+        }
     }
 
     /// Where the memory of isolates comes from.
@@ -139,9 +154,16 @@ impl IsolateRuntime {
         }
         let name = EntryName::new(&digest, &self.engine);
         let cached = self.cache.as_ref().and_then(|cache| cache.get(&name));
-        let (code, fresh) = match cached {
-            Some(code) => (code, false),
-            None => (compile::compile(&self.compiler, wasm, encoded).await?, true),
+        if self.cache.is_some() {
+            self.saw(Seen::CacheAsked { hit: cached.is_some() });
+        }
+        let (code, fresh) = if let Some(code) = cached {
+            (code, false)
+        } else {
+            let began = Instant::now();
+            let compiled = compile::compile(&self.compiler, wasm, encoded).await;
+            self.saw(Seen::Compiled { ok: compiled.is_ok(), took: began.elapsed() });
+            (compiled?, true)
         };
         let (kind, outline, linked, slots) = match encoded {
             Encoded::Component => self.link_component(&code)?,

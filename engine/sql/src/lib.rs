@@ -24,5 +24,5 @@ mod queue_status;
 mod record;
 pub mod sqlite;
 
-pub use postgres::{Postgres, PostgresOptions};
+pub use postgres::{Postgres, PostgresOptions, check_url};
 pub use sqlite::{Sqlite, SqliteOptions};

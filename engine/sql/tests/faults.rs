@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, raw_sql};
@@ -14,6 +14,7 @@ use stem_core::backend::revoke::RevokeStore;
 use stem_core::backend::{BackendError, ErrorClass};
 use stem_core::id::{Namespace, TaskId};
 use stem_core::revoke::{RevokeRequest, Version};
+use stem_core::time::{Clock, Timestamp};
 use stem_sql::{Sqlite, SqliteOptions};
 
 const PATIENCE: Duration = Duration::from_millis(150);
@@ -22,6 +23,17 @@ async fn open(path: &Path, create: bool) -> Result<Arc<Sqlite>, BackendError> {
     let clock = ManualClock::new();
     Sqlite::open(SqliteOptions { path: path.to_owned(), clock, create, busy_timeout: PATIENCE })
         .await
+}
+
+/// The machine's clock.
+#[derive(Debug)]
+struct Machine;
+
+impl Clock for Machine {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap())
+    }
 }
 
 /// The error of opening, which must name the file.
@@ -233,4 +245,30 @@ async fn what_was_acknowledged_is_there_after_a_crash() {
     let check: String =
         sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut conn).await.unwrap();
     assert_eq!(check, "ok");
+}
+
+/// A copy of a file is what a backup restores.
+#[tokio::test]
+async fn an_older_copy_gives_no_version_out_again() {
+    let (directory, path) = place();
+    let older = directory.path().join("older.db");
+    let open = |path: &Path| {
+        let (path, clock) = (path.to_owned(), Arc::new(Machine));
+        Sqlite::open(SqliteOptions { path, clock, create: true, busy_timeout: PATIENCE })
+    };
+    let original = open(&path).await.unwrap();
+    revoke(&original, "before").await.unwrap();
+    let copy = format!("VACUUM INTO '{}'", older.display());
+    raw_sql(sqlx::AssertSqlSafe(copy)).execute(&mut raw(&path).await).await.unwrap();
+    for n in 0..20 {
+        revoke(&original, &format!("t{n}")).await.unwrap();
+    }
+    let space = Namespace::new("n").unwrap();
+    let seen = original.since(&space, Version(0), 100).await.unwrap().last().unwrap().version();
+    // By the clock in milliseconds: the next one.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let restored = open(&older).await.unwrap();
+    revoke(&restored, "after").await.unwrap();
+    let changes = restored.since(&space, seen, 10).await.unwrap();
+    assert_eq!(changes.len(), 1, "whoever has followed the original sees what the copy revokes");
 }

@@ -3,7 +3,7 @@
 
 mod load;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use load::asking;
@@ -16,6 +16,8 @@ use stem_core::id::TaskId;
 use stem_services::{PostgresServer, PostgresSettings};
 use stem_sql::{Postgres, PostgresOptions};
 use tokio::task::JoinSet;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_who_open_a_new_database_at_once_all_get_in() {
@@ -31,22 +33,44 @@ async fn many_who_open_a_new_database_at_once_all_get_in() {
             publish(&store, &format!("t{count}")).await.unwrap();
             count += 1;
         }
-        let versions = database.execute("SELECT count(*) FROM stem.stem_migrations").unwrap();
-        assert_eq!(versions, "1");
+        let versions = "SELECT count(*) = max(version) FROM stem.stem_migrations";
+        assert_eq!(database.execute(versions).unwrap(), "t");
     }
 }
 
 #[tokio::test]
 async fn two_schemas_of_one_database_are_two_services() {
     let database = PostgresServer::shared().database();
-    let (one, other) = (PostgresOptions::new(database.url()), PostgresOptions::new(database.url()));
-    let one = Postgres::open(one).await.unwrap();
-    let other =
-        Postgres::open(PostgresOptions { schema: "other".to_owned(), ..other }).await.unwrap();
+    let one = open(database.url()).await;
+    let other = open(&format!("{}?schema=other", database.url())).await;
     assert_ne!(Broker::service(&*one), Broker::service(&*other));
     publish(&one, "t").await.unwrap();
     assert_eq!(other.receive(&asking(1, Duration::ZERO)).await.unwrap(), []);
     assert_eq!(publish(&other, "t").await.unwrap(), Published::Stored);
+    // Each is woken by its own.
+    assert_eq!(other.receive(&asking(1, Duration::ZERO)).await.unwrap().len(), 1);
+    let waiting = {
+        let other = Arc::clone(&other);
+        tokio::spawn(async move { other.receive(&asking(1, Duration::from_secs(10))).await })
+    };
+    publish(&one, "u").await.unwrap();
+    publish(&*open(&format!("{}?schema=other", database.url())).await, "v").await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap()[0].receipt.task.as_str(), "v");
+    assert_eq!(one.receive(&asking(5, Duration::ZERO)).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_older_schema_is_brought_up_to_date_and_keeps_what_it_holds() {
+    let database = PostgresServer::shared().database();
+    let first = include_str!("../migrations/postgres/0001_initial.sql");
+    let begin = "CREATE SCHEMA stem; SET search_path = stem; CREATE TABLE stem_migrations (
+        version BIGINT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())";
+    let end = "INSERT INTO stem_migrations (version) VALUES (1); INSERT INTO queues (name) VALUES ('old')";
+    database.execute(&format!("{begin}; {first}; {end}")).unwrap();
+    let store = open(database.url()).await;
+    assert_eq!(store.queues().await.unwrap()[0].name.as_str(), "old");
+    Broker::health(&*store).await.unwrap();
+    publish(&store, "t").await.unwrap();
 }
 
 #[tokio::test]
@@ -172,11 +196,13 @@ async fn a_read_only_server_is_refused_and_said_aloud_until_it_is_writable() {
     assert_eq!(error.class(), ErrorClass::Refused);
     // Reading goes on.
     assert!(store.fetch(&TaskId::new("t").unwrap()).await.unwrap().is_some());
-    let health = Broker::health(&*store).await.unwrap();
-    assert!(health.warnings.iter().any(|it| it.contains("read_only")), "{health:?}");
+    let error = Broker::health(&*store).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(error.problem.contains("default_transaction_read_only"), "{error}");
     set("off");
     tokio::time::sleep(Duration::from_millis(300)).await;
     publish(&store, "u").await.unwrap();
+    assert!(Broker::health(&*store).await.unwrap().warnings.is_empty());
 }
 
 #[tokio::test]
@@ -202,4 +228,50 @@ async fn calls_may_come_from_a_runtime_that_ends() {
         tokio::task::spawn_blocking(call).await.unwrap();
     }
     assert_eq!(store.receive(&asking(5, Duration::ZERO)).await.unwrap().len(), 3);
+}
+
+/// What was logged as a warning or worse, by whomever.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.0.lock().unwrap().push(format!("{event:?}"));
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// A worker's log has words for what an operator should know; statements and their times are not among them.
+#[tokio::test]
+async fn slow_statements_and_what_the_server_warns_of_stay_out_of_the_log() {
+    let database = PostgresServer::shared().database();
+    let store = Postgres::open(PostgresOptions::new(database.url())).await.unwrap();
+    let said = Warnings::default();
+    let _guard = tracing::subscriber::set_default(said.clone());
+    database
+        .execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE WARNING 'this takes long'; PERFORM pg_sleep(1.2); RETURN NULL; END $$;
+             CREATE TRIGGER slow AFTER INSERT ON stem.deliveries EXECUTE FUNCTION slow()",
+        )
+        .unwrap();
+    let started = Instant::now();
+    publish(&store, "t").await.unwrap();
+    assert!(started.elapsed() > Duration::from_secs(1));
+    assert_eq!(*said.0.lock().unwrap(), [""; 0]);
 }

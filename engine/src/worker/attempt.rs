@@ -2,27 +2,28 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use stem_core::backend::broker::Delivery;
 use stem_core::backend::result::{Begun, Recorded};
 use stem_core::backend::{BackendError, Records};
 use stem_core::control::Drain;
-use stem_core::id::LeaseToken;
 use stem_core::limits::Usage;
 use stem_core::machine::attempt::{Attempt, Effect, Event, Retirement, Rules};
-use stem_core::outcome::StopReason;
-use stem_core::settlement::{Receipt, Settle, Settlement};
-use stem_core::task::{ModuleRef, Progress};
+use stem_core::observe::{AttemptEnd, AttemptFacts, Ending, Seen, Service, Trace};
+use stem_core::outcome::{Outcome, StopReason};
+use stem_core::settlement::{Settle, Settlement};
+use stem_core::task::ModuleRef;
 use stem_core::time::Timestamp;
-use stem_isolate::{AttemptHost, Exit, LogLevel, Refusal, TaskInfo};
-use tokio::sync::{mpsc, oneshot};
+use stem_core::trace::TraceParent;
+use stem_isolate::{Exit, TaskInfo};
+use tokio::sync::mpsc;
 
 use super::handler::Handler;
+use super::host::Host;
 use super::keeper::{RenewFor, RenewOrder, SettleOrder};
-use super::shared::{Counters, InHand, RevokedEnd, Running, Shared};
+use super::shared::{Counters, InHand, RevokedEnd, Running, Shared, whole_millis};
 use super::{recycle, slots};
 
 /// A delivery as the intake hands it over.
@@ -68,15 +69,23 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     let machine = Attempt::new(&delivery, rules, asked_at, seed());
     let first = admission(&shared, &delivery).await;
     let module = handler.as_ref().and_then(Handler::module);
+    if delivery.losses > 0 {
+        let (queue, name) = (&delivery.envelope.queue, &delivery.envelope.name);
+        shared.observer.saw(Seen::LeaseReclaimed(queue, name));
+    }
     let mut driver = Driver {
         shared: &shared,
         hand: &hand,
+        parent: delivery.envelope.trace_parent.as_deref().and_then(TraceParent::parse),
         delivery,
         handler,
         module,
         exit: None,
         usage: None,
         ended: None,
+        began: None,
+        ran: None,
+        trace: None,
     };
     driver.drive(machine, &mut facts, first).await;
     grip.over = true;
@@ -125,6 +134,14 @@ struct Driver<'a> {
     usage: Option<Usage>,
     /// What was settled, for the line in the log.
     ended: Option<Settlement>,
+    /// The producer's trace.
+    parent: Option<TraceParent>,
+    /// When the handler started, if somebody wants to know; finer than steady time.
+    began: Option<Instant>,
+    /// From then until no code of it ran.
+    ran: Option<Duration>,
+    /// The attempt's own trace, where it is recorded.
+    trace: Option<Box<dyn Trace>>,
 }
 
 /// The end of the handler if one runs; never, otherwise. Cancel-safe: the future stays where it is.
@@ -144,6 +161,7 @@ async fn admission(shared: &Shared, delivery: &Delivery) -> Vec<Event> {
         match begin_elsewhere(shared, delivery).await {
             Ok(is_final) => already_final = is_final,
             Err(error) => {
+                shared.saw_failure(Service::Results, &error);
                 tracing::warn!(%task, %error, "the record cannot be written; the task goes back to its queue");
                 // For this delivery it is as if the worker drained: not started, given back, nothing counted.
                 return vec![
@@ -212,6 +230,7 @@ impl Driver<'_> {
                 Some(event) = facts.recv() => event,
                 exit = exited(&mut self.exit) => {
                     self.exit = None;
+                    self.exited(&exit.outcome);
                     self.usage = Some(exit.usage).filter(|usage| *usage != Usage::default());
                     Event::Exited(exit.outcome)
                 }
@@ -230,12 +249,18 @@ impl Driver<'_> {
                 if matches!(notice.code, "revoked" | "worker-drain") {
                     self.hand.set_stopping();
                 }
+                if let Some(trace) = &mut self.trace {
+                    trace.event(notice.code, &notice.message);
+                }
                 if let Some(running) = self.hand.running.get() {
                     running.interrupt.notify(notice);
                 }
             }
             Effect::Stop { reason, force } => {
                 self.hand.set_stopping();
+                if let Some(trace) = &mut self.trace {
+                    trace.event("stop", stop_words(reason, force));
+                }
                 if let Some(running) = self.hand.running.get() {
                     running.interrupt.stop(reason, force);
                 }
@@ -251,7 +276,10 @@ impl Driver<'_> {
                 }
             }
             Effect::Settle(settlement) => return self.settle(settlement),
-            Effect::Retire(how) => self.retire(how),
+            Effect::Retire(how) => {
+                self.retire(how);
+                self.observe_end(how);
+            }
         }
         None
     }
@@ -265,6 +293,9 @@ impl Driver<'_> {
                 elapsed: Duration::ZERO,
             }));
         };
+        self.observe_start();
+        let told = self.trace.as_ref().map(|trace| trace.parent());
+        let trace_id = told.or(self.parent).map(|parent| parent.trace());
         let envelope = &self.delivery.envelope;
         let mut limits = handler.limits(&self.shared.config.limits_cap);
         if let Some(hard_at) = machine.hard_at() {
@@ -280,20 +311,16 @@ impl Driver<'_> {
             parent_id: envelope.parent_id.as_ref().map(ToString::to_string),
             root_id: envelope.root_id.to_string(),
             idempotency_key: envelope.id.to_string(),
-            trace_parent: envelope.trace_parent.clone(),
+            trace_parent: told
+                .map(|told| told.to_string())
+                .or_else(|| envelope.trace_parent.clone()),
             headers: envelope
                 .headers
                 .iter()
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
         };
-        let host = Arc::new(Host {
-            shared: Arc::clone(self.shared),
-            receipt: self.hand.receipt.clone(),
-            task: envelope.name.to_string(),
-            runtime: tokio::runtime::Handle::current(),
-            may_have_checkpoint: AtomicBool::new(self.hand.receipt.token > FIRST),
-        });
+        let host = Arc::new(Host::new(self.shared, &self.hand.receipt, &envelope.name, trace_id));
         Counters::count(&self.shared.counters.started);
         let started =
             handler.start(&self.shared.threads, envelope.payload.clone(), info, limits, host);
@@ -306,6 +333,62 @@ impl Driver<'_> {
         self.hand.running.set(running).expect("an attempt starts once");
         self.exit = Some(started.exit);
         None
+    }
+
+    /// Which attempt this is, for those who watch.
+    fn facts(&self) -> AttemptFacts<'_> {
+        let envelope = &self.delivery.envelope;
+        AttemptFacts {
+            queue: &envelope.queue,
+            name: &envelope.name,
+            task: &envelope.id,
+            attempt: self.delivery.attempt,
+            parent: self.parent,
+            waited: None,
+        }
+    }
+
+    /// Tells those who watch that the handler is about to start.
+    fn observe_start(&mut self) {
+        let (observer, envelope) = (&self.shared.observer, &self.delivery.envelope);
+        // No clock is read for nobody.
+        self.began = observer.is_watching().then(Instant::now);
+        let waited = (self.began.is_some() && self.delivery.deliveries <= 1).then(|| {
+            let enqueued_at = envelope.enqueued_at;
+            let ready_at = envelope.not_before.map_or(enqueued_at, |at| at.max(enqueued_at));
+            self.shared.wall().since(ready_at)
+        });
+        self.trace = observer.started(&AttemptFacts { waited, ..self.facts() });
+    }
+
+    /// The handler is gone.
+    fn exited(&mut self, outcome: &Outcome) {
+        self.ran = self.began.map(|began| began.elapsed());
+        if let Outcome::Stopped { reason, how, elapsed } = *outcome {
+            self.shared.observer.saw(Seen::Stopped { reason, how, took: elapsed });
+        }
+    }
+
+    /// Tells those who watch how it ended.
+    fn observe_end(&mut self, how: Retirement) {
+        let (ending, failure) = match (how, &self.ended) {
+            (Retirement::Stale, _) => (Ending::LeaseLost, None),
+            (Retirement::Abandoned, _) | (Retirement::Settled, None) => (Ending::Abandoned, None),
+            (Retirement::Settled, Some(settlement)) => match settlement {
+                Settlement::Succeed(_) => (Ending::Succeeded, None),
+                Settlement::Fail { failure, .. } => (Ending::Failed, Some(failure)),
+                Settlement::Retry { failure, .. } => (Ending::Retried, Some(failure)),
+                Settlement::Revoke(_) => (Ending::Revoked, None),
+                Settlement::Expire => (Ending::Expired, None),
+                Settlement::Release => (Ending::Released, None),
+                Settlement::Discard => (Ending::Discarded, None),
+            },
+        };
+        let end = AttemptEnd { ending, failure, ran: self.ran, usage: self.usage };
+        self.shared.observer.ended(&self.facts(), &end);
+        if let Some(trace) = self.trace.take() {
+            trace.end(&end);
+        }
     }
 
     fn settle(&mut self, mut settlement: Settlement) -> Option<Event> {
@@ -340,8 +423,11 @@ impl Driver<'_> {
             .hand
             .running
             .get()
-            .map_or(Duration::ZERO, |running| shared.now().since(running.since))
-            .as_millis();
+            .map_or(Duration::ZERO, |running| shared.now().since(running.since));
+        let ms = whole_millis(ms);
+        let trace = self.trace.as_ref().map(|trace| trace.parent()).or(self.parent);
+        let trace_id = trace.map(|trace| trace.trace());
+        let trace_id = trace_id.as_deref();
         match (how, &self.ended) {
             (Retirement::Settled, Some(settlement)) => {
                 let state = settlement.state().map_or("discarded", |state| state.as_str());
@@ -368,26 +454,40 @@ impl Driver<'_> {
                 }
                 match settlement {
                     Settlement::Fail { failure, reason } => {
-                        tracing::info!(%task, %name, %queue, attempt, state, ms, %failure, reason = reason.as_str(), "attempt ended");
+                        tracing::info!(%task, %name, %queue, attempt, state, ms, %failure, reason = reason.as_str(), trace_id, "attempt ended");
                     }
                     Settlement::Retry { failure, not_before } => {
-                        tracing::info!(%task, %name, %queue, attempt, state, ms, %failure, %not_before, "attempt ended");
+                        tracing::info!(%task, %name, %queue, attempt, state, ms, %failure, %not_before, trace_id, "attempt ended");
                     }
                     Settlement::Revoke(end) => {
                         tracing::info!(%task, %name, %queue, attempt, state, ms, how = end.how.as_str(), elapsed_ms = end.elapsed_ms,
-                            reason = end.reason.as_deref(), requested_by = end.requested_by.as_deref(), "attempt ended");
+                            reason = end.reason.as_deref(), requested_by = end.requested_by.as_deref(), trace_id, "attempt ended");
                     }
-                    _ => tracing::info!(%task, %name, %queue, attempt, state, ms, "attempt ended"),
+                    _ => {
+                        tracing::info!(%task, %name, %queue, attempt, state, ms, trace_id, "attempt ended");
+                    }
                 }
             }
             (Retirement::Stale, _) => {
                 Counters::count(&counters.lease_lost);
-                tracing::warn!(%task, %name, %queue, attempt, ms, "lease lost; somebody else owns the task, and nothing was settled");
+                tracing::warn!(%task, %name, %queue, attempt, ms, trace_id, "lease lost; somebody else owns the task, and nothing was settled");
             }
             (Retirement::Abandoned | Retirement::Settled, _) => {
-                tracing::warn!(%task, %name, %queue, attempt, ms, "not settled before the worker had to end; the lease will run out");
+                tracing::warn!(%task, %name, %queue, attempt, ms, trace_id, "not settled before the worker had to end; the lease will run out");
             }
         }
+    }
+}
+
+/// A stop that was ordered, in words.
+fn stop_words(reason: StopReason, force: bool) -> &'static str {
+    match (reason, force) {
+        (StopReason::TimeLimit, _) => "by force: the hard time limit passed",
+        (StopReason::LeaseLost, _) => "by force: the lease is lost",
+        (StopReason::Revoked, true) => "by force: the task was revoked",
+        (StopReason::Revoked, false) => "at a checkpoint: the task was revoked",
+        (StopReason::Shutdown, true) => "by force: the worker shuts down",
+        (StopReason::Shutdown, false) => "at a checkpoint: the worker shuts down",
     }
 }
 
@@ -395,100 +495,5 @@ async fn sleep(wait: Option<Duration>) {
     match wait {
         Some(wait) => tokio::time::sleep(wait).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What the worker does for one attempt's host functions. They run on other threads; backends are called from ours.
-#[derive(Debug)]
-struct Host {
-    shared: Arc<Shared>,
-    receipt: Receipt,
-    task: String,
-    runtime: tokio::runtime::Handle,
-    /// Whether there may be a checkpoint: this attempt saved one, or the task was delivered before.
-    may_have_checkpoint: AtomicBool,
-}
-
-/// The token of a task's first delivery ever; nobody can have saved a checkpoint before it.
-const FIRST: LeaseToken = LeaseToken(1);
-
-fn unavailable(error: &BackendError) -> Refusal {
-    Refusal::Unavailable(stem_core::text::printable(&error.problem, 500))
-}
-
-fn worker_ends() -> Refusal {
-    Refusal::Unavailable("the worker ends".to_owned())
-}
-
-#[async_trait]
-impl AttemptHost for Host {
-    fn progress(&self, progress: Progress) {
-        self.shared.progress.put(&self.receipt, progress);
-    }
-
-    fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]) {
-        let fields = fields
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect::<Vec<_>>()
-            .join(" ");
-        let (task, id) = (&self.task, &self.receipt.task);
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(target: "stem::task", %task, %id, fields = (!fields.is_empty()).then_some(&fields), "{message}")
-            };
-        }
-        match level {
-            LogLevel::Trace => line!(trace),
-            LogLevel::Debug => line!(debug),
-            LogLevel::Info => line!(info),
-            LogLevel::Warn => line!(warn),
-            LogLevel::Error => line!(error),
-        }
-    }
-
-    fn log_enabled(&self, level: LogLevel) -> bool {
-        match level {
-            LogLevel::Trace => tracing::enabled!(target: "stem::task", tracing::Level::TRACE),
-            LogLevel::Debug => tracing::enabled!(target: "stem::task", tracing::Level::DEBUG),
-            LogLevel::Info => tracing::enabled!(target: "stem::task", tracing::Level::INFO),
-            LogLevel::Warn => tracing::enabled!(target: "stem::task", tracing::Level::WARN),
-            LogLevel::Error => tracing::enabled!(target: "stem::task", tracing::Level::ERROR),
-        }
-    }
-
-    async fn extend_lease(&self, by: Duration) -> Result<Duration, Refusal> {
-        let (answer, waiting) = oneshot::channel();
-        let order = RenewOrder {
-            receipt: self.receipt.clone(),
-            lease: by.max(self.shared.config.lease),
-            whom: RenewFor::Handler(answer),
-        };
-        self.shared.renewals.send(order).map_err(|_| worker_ends())?;
-        waiting.await.map_err(|_| worker_ends())?
-    }
-
-    async fn load_checkpoint(&self) -> Result<Option<Vec<u8>>, Refusal> {
-        if !self.may_have_checkpoint.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let (results, task) =
-            (Arc::clone(&self.shared.backends.results), self.receipt.task.clone());
-        let loaded = self.runtime.spawn(async move { results.load_checkpoint(&task).await }).await;
-        loaded.map_err(|_| worker_ends())?.map_err(|error| unavailable(&error))
-    }
-
-    async fn save_checkpoint(&self, state: Vec<u8>) -> Result<(), Refusal> {
-        self.may_have_checkpoint.store(true, Ordering::Relaxed);
-        let (results, receipt) = (Arc::clone(&self.shared.backends.results), self.receipt.clone());
-        let saved = self
-            .runtime
-            .spawn(async move { results.save_checkpoint(&receipt, &state).await })
-            .await;
-        match saved.map_err(|_| worker_ends())? {
-            Ok(Recorded::Stored) => Ok(()),
-            Ok(Recorded::Stale) => Err(Refusal::LeaseLost),
-            Err(error) => Err(unavailable(&error)),
-        }
     }
 }

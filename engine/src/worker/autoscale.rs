@@ -5,6 +5,7 @@ use std::sync::Arc;
 use stem_core::backend::BackendError;
 use stem_core::control::WorkerState;
 use stem_core::machine::autoscale::{Autoscale, Decision, Rules, Sample};
+use stem_core::observe::Service;
 
 use super::shared::Shared;
 
@@ -51,7 +52,9 @@ pub(super) async fn run(shared: Arc<Shared>, rules: Rules) {
 /// Deliveries that this worker could take if it had a place: what waits in a paused queue, or for a name that it does
 /// not know, is not among them.
 pub(super) async fn depth(shared: &Shared) -> Result<u64, BackendError> {
-    let queues = shared.backends.broker.queues().await?;
+    let looked = shared.backends.broker.queues().await;
+    let queues = looked.inspect_err(|error| shared.saw_failure(Service::Broker, error))?;
+    shared.note_depths(&queues);
     let known = shared.handlers();
     let ours = queues
         .iter()

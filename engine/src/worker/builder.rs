@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stem_core::id::{NameError, TaskName};
+use stem_core::observe::{Observer, Unobserved};
 use stem_isolate::IsolateRuntime;
 
 use super::config::WorkerConfig;
@@ -29,11 +30,19 @@ pub struct WorkerBuilder {
     pub(super) handlers: BTreeMap<TaskName, Handler>,
     pub(super) isolates: Option<Arc<IsolateRuntime>>,
     pub(super) modules_dir: Option<PathBuf>,
+    pub(super) observer: Arc<dyn Observer>,
 }
 
 impl WorkerBuilder {
     pub(super) fn new(backends: Backends, config: WorkerConfig) -> Self {
-        Self { backends, config, handlers: BTreeMap::new(), isolates: None, modules_dir: None }
+        Self {
+            backends,
+            config,
+            handlers: BTreeMap::new(),
+            isolates: None,
+            modules_dir: None,
+            observer: Arc::new(Unobserved),
+        }
     }
 
     /// Serves a name with a native handler. Arguments are read from JSON, the result is written as JSON; arguments that
@@ -58,6 +67,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn isolates(mut self, runtime: Arc<IsolateRuntime>) -> Self {
         self.isolates = Some(runtime);
+        self
+    }
+
+    /// Tells somebody what happens. The sandbox has its own [`observe`](IsolateRuntime::observe).
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = observer;
         self
     }
 

@@ -13,6 +13,7 @@ use stem_core::backend::{BackendError, ErrorClass};
 use stem_core::control::{Answer, Command, ControlError, Drain, Order, Reply, WorkerState};
 use stem_core::id::{QueueName, RequestId, TaskId};
 use stem_core::machine::lifecycle;
+use stem_core::observe::{Seen, Service};
 use stem_core::outcome::StopHow;
 use stem_core::revoke::{Revocation, RevocationChange};
 use stem_core::time::Timestamp;
@@ -42,6 +43,7 @@ pub(super) async fn obey(shared: Arc<Shared>, from: Position) {
         let commands = match read {
             Ok(commands) => commands,
             Err(error) => {
+                shared.saw_failure(Service::Control, &error);
                 tracing::debug!(%error, "the log of commands cannot be read");
                 tokio::time::sleep(PAUSE).await;
                 continue;
@@ -84,7 +86,10 @@ pub(super) async fn finish(shared: &Shared) {
 /// Does what is asked; answers what came of it.
 async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
     let request_id = command.request_id.clone();
-    let answer = match execute(shared, command).await {
+    let order = word(&command.order);
+    let executed = execute(shared, command).await;
+    shared.observer.saw(Seen::Commanded { order, ok: executed.is_ok() });
+    let answer = match executed {
         Ok(payload) => Answer::Ok { payload },
         Err(error) => {
             let code = match error.class() {
@@ -108,6 +113,7 @@ async fn write(shared: &Shared, reply: &Reply, expires_at: Timestamp) {
     loop {
         let written = shared.backends.control.reply(&shared.config.namespace, reply).await;
         let Err(error) = written else { break };
+        shared.saw_failure(Service::Control, &error);
         if error.class() != ErrorClass::Transient || shared.wall() >= expires_at {
             tracing::warn!(%error, request = %reply.request_id, "a reply was not written");
             break;
@@ -116,6 +122,19 @@ async fn write(shared: &Shared, reply: &Reply, expires_at: Timestamp) {
         tokio::time::sleep(PAUSE).await;
     }
     shared.replying.send_modify(|count| *count -= 1);
+}
+
+/// An order as it is typed.
+fn word(order: &Order) -> &'static str {
+    match order {
+        Order::Ping {} => "ping",
+        Order::Inspect { .. } => "inspect",
+        Order::Stats {} => "stats",
+        Order::Revoke { .. } => "revoke",
+        Order::Shutdown { .. } => "shutdown",
+        Order::Pause { .. } => "pause",
+        Order::Resume { .. } => "resume",
+    }
 }
 
 async fn execute(shared: &Arc<Shared>, command: Command) -> Result<Value, BackendError> {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use stem_core::backend::BackendError;
 use stem_core::backend::control::Position;
 use stem_core::backend::presence::Registered;
-use stem_core::control::{Drain, Heartbeat};
+use stem_core::control::{Drain, Heartbeat, WorkerState};
 use stem_core::id::{QueueName, TaskName, WorkerId};
 use stem_core::machine::lifecycle::{Effect, Event, Lifecycle};
+use stem_core::observe::Gauges;
 use stem_core::time::Timestamp;
 use stem_isolate::IsolateRuntime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::attempt::{Taken, see_through};
@@ -20,7 +21,7 @@ use super::builder::WorkerBuilder;
 use super::config::RevokePolicy;
 use super::config::WorkerConfig;
 use super::handler::Threads;
-use super::shared::{Parts, Shared};
+use super::shared::{Parts, Shared, whole_millis};
 use super::{
     autoscale, control, intake, keeper, presence, progress, reload, revocations, signals, watchdog,
 };
@@ -103,6 +104,11 @@ impl WorkerHandle {
     pub fn shutdown(&self, mode: Drain, grace: Option<Duration>) {
         self.0.tell(Event::ShutdownAsked { mode, grace });
     }
+
+    /// What the worker is doing, and each change of that until it is stopped.
+    pub fn states(&self) -> watch::Receiver<WorkerState> {
+        self.0.state.subscribe()
+    }
 }
 
 impl Worker {
@@ -120,6 +126,7 @@ impl Worker {
             backends: builder.backends,
             threads: Threads::new(builder.isolates.clone())?,
             handlers: builder.handlers,
+            observer: builder.observer,
             renewals,
             settlements,
             lifecycle,
@@ -138,6 +145,12 @@ impl Worker {
     /// For stopping it from elsewhere.
     pub fn handle(&self) -> WorkerHandle {
         WorkerHandle(Arc::clone(&self.shared))
+    }
+
+    /// Looks what the worker is like whenever it is called; `None` once the worker is gone. Does not keep it.
+    pub fn gauges(&self) -> impl Fn() -> Option<Gauges> + Clone + Send + Sync + 'static {
+        let shared = Arc::downgrade(&self.shared);
+        move || Some(shared.upgrade()?.gauges())
     }
 
     /// Called once, when it takes deliveries.
@@ -173,6 +186,7 @@ impl Worker {
             mut lifecycle,
             mut on_ready,
         } = self;
+        tracing::info!(worker = %shared.config.id, namespace = %shared.config.namespace, pid = std::process::id(), "starting");
         // Owns every part that runs beside the lifecycle; dropped, and so aborted, at the end.
         let mut parts = JoinSet::new();
         if shared.config.signal_handlers {
@@ -223,6 +237,7 @@ impl Worker {
             for effect in effects.drain(..) {
                 match effect {
                     Effect::StartIntake => {
+                        tracing::info!(worker = %shared.config.id, tasks = shared.names().len(), "ready: deliveries are taken");
                         shared.state.send_replace(machine.state());
                         if let Some(call) = on_ready.take() {
                             call(&ready(&shared));
@@ -237,7 +252,7 @@ impl Worker {
                     Effect::DrainAttempts { mode, grace } => {
                         tracing::info!(
                             mode = mode.as_str(),
-                            grace_ms = grace.map(|grace| grace.as_millis()),
+                            grace_ms = grace.map(whole_millis),
                             "draining"
                         );
                         shared.drain_all(mode, grace);
@@ -385,8 +400,13 @@ async fn take_name(shared: &Shared, heartbeat: &Heartbeat) -> Result<(), WorkerE
     }
 }
 
-/// Whether a process of this machine is there. One that we may not ask about is.
+/// Whether a process of this machine is there. One that we may not ask about is; one that has ended and that its parent
+/// has not asked about, as in a container without an init, is not.
 fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    if stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['Z', 'X'])) {
+        return false;
+    }
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
     pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }

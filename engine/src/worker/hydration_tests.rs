@@ -102,6 +102,7 @@ fn shared(memory: &Arc<Memory>, start: usize) -> Arc<Shared> {
     Arc::new(Shared::new(Parts {
         config: WorkerConfig::new(WorkerId::new(format!("w{start}")).unwrap()),
         backends,
+        observer: Arc::new(stem_core::observe::Unobserved),
         threads: Threads::new(None).unwrap(),
         handlers: BTreeMap::new(),
         renewals: mpsc::unbounded_channel().0,

@@ -6,12 +6,13 @@ use std::time::Duration;
 use stem_core::backend::broker::ReceiveRequest;
 use stem_core::control::WorkerState;
 use stem_core::machine::intake::Intake;
+use stem_core::observe::Service;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::attempt::Taken;
 use super::pace::{MOMENT, Pace};
-use super::shared::Shared;
+use super::shared::{Shared, whole_millis};
 
 /// How long one request waits for a delivery; also the longest that a drain waits for a request under way.
 const WAIT: Duration = Duration::from_millis(500);
@@ -94,6 +95,7 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                 }
             }
             Err(error) => {
+                shared.saw_failure(Service::Broker, &error);
                 if pause == PAUSE {
                     tracing::warn!(%error, "the broker gives no deliveries; it is tried until it does");
                 }
@@ -114,7 +116,7 @@ async fn first_end(shared: &Shared) {
 }
 
 fn say_blind(shared: &Shared, blind: bool) {
-    let age_ms = shared.revocations_age().map(|age| age.as_millis());
+    let age_ms = shared.revocations_age().map(whole_millis);
     if blind {
         tracing::error!(
             age_ms,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use stem_core::backend::broker::{Renewal, Renewed, Settled};
 use stem_core::backend::{BackendError, ErrorClass, Records};
 use stem_core::machine::attempt::Event;
+use stem_core::observe::{Seen, Service};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::Progress;
 use stem_core::time::Timestamp;
@@ -107,6 +108,7 @@ pub(super) async fn renew(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiv
                 }
             }
             Err(error) => {
+                shared.saw_failure(Service::Broker, &error);
                 outage.note("renewing leases", &error);
                 batch.drain(..).for_each(|order| not_renewed(order, &error.problem));
             }
@@ -127,6 +129,7 @@ fn not_renewed(order: RenewOrder, problem: &str) {
 fn renewed(shared: &Shared, order: RenewOrder, answer: Renewed, asked_at: Timestamp) {
     match (order.whom, answer) {
         (RenewFor::Attempt(hand), Renewed::Until(_)) => {
+            shared.observer.saw(Seen::LeaseRenewed(&order.receipt.queue));
             let until = asked_at.after(order.lease);
             hand.held_until.fetch_max(until.unix_millis(), Ordering::Relaxed);
             hand.tell(Event::Renewed { asked_at });
@@ -135,6 +138,7 @@ fn renewed(shared: &Shared, order: RenewOrder, answer: Renewed, asked_at: Timest
         (RenewFor::Handler(waiting), answer) => {
             let answer = match answer {
                 Renewed::Until(_) => {
+                    shared.observer.saw(Seen::LeaseRenewed(&order.receipt.queue));
                     Ok(shared.now().until(asked_at.after(order.lease.max(shared.config.lease))))
                 }
                 Renewed::Stale => Err(Refusal::LeaseLost),
@@ -175,6 +179,7 @@ pub(super) async fn settle(shared: Arc<Shared>, mut orders: mpsc::UnboundedRecei
                 tell(batch.drain(..), answers);
             }
             Err(error) if error.class() == ErrorClass::Transient => {
+                saw_settling_fail(&shared, &error);
                 outage.note("settling deliveries", &error);
                 tell(batch.drain(..), Vec::new());
             }
@@ -184,6 +189,7 @@ pub(super) async fn settle(shared: Arc<Shared>, mut orders: mpsc::UnboundedRecei
                     let mut alone = [order];
                     let answers = settle_batch(&shared, &mut alone).await;
                     if let Err(error) = &answers {
+                        saw_settling_fail(&shared, error);
                         alone[0].hand.say_refused(error);
                     }
                     tell(alone, answers.unwrap_or_default());
@@ -191,6 +197,12 @@ pub(super) async fn settle(shared: Arc<Shared>, mut orders: mpsc::UnboundedRecei
             }
         }
     }
+}
+
+/// Settling may be two calls; the error says whose it was.
+fn saw_settling_fail(shared: &Shared, error: &BackendError) {
+    let of_broker = error.service == shared.backends.broker.service().0;
+    shared.saw_failure(if of_broker { Service::Broker } else { Service::Results }, error);
 }
 
 /// Hands out answers; what got none has failed, and is tried again.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stem_core::control::{Heartbeat, WorkerState};
+use stem_core::control::{Heartbeat, Quiet, WorkerState};
+use stem_core::observe::Service;
 use stem_core::time::Timestamp;
 
-use super::shared::Shared;
+use super::shared::{InHand, Shared};
 
 /// How often what has expired is removed.
 const HOUSEKEEPING: Duration = Duration::from_mins(1);
@@ -40,7 +41,24 @@ pub(super) fn heartbeat(shared: &Shared) -> Heartbeat {
         queues,
         tasks: shared.names().to_vec(),
         inflight: u32::try_from(in_hand.len()).unwrap_or(u32::MAX),
+        oldest_without_progress: quietest(&in_hand),
     }
+}
+
+/// The running attempt whose last checkpoint is the longest ago.
+fn quietest(in_hand: &[Arc<InHand>]) -> Option<Quiet> {
+    let running = in_hand.iter().filter_map(|hand| {
+        let running = hand.running.get()?;
+        Some((running.interrupt.since_checkpoint(), running.started_at, hand))
+    });
+    let (since, started_at, hand) = running.max_by_key(|(since, ..)| *since)?;
+    Some(Quiet {
+        id: hand.receipt.task.clone(),
+        task: hand.name.clone(),
+        attempt: hand.attempt,
+        started_at,
+        last_checkpoint_ms_ago: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+    })
 }
 
 /// Beats until dropped, at its interval and at each change of state.
@@ -48,6 +66,7 @@ pub(super) async fn beat(shared: Arc<Shared>) {
     let mut state = shared.state.subscribe();
     loop {
         if let Err(error) = shared.backends.presence.beat(&heartbeat(&shared)).await {
+            shared.saw_failure(Service::Presence, &error);
             tracing::debug!(%error, "a heartbeat was not written");
         }
         tokio::select! {
@@ -84,7 +103,7 @@ pub(super) async fn keep_house(shared: Arc<Shared>) {
         for (what, result) in swept {
             match result {
                 Ok(0) => {}
-                Ok(count) => tracing::info!(count, "removed {what} whose time was over"),
+                Ok(count) => tracing::debug!(count, "removed {what} whose time was over"),
                 Err(error) => tracing::debug!(%error, "{what} were not looked through"),
             }
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use stem_core::id::{LeaseToken, TaskId};
+use stem_core::observe::Service;
 use stem_core::settlement::Receipt;
 use stem_core::task::Progress;
 use tokio::sync::Notify;
@@ -60,6 +61,7 @@ pub(super) async fn flush(shared: Arc<Shared>) {
         if !batch.is_empty()
             && let Err(error) = shared.backends.results.record_progress(&batch).await
         {
+            shared.saw_failure(Service::Results, &error);
             tracing::debug!(%error, updates = batch.len(), "progress was not written");
         }
         tokio::time::sleep(FLUSH).await;

@@ -9,6 +9,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use stem_core::observe::Seen;
+
 use super::handler::{Handler, Serving};
 use super::shared::{Counters, Shared};
 use crate::modules::ModuleHandler;
@@ -144,6 +146,7 @@ async fn renew(shared: &Shared, worn: &Arc<Serving>, reason: Reason) -> Arc<Serv
             if shared.replace_module(worn, &fresh) {
                 let attempts = worn.begun.load(Ordering::Relaxed);
                 Counters::count(&shared.counters.recycled);
+                shared.observer.saw(Seen::Recycled { reason: reason.as_str() });
                 tracing::info!(task = %worn.name, reason = reason.as_str(), attempts, "isolate recycled");
             }
             return fresh;
@@ -162,6 +165,7 @@ fn renew_threads_if_worn(shared: &Shared) {
         match shared.threads.renew_inline() {
             Ok(()) => {
                 Counters::count(&shared.counters.recycled);
+                shared.observer.saw(Seen::Recycled { reason: Reason::MaxTasks.as_str() });
                 tracing::info!(
                     reason = Reason::MaxTasks.as_str(),
                     attempts = *begun,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use stem_core::backend::BackendError;
 use stem_core::id::TaskId;
 use stem_core::machine::attempt::Event;
+use stem_core::observe::Service;
 use stem_core::revoke::{RevocationChange, Revocations, Version};
 
 use super::shared::Shared;
@@ -100,6 +101,7 @@ pub(super) async fn follow(shared: Arc<Shared>) {
                 }
             }
             Err(error) => {
+                shared.saw_failure(Service::Revokes, &error);
                 if !failing {
                     tracing::warn!(%error, "the revoke store cannot be read; revocations of this moment are seen when it can");
                 }

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
+use stem_core::backend::broker::QueueStatus;
 use stem_core::backend::{BackendError, Records};
 use stem_core::control::{Drain, WorkerState};
-use stem_core::id::{Incarnation, LeaseToken, TaskId, TaskName};
+use stem_core::id::{Incarnation, LeaseToken, QueueName, TaskId, TaskName};
 use stem_core::machine::{attempt, lifecycle};
+use stem_core::observe::{Gauges, Observer, Seen, Service};
 use stem_core::outcome::StopHow;
 use stem_core::revoke::{Revocations, TRACE_TTL, Version};
 use stem_core::settlement::Receipt;
@@ -23,6 +25,11 @@ use super::recycle::{Guards, Recycling};
 use super::slots::Slots;
 use crate::Backends;
 use crate::clock::{SteadyClock, SystemClock};
+
+/// As a number that JSON can hold, for the log.
+pub(super) fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// `at`, moved from one clock to another that shows `to` when the first shows `from`.
 fn shift(at: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
@@ -128,6 +135,9 @@ pub(super) struct RevokedEnd {
     pub(super) elapsed_ms: f64,
 }
 
+/// What waits is looked at every few seconds; an outage makes it later.
+const DEPTHS_HOLD: Duration = Duration::from_secs(20);
+
 /// So many revoked ends are remembered.
 const REVOKED_ENDS: usize = 1024;
 
@@ -136,6 +146,7 @@ const REVOKED_ENDS: usize = 1024;
 pub(super) struct Shared {
     pub(super) config: WorkerConfig,
     pub(super) backends: Backends,
+    pub(super) observer: Arc<dyn Observer>,
     pub(super) records: Records,
     pub(super) clock: SteadyClock,
     wall_clock: SystemClock,
@@ -164,6 +175,8 @@ pub(super) struct Shared {
     in_hand: Mutex<HashMap<(TaskId, LeaseToken), Arc<InHand>>>,
     revocations: Mutex<Revocations>,
     revoked_ends: Mutex<VecDeque<RevokedEnd>>,
+    /// What waited in each queue of ours when last looked at, in steady time.
+    depths: Mutex<(Timestamp, Vec<(QueueName, u64)>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -183,6 +196,7 @@ impl Handlers {
 pub(super) struct Parts {
     pub(super) config: WorkerConfig,
     pub(super) backends: Backends,
+    pub(super) observer: Arc<dyn Observer>,
     pub(super) threads: Threads,
     pub(super) handlers: BTreeMap<TaskName, Handler>,
     pub(super) renewals: mpsc::UnboundedSender<RenewOrder>,
@@ -205,6 +219,7 @@ impl Shared {
             revocations: Mutex::new(Revocations::new(parts.config.namespace.clone())),
             config: parts.config,
             backends: parts.backends,
+            observer: parts.observer,
             clock,
             wall_clock: SystemClock,
             incarnation: Incarnation(uuid::Uuid::now_v7()),
@@ -225,6 +240,7 @@ impl Shared {
             handlers: RwLock::new(Handlers::new(parts.handlers)),
             in_hand: Mutex::default(),
             revoked_ends: Mutex::default(),
+            depths: Mutex::default(),
         }
     }
 
@@ -379,6 +395,33 @@ impl Shared {
         *self.drain.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode);
         for hand in self.in_hand() {
             hand.tell(attempt::Event::Draining { mode, grace });
+        }
+    }
+
+    /// Tells the observer that a call to a service failed.
+    pub(super) fn saw_failure(&self, service: Service, error: &BackendError) {
+        self.observer.saw(Seen::ServiceFailed(service, error.class()));
+    }
+
+    /// Keeps what was found to wait in the queues of this worker, for [`gauges`](Self::gauges).
+    pub(super) fn note_depths(&self, queues: &[QueueStatus]) {
+        let depth = |name: &QueueName| {
+            queues.iter().find(|queue| queue.name == *name).map_or(0, |queue| queue.ready)
+        };
+        let depths = self.config.queues.iter().map(|name| (name.clone(), depth(name))).collect();
+        *self.depths.lock().unwrap_or_else(PoisonError::into_inner) = (self.now(), depths);
+    }
+
+    /// What the worker is like now. A depth that was seen too long ago is left out: it would be taken for today's.
+    pub(super) fn gauges(&self) -> Gauges {
+        let (seen_at, depths) = self.depths.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fresh = self.now().since(seen_at) <= DEPTHS_HOLD;
+        Gauges {
+            inflight: self.inflight(),
+            concurrency: self.slots.limit(),
+            revocations: self.revocations().count(),
+            revocations_age: self.revocations_age(),
+            depths: if fresh { depths } else { Vec::new() },
         }
     }
 

@@ -70,8 +70,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let may_take = shared.worker_state() == WorkerState::Running && !shared.is_blind();
         let has_places = may_take && shared.slots.taken() < shared.slots.limit();
         let taken = shared.counters.taken.load(Ordering::Relaxed);
-        // An outage has its own words; and whoever takes deliveries need not ask whether there are some.
-        let depth = if has_places && taken == watchdog.taken {
+        // An outage has its own words; and whoever takes deliveries need not ask whether there are some, unless somebody
+        // wants to know how many.
+        let depth = if has_places && taken == watchdog.taken || shared.observer.is_watching() {
             depth(&shared).await.unwrap_or(0)
         } else {
             0

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use stem_core::backend::presence::Registered;
-use stem_core::control::{Heartbeat, WorkerState};
+use stem_core::control::{Heartbeat, Quiet, WorkerState};
 use stem_core::id::Incarnation;
 use stem_core::time::Timestamp;
 
@@ -44,6 +44,13 @@ fn heartbeat(id: &str, boot_id: Incarnation) -> Heartbeat {
         queues: BTreeMap::from([(queue("q"), 3)]),
         tasks: vec![name("job")],
         inflight: 3,
+        oldest_without_progress: Some(Quiet {
+            id: task("t"),
+            task: name("job"),
+            attempt: 1,
+            started_at: Timestamp::from_unix_millis(1_500),
+            last_checkpoint_ms_ago: 400,
+        }),
     }
 }
 

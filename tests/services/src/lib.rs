@@ -1,9 +1,10 @@
-//! Private Redis and Postgres servers for tests, which may be killed, frozen and restarted.
+//! Private Redis, Postgres and Prometheus servers for tests, which may be killed, frozen and restarted.
 //!
 //! | server | started by | for |
 //! |---|---|---|
 //! | [`RedisServer`] | [`RedisServer::start`], [`RedisServer::with`] | one test |
 //! | [`PostgresServer`] | [`PostgresServer::start`], [`PostgresServer::with`] | one test that disturbs its server |
+//! | [`PrometheusServer`] | [`PrometheusServer::start`] | one test that reads metrics |
 //! | [`Shared`] | [`PostgresServer::shared`] | every test that needs no more than a database of its own |
 //!
 //! Each server listens on a port of 127.0.0.1 and keeps its data in a directory of its own, directly under `/tmp`. It
@@ -19,10 +20,12 @@
 mod account;
 mod postgres;
 mod programs;
+mod prometheus;
 mod redis;
 mod server;
 mod shared;
 
 pub use postgres::{PostgresServer, PostgresSettings};
+pub use prometheus::PrometheusServer;
 pub use redis::{Fsync, RedisServer, RedisSettings};
 pub use shared::{Database, Shared};

@@ -221,12 +221,13 @@ impl Cluster {
         command
     }
 
-    /// The postmaster, once it takes connections. Its lock file says so: the first line is the process, the eighth how
-    /// far it is. The file of one that was killed stays.
+    /// The postmaster, once it takes connections, if only those of readers. Its lock file says so: the first line is the
+    /// process, the eighth how far it is. The file of one that was killed stays.
     pub(crate) fn ready(&self) -> Option<u32> {
         let file = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         let lines: Vec<&str> = file.lines().map(str::trim).collect();
-        if lines.get(7) == Some(&"ready") { lines.first()?.parse().ok() } else { None }
+        let takes = matches!(lines.get(7), Some(&"ready" | &"standby"));
+        if takes { lines.first()?.parse().ok() } else { None }
     }
 
     pub(crate) fn url(&self, database: &str) -> String {

@@ -13,6 +13,13 @@ pub(crate) fn redis_server() -> Result<PathBuf> {
     )
 }
 
+/// A program of Prometheus: the server itself, or `promtool`.
+pub(crate) fn prometheus(program: &str) -> Result<PathBuf> {
+    on_path(program).with_context(|| {
+        format!("there is no {program} on this machine (hint: `cargo xtask setup` installs it)")
+    })
+}
+
 /// The directory that holds `initdb`, `postgres` and `psql` of one version.
 ///
 /// Debian keeps all but a wrapper of `psql` off the path, so the newest version is looked for where Debian puts it.

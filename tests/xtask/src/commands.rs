@@ -25,14 +25,14 @@ fn guests_cargo(root: &Path, command: &str) -> Step {
 /// Everything that a build or a test needs.
 pub(crate) fn setup(root: &Path) -> Result<()> {
     setup::compiler(root)?;
-    setup::servers(root)?;
+    setup::services(root)?;
     guests::setup()
 }
 
 /// Every test there is. The largest part goes last, so that the summary of its runner is what one sees.
 pub(crate) fn test(root: &Path) -> Result<()> {
     setup::compiler(root)?;
-    setup::servers(root)?;
+    setup::services(root)?;
     guests::build(root)?;
     guests_cargo(root, "test").run()?;
     let runner = Step::cargo(root).args(["nextest", "--version"]).succeeds();
@@ -66,6 +66,16 @@ pub(crate) fn lab(root: &Path) -> Result<()> {
     let packages = ["-p", "stem-cli", "-p", "worker-control-lab"];
     Step::cargo(root).args(["build", "--locked"]).args(packages).args(programs).run()?;
     Step::new(root, target_dir(root).join("debug/worker-control-lab")).run()
+}
+
+/// A backlog that comes and goes; `example-tasks/autoscale-demo` is the program that shows what a worker makes of it.
+pub(crate) fn autoscale(root: &Path) -> Result<()> {
+    setup::compiler(root)?;
+    let picture = target_dir(root).join("autoscale.svg");
+    Step::cargo(root)
+        .args(["run", "--quiet", "--locked", "--package", "autoscale-demo", "--", "--out"])
+        .args([picture])
+        .run()
 }
 
 /// The benchmark suite. Some of it runs the example tasks.

@@ -1,4 +1,4 @@
-//! Set-up, tests, demo, lab, benchmarks and guests in one command each: `cargo xtask <command>`.
+//! Set-up, tests, demonstrations, benchmarks and guests in one command each: `cargo xtask <command>`.
 
 mod commands;
 mod guests;
@@ -13,13 +13,15 @@ usage: cargo xtask <command>
 
   demo      build everything, and show a worker at work: under a minute after the build
   lab       build three workers, and show what an operator can do to them and their tasks
+  autoscale a backlog that comes and goes, and a worker whose concurrency follows it; drawn as SVG
   test      build everything, and run every test
   guests    build the example tasks to WebAssembly, into target/stem-modules
   setup     install what builds and tests need and this machine lacks; the others do so by themselves
   bench     measure, with the release build
   ci        what runs before a change is taken: .ci/run
 
-What is missing is installed: a C compiler, and for the tests Redis and Postgres, through the system's package manager;
+What is missing is installed: a C compiler, and for the tests Redis, Postgres, tmux,
+systemd-analyze and logrotate, through the system's package manager;
 and Rust's standard library for WebAssembly. STEM_GUEST_STD=rustup|debian says where that library comes from; without
 it each is tried in turn.
 ";
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Some("test") => commands::test(&root),
         Some("demo") => commands::demo(&root),
         Some("lab") => commands::lab(&root),
+        Some("autoscale") => commands::autoscale(&root),
         Some("bench") => commands::bench(&root),
         Some("ci") => commands::ci(&root),
         Some("help" | "--help" | "-h") => {

@@ -1,5 +1,6 @@
 //! What must be on the machine beside Rust itself, and is installed through the system's package manager when it is not:
-//! a C compiler, for the SQLite that is built in; and for the tests alone Redis and Postgres.
+//! a C compiler, for the SQLite that is built in; and for the tests alone Redis, Postgres, Prometheus, tmux, and
+//! what checks the units and the rotation of logs.
 
 use std::env;
 use std::fs;
@@ -106,15 +107,54 @@ const POSTGRES: Need = Need {
     },
 };
 
+/// The terminal in which tests look at `stem top`. It knows no `--version`.
+const TMUX: Need = Need {
+    name: "tmux",
+    is_there: |root| Step::new(root, "tmux").args(["-V"]).succeeds(),
+    packages: Packages { apt: &["tmux"], dnf: &["tmux"], apk: &["tmux"], pacman: &["tmux"] },
+};
+
+/// What reads the units and the rotation of logs that come with the program, and says what is wrong with them. Alpine has
+/// another init system, and no such program; there a test fails, and says which.
+const SYSTEMD_ANALYZE: Need = Need {
+    name: "systemd-analyze",
+    is_there: |root| runs(root, "systemd-analyze"),
+    packages: Packages { apt: &["systemd"], dnf: &["systemd"], apk: &[], pacman: &["systemd"] },
+};
+
+/// Debian has it where only root looks for programs.
+const LOGROTATE: Need = Need {
+    name: "logrotate",
+    is_there: |root| runs(root, "logrotate") || runs(root, "/usr/sbin/logrotate"),
+    packages: Packages {
+        apt: &["logrotate"],
+        dnf: &["logrotate"],
+        apk: &["logrotate"],
+        pacman: &["logrotate"],
+    },
+};
+
+/// Reads the metrics of workers, with its tool that looks over a page.
+const PROMETHEUS: Need = Need {
+    name: "prometheus",
+    is_there: |root| runs(root, "prometheus") && runs(root, "promtool"),
+    packages: Packages {
+        apt: &["prometheus"],
+        dnf: &["/usr/bin/prometheus"],
+        apk: &["prometheus"],
+        pacman: &["prometheus"],
+    },
+};
+
 /// Sees to it that there is what a build needs.
 pub(crate) fn compiler(root: &Path) -> Result<()> {
     see_to(root, &[COMPILER])
 }
 
-/// Sees to it that there are the servers that tests start for themselves. A service that a package brings is not used;
+/// Sees to it that there are the servers that tests start for themselves, and the terminal. A service that a package brings is not used;
 /// where there is no init system, as in most containers, Debian does not start it either.
-pub(crate) fn servers(root: &Path) -> Result<()> {
-    see_to(root, &[REDIS, POSTGRES])
+pub(crate) fn services(root: &Path) -> Result<()> {
+    see_to(root, &[REDIS, POSTGRES, PROMETHEUS, TMUX, SYSTEMD_ANALYZE, LOGROTATE])
 }
 
 fn see_to(root: &Path, needs: &[Need]) -> Result<()> {
@@ -125,10 +165,21 @@ fn see_to(root: &Path, needs: &[Need]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let names = missing.iter().map(|need| need.name).collect::<Vec<_>>().join(" and ");
+    let listed =
+        |needs: &[&Need]| needs.iter().map(|need| need.name).collect::<Vec<_>>().join(" and ");
+    let names = listed(&missing);
     let Some(manager) = MANAGERS.iter().find(|manager| runs(root, manager.program)) else {
         bail!("{names}: not on this machine, and no package manager known here to install it")
     };
+    let has = |need: &&Need| !(manager.packages)(&need.packages).is_empty();
+    let (missing, nowhere): (Vec<&Need>, Vec<&Need>) = missing.into_iter().partition(has);
+    for need in nowhere {
+        println!("{}: not on this machine, and {} has it not", need.name, manager.program);
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = listed(&missing);
     println!("{names}: not on this machine; {} installs it", manager.program);
     let packages = missing.iter().flat_map(|need| (manager.packages)(&need.packages));
     let install: Vec<&str> = manager.install.iter().chain(packages).copied().collect();

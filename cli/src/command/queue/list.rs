@@ -27,7 +27,7 @@ pub(super) async fn run(context: &Context, namespace: NamespaceArg, json: JsonAr
 }
 
 /// Waiting tasks that no live worker would take.
-fn unroutable(queue: &QueueStatus, workers: &[Heartbeat]) -> u64 {
+pub(in crate::command) fn unroutable(queue: &QueueStatus, workers: &[Heartbeat]) -> u64 {
     let known = |name| {
         workers
             .iter()

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use stem_core::backend::broker::Pause;
+use stem_core::backend::{BackendError, Broker};
 use stem_core::id::QueueName;
 use stem_core::time::Clock;
 use stem_engine::SystemClock;
@@ -27,6 +28,21 @@ pub(super) async fn resume(context: &Context, names: Vec<QueueName>, json: JsonA
     set(context, names, None, json).await
 }
 
+/// Pauses queues, or resumes them; says for which ones that changed anything.
+pub(in crate::command) async fn set_paused(
+    broker: &dyn Broker,
+    names: &[QueueName],
+    pause: Option<&Pause>,
+) -> Result<Vec<QueueName>, BackendError> {
+    let mut updated = Vec::new();
+    for name in names {
+        if broker.set_paused(name, pause.cloned()).await? {
+            updated.push(name.clone());
+        }
+    }
+    Ok(updated)
+}
+
 async fn set(
     context: &Context,
     mut names: Vec<QueueName>,
@@ -40,12 +56,7 @@ async fn set(
         connect::refuse_memory(&settings.broker_url, "the pause")?;
     }
     let broker = connect::broker(&settings).await?;
-    let mut updated = Vec::new();
-    for name in &names {
-        if broker.set_paused(name, pause.cloned()).await? {
-            updated.push(name);
-        }
-    }
+    let updated = set_paused(&*broker, &names, pause).await?;
     let paused: Vec<QueueName> = broker
         .queues()
         .await?
@@ -61,7 +72,7 @@ async fn set(
     Printer::new(json.json).print(&json!({"updated": updated, "paused": paused}), || {
         let lines: Vec<String> = names
             .iter()
-            .map(|name| format!("{name} {}", if updated.contains(&name) { now } else { already }))
+            .map(|name| format!("{name} {}", if updated.contains(name) { now } else { already }))
             .collect();
         lines.join("\n")
     })?;

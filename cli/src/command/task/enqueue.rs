@@ -19,6 +19,7 @@ use crate::exit::Ending;
 use crate::follow;
 use crate::output::{Printer, say};
 use crate::settings::Settings;
+use crate::telemetry::OfProducer;
 use crate::view::RecordView;
 
 pub(super) async fn run(context: &Context, args: EnqueueArgs) -> Outcome {
@@ -32,7 +33,10 @@ pub(super) async fn run(context: &Context, args: EnqueueArgs) -> Outcome {
     let queue = options.queue.clone();
     connect::refuse_memory(&settings.broker_url, "the task")?;
     let client = client(&settings).await?;
+    let trace = OfProducer::start(&settings, &context.environment, &queue, &args.name)?;
+    let options = EnqueueOptions { trace_parent: trace.trace_parent(), ..options };
     let enqueued = client.enqueue(args.name.clone(), payload, options).await?;
+    trace.enqueued(&enqueued).await;
     if enqueued.deduplicated {
         say(format!("note: task {} was there already; nothing was enqueued", enqueued.id));
     } else {

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use serde_json::{Value, json};
+use stem_core::backend::{BackendError, RevokeStore};
 use stem_core::control::Order;
-use stem_core::id::TaskId;
+use stem_core::id::{Namespace, TaskId};
 use stem_core::revoke::{Revocation, RevokeRequest};
 use stem_core::time::Clock;
 use stem_engine::{RevokePolicy, SystemClock};
 
 use super::super::Context;
 use super::{Control, cell};
-use crate::args::{Expiry, RevokeArgs};
+use crate::args::RevokeArgs;
 use crate::connect::Opener;
 use crate::control::{Answers, ask};
 use crate::error::{CliError, Outcome};
@@ -29,10 +30,7 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
         grace_ms: args.grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
         reason: args.reason,
         requested_by: Some(requester.clone()),
-        expires_at: match args.expires_in {
-            Expiry::After(span) => Some(SystemClock.now().after(span)),
-            Expiry::Never => None,
-        },
+        expires_at: args.expires_in.counted_from(SystemClock.now()),
     };
     let timeout_flag = args.control.timeout;
     let settings = Control::settings(context, &args.control)?;
@@ -44,21 +42,21 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
     let tasks: BTreeSet<TaskId> = args.task.into_iter().collect();
     let requests: Vec<(TaskId, RevokeRequest)> =
         tasks.into_iter().map(|task| (task, revoke.clone())).collect();
-    let persisted = revokes.revoke(namespace, &requests).await?;
-
-    let order = Order::Revoke { revocations: persisted.clone() };
-    let mut request = Control::request_with(&settings, &args.control, order);
-    request.requester = requester;
-    if let Some(grace) = args.grace.filter(|_| timeout_flag.is_none()) {
-        // A worker answers when the task has stopped, which may take the whole grace.
-        request.timeout += grace;
-    }
-    request.send_to_nobody = true;
-    let backends = opener.all(RevokePolicy::FailClosed).await;
-    let asked = match &backends {
-        Ok(backends) => ask(backends, request).await.map_err(CliError::from),
-        Err(error) => Err(error.clone()),
+    let mut results = None;
+    let tell = async |order| {
+        let mut request = Control::request_with(&settings, &args.control, order);
+        request.requester = requester;
+        if let Some(grace) = args.grace.filter(|_| timeout_flag.is_none()) {
+            // A worker answers when the task has stopped, which may take the whole grace.
+            request.timeout += grace;
+        }
+        request.send_to_nobody = true;
+        let backends = opener.all(RevokePolicy::FailClosed).await?;
+        let answers = ask(&backends, request).await?;
+        results = Some(backends.results);
+        Ok(answers)
     };
+    let (persisted, asked) = store_then_tell(&*revokes, namespace, &requests, tell).await?;
     let untold = Answers::nobody_asked(namespace);
     let answers = asked.as_ref().unwrap_or(&untold);
     let mut document = answers.document();
@@ -76,8 +74,8 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
         error.hint = format!("workers also follow the store, within a second; {}", error.hint);
         error
     })?;
-    let results = &backends?.results;
     for (task, _) in &requests {
+        let Some(results) = &results else { break };
         // Only a courtesy, so an error says nothing: the order holds whatever the records know.
         if matches!(results.fetch(task).await, Ok(None)) {
             say(format!("note: no task {task} is known yet; the order holds if it comes"));
@@ -90,6 +88,19 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
         return Ok(Ending::Done);
     }
     answers.explain()
+}
+
+/// Stores revocations, and then has the workers told what was stored. An error means that nobody was told; once they are
+/// stored, whether the workers could be told is no error of this, since workers follow the store too.
+pub(in crate::command) async fn store_then_tell(
+    revokes: &dyn RevokeStore,
+    namespace: &Namespace,
+    requests: &[(TaskId, RevokeRequest)],
+    tell: impl AsyncFnOnce(Order) -> Result<Answers, CliError>,
+) -> Result<(Vec<Revocation>, Result<Answers, CliError>), BackendError> {
+    let persisted = revokes.revoke(namespace, requests).await?;
+    let told = tell(Order::Revoke { revocations: persisted.clone() }).await;
+    Ok((persisted, told))
 }
 
 fn text(persisted: &[Revocation], answers: &Answers) -> String {

@@ -1,5 +1,6 @@
 //! `stem worker start`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,9 +14,12 @@ use crate::connect::{self, ServiceUrl};
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
 use crate::identity;
+use crate::nodes::own::{self, Own};
 use crate::output::{Printer, say};
 use crate::sandbox;
+use crate::service_manager;
 use crate::settings::{Setting, Settings, Source};
+use crate::telemetry::OfWorker;
 
 /// What the worker runs with beside the settings.
 struct Plan {
@@ -27,12 +31,16 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
     let settings = context.settings_logging("info", |flags| {
         flags.namespace.clone_from(&args.namespace.namespace);
         flags.worker_queues.clone_from(&args.queue);
+        flags.metrics = args.metrics;
     })?;
-    let plan = plan(&args, &settings)?;
+    let own = Own::read(args.pidfile.clone(), &context.environment)?;
+    let plan = plan(&args, &settings, &own)?;
     let printer = Printer::new(args.json.json);
     if args.print_config {
-        return print_config(printer, &settings, &plan);
+        return print_config(printer, &settings, &plan, &own);
     }
+    // Before any service is asked: of two starts one ends at once.
+    let pidfile = own.take_up(&plan.config.id, &plan.config.namespace)?;
     let concurrency = plan.config.concurrency;
     let backends = connect::Opener::new(&settings).all(plan.config.revoke_policy).await?;
     warn_of_unsafe(&backends, args.strict).await?;
@@ -44,16 +52,38 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
     if args.modules.is_none() {
         say("warning: this worker knows no task, since it was given no --modules");
     }
+    let telemetry = OfWorker::start(&settings, &plan.config, &own.host.value)?;
     let mut builder = Worker::builder(backends, plan.config);
+    if let Some(telemetry) = &telemetry {
+        builder = builder.observer(telemetry.telemetry().observer());
+    }
+    let page = telemetry.as_ref().and_then(OfWorker::page);
     if let Some(dir) = args.modules {
         let isolates = sandbox::start(u32::try_from(concurrency).unwrap_or(u32::MAX))?;
+        if let Some(telemetry) = &telemetry {
+            telemetry.observe(&isolates);
+        }
         builder = builder.isolates(isolates).modules_dir(dir).await.map_err(sandbox::refused)?;
     }
     let worker = builder.build().map_err(explain)?.on_ready(move |ready| {
         // Whoever started it may have stopped reading; the worker works all the same.
-        let _ = printer.print(&document(ready), || line(ready));
+        let page = page.as_deref();
+        let _ = printer.print(&document(ready, page), || line(ready, page));
+        service_manager::ready(&line(ready, page));
     });
-    worker.run().await.map_err(explain)?;
+    if let Some(telemetry) = &telemetry {
+        telemetry.telemetry().watch(worker.gauges());
+    }
+    tokio::spawn(service_manager::follow(worker.handle().states()));
+    if let Some(pidfile) = &pidfile {
+        tokio::spawn(own::follow(Arc::downgrade(pidfile), worker.handle().states()));
+    }
+    let ended = worker.run().await;
+    service_manager::stopping();
+    if let Some(telemetry) = telemetry {
+        telemetry.end().await;
+    }
+    ended.map_err(explain)?;
     Ok(Ending::Done)
 }
 
@@ -88,9 +118,17 @@ async fn warn_of_unsafe(backends: &Backends, strict: bool) -> Result<(), CliErro
     Ok(())
 }
 
-fn plan(args: &WorkerStart, settings: &Settings) -> Result<Plan, CliError> {
-    let name = args.name.clone();
-    let mut config = WorkerConfig::new(name.clone().unwrap_or_else(identity::worker_id));
+fn plan(args: &WorkerStart, settings: &Settings, own: &Own) -> Result<Plan, CliError> {
+    let name = match &args.name {
+        Some(name) => Setting { value: name.clone(), source: Source::Flag("--name") },
+        None => match &own.node {
+            Setting { value: Some(node), source } => {
+                Setting { value: node.clone(), source: source.clone() }
+            }
+            _ => Setting::default(identity::worker_id(&own.host.value)),
+        },
+    };
+    let mut config = WorkerConfig::new(name.value);
     let chosen = |is_set: bool, flag: &'static str| {
         if is_set { Source::Flag(flag) } else { Source::Default }
     };
@@ -149,7 +187,7 @@ fn plan(args: &WorkerStart, settings: &Settings) -> Result<Plan, CliError> {
     config.prefetch = prefetch.value;
     let duration = |value: Duration| Value::from(stem_engine::units::write_duration(value));
     let rows = vec![
-        ("name", json!(config.id), chosen(name.is_some(), "--name")),
+        ("name", json!(config.id), name.source),
         (
             "modules",
             args.modules.as_ref().map_or(Value::Null, |dir| json!(dir.display().to_string())),
@@ -213,14 +251,17 @@ fn plan(args: &WorkerStart, settings: &Settings) -> Result<Plan, CliError> {
     Ok(Plan { config, rows })
 }
 
-fn print_config(printer: Printer, settings: &Settings, plan: &Plan) -> Outcome {
+fn print_config(printer: Printer, settings: &Settings, plan: &Plan, own: &Own) -> Outcome {
+    let own = own.rows();
     let mut rows = settings.rows();
-    rows.extend(plan.rows.iter().map(|(key, value, source)| (*key, value.clone(), source)));
+    rows.extend(
+        plan.rows.iter().chain(&own).map(|(key, value, source)| (*key, value.clone(), source)),
+    );
     printer.print(&config::document(&rows), || config::text(&rows))?;
     Ok(Ending::Done)
 }
 
-fn document(ready: &Ready) -> Value {
+fn document(ready: &Ready, page: Option<&str>) -> Value {
     let mut document = json!({
         "worker": ready.worker,
         "queues": ready.queues,
@@ -230,17 +271,21 @@ fn document(ready: &Ready) -> Value {
     if let Some(min) = ready.min_concurrency {
         document["minConcurrency"] = json!(min);
     }
+    if let Some(page) = page {
+        document["metrics"] = json!(page);
+    }
     document
 }
 
 /// One line, whatever it serves.
-fn line(ready: &Ready) -> String {
+fn line(ready: &Ready, page: Option<&str>) -> String {
     let queues: Vec<&str> = ready.queues.iter().map(QueueName::as_str).collect();
     let tasks: Vec<&str> = ready.tasks.iter().map(TaskName::as_str).collect();
     let tasks = if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") };
     let least = ready.min_concurrency.map_or_else(String::new, |min| format!("{min}.."));
+    let page = page.map_or_else(String::new, |page| format!("; metrics: {page}"));
     format!(
-        "worker {} is ready; queues: {}; tasks: {tasks}; concurrency: {least}{}",
+        "worker {} is ready; queues: {}; tasks: {tasks}; concurrency: {least}{}{page}",
         ready.worker,
         queues.join(", "),
         ready.concurrency

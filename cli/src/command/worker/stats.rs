@@ -19,10 +19,13 @@ pub(super) async fn run(context: &Context, args: ControlArgs) -> Outcome {
         "UPTIME",
         "INFLIGHT",
         "CONCURRENCY",
+        "STARTED",
         "SUCCEEDED",
         "FAILED",
         "RETRIED",
         "REVOKED",
+        "TERMINATED",
+        "LEASE-LOST",
         "QUEUES",
     ];
     answers.report(control.printer, &header, row)
@@ -49,10 +52,13 @@ fn row(payload: &Value) -> Vec<String> {
         uptime,
         cell(payload, "inflight"),
         cell(payload, "activeConcurrency"),
+        cell(counters, "started"),
         cell(counters, "succeeded"),
         cell(counters, "failed"),
         cell(counters, "retried"),
         cell(counters, "revoked"),
+        cell(counters, "terminated"),
+        cell(counters, "leaseLost"),
         queues.join(", "),
     ]
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use stem_core::backend::Presence;
-use stem_core::control::{Heartbeat, WorkerState};
+use stem_core::control::{Heartbeat, Quiet, WorkerState};
 use stem_core::id::{Namespace, WorkerId};
 use stem_core::time::Timestamp;
 use stem_engine::units;
@@ -26,14 +26,22 @@ const GONE: u32 = 10;
 /// Whether a worker is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Life {
+pub(in crate::command) enum Life {
+    /// Heard in time.
     Alive,
+    /// Not heard in time.
     Stale,
+    /// It said goodbye, or was not heard for long.
     Gone,
 }
 
 impl Life {
-    fn of(heartbeat: &Heartbeat, now: Timestamp, stale_after: Option<Duration>) -> Self {
+    /// By the store's clock; without a threshold, after three of its intervals.
+    pub(in crate::command) fn of(
+        heartbeat: &Heartbeat,
+        now: Timestamp,
+        stale_after: Option<Duration>,
+    ) -> Self {
         let patience = stale_after
             .unwrap_or_else(|| Duration::from_millis(heartbeat.interval_ms.saturating_mul(3)));
         let silent = now.since(heartbeat.seen_at);
@@ -152,31 +160,32 @@ impl Watch<'_> {
         Ok(Ending::Partial)
     }
 
-    /// A line for every heartbeat and for every worker that falls silent.
+    /// A line for every heartbeat, for every worker that falls silent, and for every one that the store has forgotten.
     async fn follow(&self, timeout: Option<Duration>) -> Outcome {
-        let mut known: BTreeMap<WorkerId, (Timestamp, Life)> = BTreeMap::new();
+        let mut known = Known::default();
         let mut heard = Instant::now();
+        let mut begun = false;
         loop {
             let (heartbeats, now) = self.look().await?;
-            for heartbeat in &heartbeats {
-                let view = self.view(heartbeat, now);
-                let news = (heartbeat.seen_at, view.status);
-                if known.get(&heartbeat.worker) == Some(&news) {
-                    continue;
-                }
-                if known
-                    .get(&heartbeat.worker)
-                    .is_none_or(|(seen_at, _)| *seen_at != heartbeat.seen_at)
-                {
+            let news =
+                known.see(heartbeats, |heartbeat| Life::of(heartbeat, now, self.stale_after));
+            for News { worker, beat } in news {
+                if beat {
                     heard = Instant::now();
                 }
-                known.insert(heartbeat.worker.clone(), news);
-                if self.printer.print(&view, || view.row().join("  "))? == Written::ReaderGone {
+                let (heartbeat, status) = &known.0[&worker];
+                let view = View { status: *status, ..self.view(heartbeat, now) };
+                let written = self.printer.print(&view, || {
+                    let header = if begun { &[][..] } else { &HEADER };
+                    table(header, [view.row()])
+                })?;
+                begun = true;
+                if written == Written::ReaderGone {
                     return Ok(Ending::Done);
                 }
             }
             if let Some(timeout) = timeout.filter(|timeout| heard.elapsed() >= *timeout) {
-                if known.is_empty() {
+                if known.0.is_empty() {
                     return Err(self.none());
                 }
                 say(format!("nothing was heard for {}", units::write_duration(timeout)));
@@ -187,8 +196,52 @@ impl Watch<'_> {
     }
 }
 
-const HEADER: [&str; 8] =
-    ["WORKER", "STATUS", "STATE", "SEEN", "INFLIGHT", "CONCURRENCY", "QUEUES", "TASKS"];
+/// Each worker as it was last seen.
+#[derive(Default)]
+struct Known(BTreeMap<WorkerId, (Heartbeat, Life)>);
+
+/// A worker of which there is something to tell.
+#[derive(Debug, PartialEq)]
+struct News {
+    worker: WorkerId,
+    /// It said something, and did not only fall silent.
+    beat: bool,
+}
+
+impl Known {
+    /// Takes in what a look found. A worker that was seen before and is not there any more is gone.
+    fn see(&mut self, found: Vec<Heartbeat>, life: impl Fn(&Heartbeat) -> Life) -> Vec<News> {
+        let mut news = Vec::new();
+        for (worker, (_, status)) in &mut self.0 {
+            if *status != Life::Gone && found.iter().all(|heartbeat| heartbeat.worker != *worker) {
+                *status = Life::Gone;
+                news.push(News { worker: worker.clone(), beat: false });
+            }
+        }
+        for heartbeat in found {
+            let (worker, seen_at, status) =
+                (heartbeat.worker.clone(), heartbeat.seen_at, life(&heartbeat));
+            let before = self.0.insert(worker.clone(), (heartbeat, status));
+            let beat = before.as_ref().is_none_or(|(old, _)| old.seen_at != seen_at);
+            if beat || before.is_some_and(|(_, old)| old != status) {
+                news.push(News { worker, beat });
+            }
+        }
+        news
+    }
+}
+
+const HEADER: [&str; 9] = [
+    "WORKER",
+    "STATUS",
+    "STATE",
+    "SEEN",
+    "INFLIGHT",
+    "CONCURRENCY",
+    "WITHOUT PROGRESS",
+    "QUEUES",
+    "TASKS",
+];
 
 impl View<'_> {
     fn row(&self) -> Vec<String> {
@@ -207,10 +260,17 @@ impl View<'_> {
             format!("{:.1}s ago", self.silent_ms / 1e3),
             heartbeat.inflight.to_string(),
             heartbeat.concurrency.to_string(),
+            heartbeat.oldest_without_progress.as_ref().map_or_else(|| "-".to_owned(), quiet),
             queues.join(","),
             tasks.join(","),
         ]
     }
+}
+
+/// The attempt that has gone without progress for the longest time, in a cell.
+fn quiet(quiet: &Quiet) -> String {
+    let seconds = Duration::from_millis(quiet.last_checkpoint_ms_ago).as_secs_f64();
+    format!("{seconds:.1}s {} {}", quiet.task, quiet.id)
 }
 
 #[cfg(test)]
@@ -218,10 +278,12 @@ mod tests {
     use super::*;
     use stem_core::id::Incarnation;
 
-    #[test]
-    fn every_worker_is_alive_stale_or_gone() {
-        let at = Timestamp::from_unix_millis;
-        let mut heartbeat = Heartbeat {
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_unix_millis(millis)
+    }
+
+    fn heartbeat() -> Heartbeat {
+        Heartbeat {
             worker: WorkerId::new("w").unwrap(),
             boot_id: Incarnation(uuid::Uuid::nil()),
             namespace: Namespace::new("stem").unwrap(),
@@ -235,7 +297,13 @@ mod tests {
             queues: BTreeMap::new(),
             tasks: Vec::new(),
             inflight: 0,
-        };
+            oldest_without_progress: None,
+        }
+    }
+
+    #[test]
+    fn every_worker_is_alive_stale_or_gone() {
+        let mut heartbeat = heartbeat();
         let long = Some(Duration::from_mins(1));
         assert_eq!(Life::of(&heartbeat, at(3_000), None), Life::Alive);
         assert_eq!(Life::of(&heartbeat, at(3_001), None), Life::Stale);
@@ -244,5 +312,21 @@ mod tests {
         assert_eq!(Life::of(&heartbeat, at(10), Some(Duration::from_millis(9))), Life::Stale);
         heartbeat.state = WorkerState::Stopped;
         assert_eq!(Life::of(&heartbeat, at(1), None), Life::Gone);
+    }
+    #[test]
+    fn news_are_beats_changes_and_workers_that_the_store_forgot() {
+        let mut known = Known::default();
+        let mut see = |heartbeats: &[Heartbeat], now: i64| -> Vec<(bool, Life)> {
+            let news = known.see(heartbeats.to_vec(), |beat| Life::of(beat, at(now), None));
+            news.iter().map(|news| (news.beat, known.0[&news.worker].1)).collect()
+        };
+        let (first, second) = (heartbeat(), Heartbeat { seen_at: at(5_000), ..heartbeat() });
+        assert_eq!(see(std::slice::from_ref(&first), 1), [(true, Life::Alive)]);
+        assert_eq!(see(std::slice::from_ref(&first), 2), []);
+        assert_eq!(see(std::slice::from_ref(&first), 4_000), [(false, Life::Stale)]);
+        assert_eq!(see(std::slice::from_ref(&second), 5_000), [(true, Life::Alive)]);
+        assert_eq!(see(&[], 5_001), [(false, Life::Gone)]);
+        assert_eq!(see(&[], 5_002), []);
+        assert_eq!(see(std::slice::from_ref(&second), 5_003), [(false, Life::Alive)]);
     }
 }

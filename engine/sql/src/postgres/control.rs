@@ -1,5 +1,5 @@
 //! [`ControlPlane`] on Postgres. Positions are drawn as versions are, so that no reader's cursor passes a command that
-//! is committed later.
+//! is committed later. Each draw is one statement with what it numbers.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use stem_core::control::{Command, Reply};
 use stem_core::id::{Namespace, RequestId};
 use tokio::time::Instant;
 
-use super::counters::{self, Log};
+use super::counters::{self, draw};
 use super::error::Trouble;
 use super::transact::Operation;
 use super::{LOOK_AGAIN, Postgres};
@@ -30,17 +30,35 @@ impl Operation for End {
     const READS: bool = true;
 
     async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<Position, Trouble> {
-        // The counter and not the largest row: rows are pruned, and a reader must not be sent back.
-        Ok(Position(counters::last(conn, &self.0, Log::Commands).await?))
+        Ok(Position(counters::last_command(conn, &self.0).await?))
     }
 }
 
 struct Send(Command);
 
+/// Answers the place of the command, be it new or known; nothing where somebody else stores it at this moment.
+const SEND: &str = concat!(
+    "WITH ",
+    draw!(
+        "commands",
+        "1",
+        "NOT EXISTS (SELECT 1 FROM commands WHERE namespace = $1 AND request_id = $3)"
+    ),
+    ", stored AS (
+        INSERT INTO commands (namespace, position, request_id, expires_at, command)
+        SELECT $1, first, $3, $4, $5 FROM drawn
+        ON CONFLICT (namespace, request_id) DO NOTHING RETURNING position
+    )
+    SELECT position FROM stored
+    UNION ALL
+    SELECT position FROM commands WHERE namespace = $1 AND request_id = $3"
+);
+
 #[async_trait]
 impl Operation for Send {
     type Output = Position;
     const ACTION: &'static str = "send a command";
+    const ALONE: bool = true;
     /// A command that was sent before keeps its place.
     const REPEATABLE: bool = true;
     const SENDS_NEWS_FIRST: bool = true;
@@ -49,28 +67,17 @@ impl Operation for Send {
         Topics::CONTROL
     }
 
-    async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<Position, Trouble> {
+    async fn run(&self, conn: &mut PgConnection, now: Option<i64>) -> Result<Position, Trouble> {
         let command = &self.0;
-        let drawn = counters::draw(conn, &command.namespace, Log::Commands, 1).await?;
-        sqlx::query(
-            "INSERT INTO commands (namespace, position, request_id, expires_at, command)
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (namespace, request_id) DO NOTHING",
-        )
-        .bind(command.namespace.as_str())
-        .bind(signed(drawn))
-        .bind(command.request_id.as_str())
-        .bind(command.expires_at.unix_millis())
-        .bind(to_json(command))
-        .execute(&mut *conn)
-        .await?;
-        let position: i64 = sqlx::query_scalar(
-            "SELECT position FROM commands WHERE namespace = $1 AND request_id = $2",
-        )
-        .bind(command.namespace.as_str())
-        .bind(command.request_id.as_str())
-        .fetch_one(conn)
-        .await?;
-        Ok(Position(unsigned(position)))
+        let position: Option<i64> = sqlx::query_scalar(SEND)
+            .bind(command.namespace.as_str())
+            .bind(now)
+            .bind(command.request_id.as_str())
+            .bind(command.expires_at.unix_millis())
+            .bind(to_json(command))
+            .fetch_optional(conn)
+            .await?;
+        Ok(Position(unsigned(position.ok_or(Trouble::Moved)?)))
     }
 }
 
@@ -79,10 +86,34 @@ struct Answer {
     reply: Reply,
 }
 
+/// Hundreds of workers reply at once and draw from one counter, one after the other. A reply is worth nothing a minute
+/// later, so none makes the next wait for the disk.
+const ANSWER: &str = concat!(
+    "WITH hasty AS MATERIALIZED (
+        SELECT set_config('synchronous_commit', 'off', true)
+    ), ",
+    draw!(
+        "replies",
+        "1",
+        "(SELECT count(*) FROM hasty) = 1 AND NOT EXISTS (
+             SELECT 1 FROM replies WHERE namespace = $1 AND request_id = $3 AND worker = $4)"
+    ),
+    "INSERT INTO replies (namespace, request_id, position, worker, kept_until, reply)
+    SELECT $1, $3, first, $4, $6 + coalesce(
+        (SELECT expires_at FROM commands WHERE namespace = $1 AND request_id = $3), stem_now($2)), $5
+    FROM drawn
+    ON CONFLICT (namespace, request_id, worker) DO NOTHING"
+);
+
+/// For the test that walks plans.
+#[cfg(test)]
+pub(super) const HOT: [&str; 2] = [SEND, ANSWER];
+
 #[async_trait]
 impl Operation for Answer {
     type Output = ();
     const ACTION: &'static str = "reply to a command";
+    const ALONE: bool = true;
     /// A second reply of the same worker is dropped.
     const REPEATABLE: bool = true;
 
@@ -91,27 +122,15 @@ impl Operation for Answer {
     }
 
     async fn run(&self, conn: &mut PgConnection, now: Option<i64>) -> Result<(), Trouble> {
-        // Hundreds of workers reply at once and draw from one counter, one after the other. A reply is worth nothing a
-        // minute later, so none makes the next wait for the disk.
-        sqlx::query("SELECT set_config('synchronous_commit', 'off', true)")
-            .execute(&mut *conn)
+        sqlx::query(ANSWER)
+            .bind(self.namespace.as_str())
+            .bind(now)
+            .bind(self.reply.request_id.as_str())
+            .bind(self.reply.worker.as_str())
+            .bind(to_json(&self.reply))
+            .bind(millis(REPLY_TTL))
+            .execute(conn)
             .await?;
-        let position = counters::draw(conn, &self.namespace, Log::Replies, 1).await?;
-        sqlx::query(
-            "INSERT INTO replies (namespace, request_id, position, worker, kept_until, reply)
-             VALUES ($1, $2, $3, $4, $6 + coalesce(
-                 (SELECT expires_at FROM commands WHERE namespace = $1 AND request_id = $2), stem_now($7)), $5)
-             ON CONFLICT (namespace, request_id, worker) DO NOTHING",
-        )
-        .bind(self.namespace.as_str())
-        .bind(self.reply.request_id.as_str())
-        .bind(signed(position))
-        .bind(self.reply.worker.as_str())
-        .bind(to_json(&self.reply))
-        .bind(millis(REPLY_TTL))
-        .bind(now)
-        .execute(conn)
-        .await?;
         Ok(())
     }
 }

@@ -17,23 +17,31 @@ pub(super) enum Trouble {
     Moved,
 }
 
+/// What a prepared statement that is missing, or there twice, tells of.
+const POOLER: &str =
+    "a pooler hands each statement to another connection; connect directly, or pool whole sessions";
+
 /// Classes of SQLSTATEs, as the longest beginnings that tell them apart, and advice.
-const CODES: [(&str, ErrorClass, &str); 28] = {
+const CODES: [(&str, ErrorClass, &str); 30] = {
     use ErrorClass::{Corrupt, Refused, Transient, Unsupported};
     [
+        // What poolers say of all that they do not do.
+        (
+            "08P01",
+            Refused,
+            "a pooler, or whatever else is between, does not pass this on; connect directly, or pool whole sessions and let \
+             startup options through",
+        ),
         ("08", Transient, "the connection broke; try again"),
         ("0A000", Transient, "its tables have just been changed; try again"),
         ("25006", Refused, "it is read-only; connect to the primary, or make it writable"),
         ("25P03", Transient, "this process was too slow to go on; try again"),
-        (
-            "26000",
-            Refused,
-            "a pooler hands each statement to another connection; connect directly, or pool whole sessions",
-        ),
+        ("26000", Refused, POOLER),
         ("28", Refused, "it does not accept this user or password; check the URL"),
         ("3D000", Refused, "create the database, or check the URL"),
         ("3F000", Corrupt, "the schema of its tables is gone; restore it, or open it again"),
         ("40", Transient, "other calls are changing the same tasks; try again"),
+        ("42P05", Refused, POOLER),
         ("42501", Refused, "this user is not permitted; grant it the rights on the schema"),
         ("42", Corrupt, "its tables are not what this Stem expects; were they changed by hand?"),
         ("53100", Refused, "its disk is full; free some space"),
@@ -77,7 +85,7 @@ impl Trouble {
             Self::Fault(_) | Self::Moved => false,
             Self::Sql(error) => match code(error) {
                 Some(code) => {
-                    let fatal = ["08", "57P", "25P03", "26000", "0A000"];
+                    let fatal = ["08", "57P", "25P03", "26000", "42P05", "0A000"];
                     fatal.iter().any(|start| code.starts_with(start))
                 }
                 None => !matches!(
@@ -165,9 +173,9 @@ fn of(error: &sqlx::Error) -> Fault {
         sqlx::Error::Configuration(_) => {
             Fault::new(ErrorClass::Refused, format!("{error}: check the URL"))
         }
-        sqlx::Error::Tls(_) => {
-            Fault::new(ErrorClass::Refused, format!("{error}: check sslmode in the URL"))
-        }
+        sqlx::Error::Tls(_) => untrusted(error),
+        // What a handshake ends with.
+        sqlx::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => untrusted(error),
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             let problem = "nobody listens there: is the server running, and is the URL right?";
             Fault::new(ErrorClass::Transient, problem)
@@ -175,6 +183,11 @@ fn of(error: &sqlx::Error) -> Fault {
         // What is left concerns the connection.
         _ => Fault::new(ErrorClass::Transient, error.to_string()),
     }
+}
+
+fn untrusted(error: &dyn std::error::Error) -> Fault {
+    let advice = "check sslmode and sslrootcert in the URL, and the server's certificate";
+    Fault::new(ErrorClass::Refused, format!("{error}: {advice}"))
 }
 
 #[cfg(test)]
@@ -192,7 +205,10 @@ mod tests {
                 ErrorClass::Transient,
             ),
             (
-                &["25006", "26000", "28P01", "28000", "3D000", "42501", "53100", "57P04"],
+                &[
+                    "08P01", "25006", "26000", "28P01", "28000", "3D000", "42P05", "42501",
+                    "53100", "57P04",
+                ],
                 ErrorClass::Refused,
             ),
             (&["42P01", "42703", "42883", "3F000", "23505", "22021", "XX001"], ErrorClass::Corrupt),
@@ -203,6 +219,17 @@ mod tests {
                 assert_eq!(found, class, "{code}");
                 assert!(!advice.is_empty(), "{code}");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_pooler_breaks_says_what_to_do_about_the_pooler() {
+        for code in ["08P01", "26000", "42P05"] {
+            let (_, advice) = classify(code);
+            assert!(
+                advice.contains("connect directly, or pool whole sessions"),
+                "{code}: {advice}"
+            );
         }
     }
 

@@ -1,19 +1,23 @@
-//! What a server says of itself, and what is unsafe about it.
+//! Whether a server can be written to, what it says of itself, and what is unsafe about it.
 
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
-use stem_core::backend::Health;
+use stem_core::backend::{ErrorClass, Health};
 
 use super::error::Trouble;
+use super::place::Route;
 use super::transact::Operation;
+use crate::fault::Fault;
 
 /// The oldest major version that Stem is made for, as the server counts.
 const OLDEST: i64 = 13;
 
-pub(super) struct CheckHealth {
+/// What health is called to whoever reads that it failed.
+const ACTION: &str = "check that the database can be written";
+
+pub(super) struct CheckSettings {
     pub(super) service: String,
-    /// Whether the way to the server leaves this machine.
-    pub(super) remote: bool,
+    pub(super) route: Route,
 }
 
 const SETTINGS: &str = "
@@ -36,7 +40,20 @@ struct Settings {
 }
 
 impl Settings {
-    fn warnings(&self, remote: bool) -> Vec<String> {
+    /// Why nothing can be written, where that is a matter of settings, with the remedy.
+    fn read_only(&self) -> Result<(), Fault> {
+        let problem = if self.recovering {
+            "it is a standby, or is being restored, and nothing can be written: connect to the primary"
+        } else if self.read_only == "on" {
+            "default_transaction_read_only is on, so nothing can be written: set it to off for this user, database \
+             or server"
+        } else {
+            return Ok(());
+        };
+        Err(Fault::new(ErrorClass::Refused, problem))
+    }
+
+    fn warnings(&self, route: Route) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut warn = |unsafe_now: bool, warning: String| {
             if unsafe_now {
@@ -59,24 +76,19 @@ impl Settings {
                 .to_owned(),
         );
         warn(
-            self.recovering,
-            "the server is in recovery, so nothing can be written; connect to the primary"
-                .to_owned(),
-        );
-        warn(
-            self.read_only == "on" && !self.recovering,
-            "default_transaction_read_only is on, so nothing can be written; set it to off"
-                .to_owned(),
-        );
-        warn(
             self.major < OLDEST,
             format!(
                 "the server is older than Postgres {OLDEST}, the oldest that Stem is made for; upgrade it"
             ),
         );
         warn(
-            remote && !self.tls,
+            route != Route::Local && !self.tls,
             "the connection is not encrypted and leaves this machine; add ?sslmode=verify-full to the URL"
+                .to_owned(),
+        );
+        warn(
+            route == Route::Unverified && self.tls,
+            "the connection is encrypted, but nobody checks who answers; add ?sslmode=verify-full to the URL"
                 .to_owned(),
         );
         warnings
@@ -84,21 +96,44 @@ impl Settings {
 }
 
 #[async_trait]
-impl Operation for CheckHealth {
+impl Operation for CheckSettings {
     type Output = Health;
-    const ACTION: &'static str = "check the database";
+    const ACTION: &'static str = ACTION;
     const READS: bool = true;
 
     async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<Health, Trouble> {
         let settings: Settings = sqlx::query_as(SETTINGS).fetch_one(conn).await?;
+        settings.read_only()?;
         let detail = format!(
             "Postgres {}, synchronous_commit={}, {}",
             settings.version,
             settings.synchronous_commit,
             if settings.tls { "encrypted" } else { "not encrypted" },
         );
-        let warnings = settings.warnings(self.remote);
+        let warnings = settings.warnings(self.route);
         Ok(Health { service: self.service.clone(), detail, warnings })
+    }
+}
+
+/// Writes and commits, as every move does: settings do not tell of a full disk, or of a right that is missing.
+pub(super) struct CheckWrite;
+
+#[async_trait]
+impl Operation for CheckWrite {
+    type Output = ();
+    const ACTION: &'static str = ACTION;
+    const ALONE: bool = true;
+    const REPEATABLE: bool = true;
+
+    async fn run(&self, conn: &mut PgConnection, now: Option<i64>) -> Result<(), Trouble> {
+        sqlx::query(
+            "INSERT INTO checks (id, at) SELECT 0, stem_now($1)
+             ON CONFLICT (id) DO UPDATE SET at = excluded.at",
+        )
+        .bind(now)
+        .execute(conn)
+        .await?;
+        Ok(())
     }
 }
 
@@ -122,19 +157,33 @@ mod tests {
     #[test]
     fn each_unsafe_setting_is_one_warning_with_a_remedy() {
         let off = || "off".to_owned();
-        assert_eq!(good().warnings(true), [""; 0]);
-        assert_eq!(Settings { tls: false, ..good() }.warnings(false), [""; 0]);
+        assert_eq!(good().warnings(Route::Verified), [""; 0]);
+        assert_eq!(good().warnings(Route::Local), [""; 0]);
+        assert_eq!(Settings { tls: false, ..good() }.warnings(Route::Local), [""; 0]);
+        assert_eq!(good().warnings(Route::Unverified).len(), 1);
         for (settings, word) in [
             (Settings { synchronous_commit: off(), ..good() }, "synchronous_commit"),
             (Settings { fsync: off(), ..good() }, "fsync"),
             (Settings { full_page_writes: off(), ..good() }, "full_page_writes"),
-            (Settings { recovering: true, read_only: "on".to_owned(), ..good() }, "primary"),
-            (Settings { read_only: "on".to_owned(), ..good() }, "default_transaction_read_only"),
             (Settings { major: 12, ..good() }, "upgrade"),
             (Settings { tls: false, ..good() }, "sslmode"),
         ] {
-            let warnings = settings.warnings(true);
+            let warnings = settings.warnings(Route::Verified);
             assert!(warnings.len() == 1 && warnings[0].contains(word), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_only_be_read_is_refused_with_a_remedy() {
+        assert!(good().read_only().is_ok());
+        let on = || "on".to_owned();
+        for (settings, word) in [
+            (Settings { recovering: true, read_only: on(), ..good() }, "primary"),
+            (Settings { read_only: on(), ..good() }, "default_transaction_read_only"),
+        ] {
+            let fault = settings.read_only().unwrap_err();
+            assert_eq!(fault.class, ErrorClass::Refused);
+            assert!(fault.problem.contains(word), "{}", fault.problem);
         }
     }
 }

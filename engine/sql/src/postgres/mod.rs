@@ -2,14 +2,15 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `open` | what a URL says, the settings of a connection, migrations |
+//! | `place` | what a URL says, and the settings of a connection |
+//! | `open` | migrations |
 //! | `connections` | a bounded number of them, of which only those in a known state are used again |
 //! | `transact` | one call as one transaction: tried again where that is safe, bounded in time |
 //! | `lane` | calls of one kind that meet become one transaction |
 //! | `ringer` | telling other processes of changes |
 //! | `watch` | hearing of theirs |
 //! | `error` | SQLSTATEs as classes, with what to do about them |
-//! | `health` | what the server says of itself, and what is unsafe about it |
+//! | `health` | whether the server can be written to, what it says of itself, and what is unsafe about it |
 //! | `counters` | numbers in the order of commits |
 //! | `broker`, `records`, `dead_letter`, `revoke`, `control`, `presence` | one trait each |
 //!
@@ -24,6 +25,7 @@ mod error;
 mod health;
 mod lane;
 mod open;
+mod place;
 mod presence;
 mod records;
 mod revoke;
@@ -46,8 +48,10 @@ use crate::fault::Fault;
 use broker::{Publish, SettleBatch};
 use connections::Connections;
 use error::Trouble;
-use health::CheckHealth;
+use health::{CheckSettings, CheckWrite};
 use lane::{Batch, Lane};
+use place::Route;
+pub use place::check_url;
 use ringer::Ringer;
 use transact::{Core, Operation};
 use watch::Changes;
@@ -69,10 +73,9 @@ const CONNECT: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct PostgresOptions {
     /// `postgres://user:password@host:port/database`, with `sslmode` and the other parameters that libpq has, as far as
-    /// sqlx knows them.
+    /// sqlx knows them. `schema` says where Stem's tables lie, else it is `stem`; it is made if it is missing, and holds
+    /// nothing else.
     pub url: String,
-    /// Where Stem's tables lie. It is made if it is missing, and holds nothing else.
-    pub schema: String,
     /// The store's clock; `None` is the server's own, which is what all processes should go by.
     pub clock: Option<Arc<dyn Clock>>,
     /// Connections that work at once. One more listens for news, where somebody waits for it.
@@ -82,22 +85,16 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// With the schema `stem`, by the server's clock.
+    /// By the server's clock.
     pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            schema: "stem".to_owned(),
-            clock: None,
-            max_connections: MAX_CONNECTIONS,
-            deadline: DEADLINE,
-        }
+        Self { url: url.into(), clock: None, max_connections: MAX_CONNECTIONS, deadline: DEADLINE }
     }
 }
 
 impl fmt::Debug for PostgresOptions {
     /// Without the URL, which may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresOptions").field("schema", &self.schema).finish_non_exhaustive()
+        f.debug_struct("PostgresOptions").finish_non_exhaustive()
     }
 }
 
@@ -109,8 +106,7 @@ impl fmt::Debug for PostgresOptions {
 pub struct Postgres {
     core: Arc<Core>,
     changes: Changes,
-    /// Whether the way to the server leaves this machine.
-    remote: bool,
+    route: Route,
     publishes: ByRecords<Publish>,
     settlements: ByRecords<SettleBatch>,
 }
@@ -143,13 +139,13 @@ impl Postgres {
     pub async fn open(options: PostgresOptions) -> Result<Arc<Self>, BackendError> {
         const ACTION: &str = "open the database";
         let place =
-            open::place(&options).map_err(|fault| fault.during(&open::unnamed(), ACTION))?;
+            place::place(&options).map_err(|fault| fault.during(&place::unnamed(), ACTION))?;
         let patience = CONNECT.min(options.deadline);
         let connections =
             Connections::new(place.settings.clone(), options.max_connections, patience);
         let opened = tokio::time::timeout(options.deadline, async {
             let mut lease = connections.lease().await?;
-            open::migrate(&mut lease.connection, &options.schema).await?;
+            open::migrate(&mut lease.connection, &place.schema).await?;
             lease.give_back();
             Ok::<(), Trouble>(())
         });
@@ -161,7 +157,7 @@ impl Postgres {
 
         let runtime = Handle::current();
         let bells = Bells::new();
-        let channel = format!("stem:{}", options.schema);
+        let channel = format!("stem:{}", place.schema);
         let origin = uuid::Uuid::now_v7().simple().to_string();
         let ringer =
             Ringer::start(&runtime, Arc::clone(&connections), channel.clone(), origin.clone());
@@ -178,7 +174,7 @@ impl Postgres {
         Ok(Arc::new(Self {
             core: Arc::new(core),
             changes,
-            remote: !place.local,
+            route: place.route,
             publishes: ByRecords::new(|records| Publish { records }),
             settlements: ByRecords::new(|records| SettleBatch { records }),
         }))
@@ -196,7 +192,9 @@ impl Postgres {
 
     async fn health_now(&self) -> Result<Health, BackendError> {
         let service = self.core.service.0.clone();
-        self.call(CheckHealth { service, remote: self.remote }).await
+        let health = self.call(CheckSettings { service, route: self.route }).await?;
+        self.call(CheckWrite).await?;
+        Ok(health)
     }
 }
 

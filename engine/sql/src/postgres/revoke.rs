@@ -1,5 +1,5 @@
 //! [`RevokeStore`] on Postgres. Versions are drawn from a counter that stays locked until the commit, so that a follower
-//! who has seen one version will see no smaller one after it.
+//! who has seen one version will see no smaller one after it. Each draw is one statement with what it numbers.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,25 +13,29 @@ use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, TRACE_TTL, 
 use stem_core::time::Timestamp;
 
 use super::Postgres;
-use super::counters::{self, Log};
+use super::counters::draw;
 use super::error::Trouble;
 use super::transact::Operation;
 use crate::bells::{Topic, Topics};
 use crate::codec::{from_json, limit, millis, signed, time, to_json, unsigned};
+use crate::fault::Fault;
 
 /// Revocations in one transaction. An order for more of them is several, each of which is kept.
 const CHUNK: usize = 10_000;
 
-/// A revocation is on the disk before it is answered, whatever the server's default is. A default that promises more
-/// than the server's own disk is left as it is.
-async fn durably(conn: &mut PgConnection) -> Result<(), Trouble> {
-    sqlx::query(
-        "SELECT set_config('synchronous_commit', 'on', true)
-         WHERE current_setting('synchronous_commit') = 'off'",
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
+/// The beginning of a statement after which a revocation is on the disk before it is answered, whatever the server's
+/// default is. A default that promises more than the server's own disk is left as it is. The counter is locked before any
+/// row, by every writer: two that lock them the other way round would meet.
+macro_rules! durably_draw {
+    ($count:literal) => {
+        concat!(
+            "WITH durable AS MATERIALIZED (
+                SELECT set_config('synchronous_commit', 'on', true)
+                WHERE current_setting('synchronous_commit') = 'off'
+            ), ",
+            draw!("revocations", $count, "(SELECT count(*) FROM durable) >= 0")
+        )
+    };
 }
 
 struct Revoke {
@@ -39,23 +43,27 @@ struct Revoke {
     requests: Vec<(TaskId, RevokeRequest)>,
 }
 
-/// Answers the time at which this happened.
-const STORE: &str = "
-    WITH stored AS (
+/// Answers the time at which this happened, and the first version.
+const STORE: &str = concat!(
+    durably_draw!("$3::bigint"),
+    ", stored AS (
         INSERT INTO revocations (namespace, task, version, issued_at, gone_at, request)
-        SELECT $1, task, version, stem_now($6), gone_at, request
-        FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::text[]) AS item (task, version, gone_at, request)
+        SELECT $1, task, first + place, stem_now($2), gone_at, request
+        FROM drawn CROSS JOIN unnest($4::text[], $5::bigint[], $6::bigint[], $7::text[])
+            AS item (task, place, gone_at, request)
         ON CONFLICT (namespace, task) DO UPDATE
         SET version = excluded.version, issued_at = excluded.issued_at, gone_at = excluded.gone_at,
             request = excluded.request
         WHERE excluded.version > revocations.version
     )
-    SELECT stem_now($6)";
+    SELECT stem_now($2), first FROM drawn"
+);
 
 #[async_trait]
 impl Operation for Revoke {
     type Output = Vec<Revocation>;
     const ACTION: &'static str = "revoke";
+    const ALONE: bool = true;
     /// The later version says the same.
     const REPEATABLE: bool = true;
     const SENDS_NEWS_FIRST: bool = true;
@@ -69,27 +77,27 @@ impl Operation for Revoke {
         conn: &mut PgConnection,
         now: Option<i64>,
     ) -> Result<Self::Output, Trouble> {
-        durably(conn).await?;
-        let count = self.requests.len();
-        let last = counters::draw(conn, &self.namespace, Log::Revocations, count).await?;
-        let first = last + 1 - count as u64;
         // Of a task that occurs twice the later counts.
-        let newest: HashMap<&TaskId, (u64, &RevokeRequest)> = (first..)
-            .zip(&self.requests)
-            .map(|(version, (task, request))| (task, (version, request)))
+        let newest: HashMap<&TaskId, (usize, &RevokeRequest)> = self
+            .requests
+            .iter()
+            .enumerate()
+            .map(|(place, (task, request))| (task, (place, request)))
             .collect();
         let of = || newest.iter();
         let expiry = |request: &RevokeRequest| request.expires_at.map(Timestamp::unix_millis);
-        let issued_at: i64 = sqlx::query_scalar(STORE)
+        let (issued_at, first): (i64, i64) = sqlx::query_as(STORE)
             .bind(self.namespace.as_str())
+            .bind(now)
+            .bind(limit(self.requests.len()))
             .bind(of().map(|(task, _)| task.as_str()).collect::<Vec<_>>())
-            .bind(of().map(|(_, (version, _))| signed(*version)).collect::<Vec<_>>())
+            .bind(of().map(|(_, (place, _))| limit(*place)).collect::<Vec<_>>())
             .bind(of().map(|(_, (_, request))| expiry(request)).collect::<Vec<_>>())
             .bind(of().map(|(_, (_, request))| to_json(request)).collect::<Vec<_>>())
-            .bind(now)
             .fetch_one(conn)
             .await?;
-        let stored = (first..).zip(&self.requests).map(|(version, (task, request))| Revocation {
+        let versions = unsigned(first)..;
+        let stored = versions.zip(&self.requests).map(|(version, (task, request))| Revocation {
             namespace: self.namespace.clone(),
             task_id: task.clone(),
             version: Version(version),
@@ -105,10 +113,19 @@ struct Undo {
     task: TaskId,
 }
 
+const TAKE_BACK: &str = concat!(
+    durably_draw!("1"),
+    " UPDATE revocations SET version = first, gone_at = stem_now($2) + $4, request = NULL FROM drawn
+    WHERE namespace = $1 AND task = $3 AND request IS NOT NULL
+        AND (gone_at IS NULL OR gone_at > stem_now($2))
+    RETURNING version"
+);
+
 #[async_trait]
 impl Operation for Undo {
     type Output = Option<Version>;
     const ACTION: &'static str = "take a revocation back";
+    const ALONE: bool = true;
     const SENDS_NEWS_FIRST: bool = true;
 
     fn rings(undone: &Option<Version>) -> Topics {
@@ -120,22 +137,14 @@ impl Operation for Undo {
         conn: &mut PgConnection,
         now: Option<i64>,
     ) -> Result<Self::Output, Trouble> {
-        durably(conn).await?;
-        // The counter first, as every writer does: two that lock counter and row the other way round would meet.
-        let version = counters::draw(conn, &self.namespace, Log::Revocations, 1).await?;
-        let undone = sqlx::query(
-            "UPDATE revocations SET version = $3, gone_at = stem_now($4) + $5, request = NULL
-             WHERE namespace = $1 AND task = $2 AND request IS NOT NULL
-                 AND (gone_at IS NULL OR gone_at > stem_now($4))",
-        )
-        .bind(self.namespace.as_str())
-        .bind(self.task.as_str())
-        .bind(signed(version))
-        .bind(now)
-        .bind(millis(TRACE_TTL))
-        .execute(conn)
-        .await?;
-        Ok((undone.rows_affected() > 0).then_some(Version(version)))
+        let version: Option<i64> = sqlx::query_scalar(TAKE_BACK)
+            .bind(self.namespace.as_str())
+            .bind(now)
+            .bind(self.task.as_str())
+            .bind(millis(TRACE_TTL))
+            .fetch_optional(conn)
+            .await?;
+        Ok(version.map(|version| Version(unsigned(version))))
     }
 }
 
@@ -169,8 +178,20 @@ struct Since {
     limit: usize,
 }
 
-/// Task, version, issued at, and what was asked unless it was taken back.
-type SinceRow = (String, i64, i64, Option<String>);
+/// A page as one text, a line for each change: version, time, task, and what was asked unless it was taken back. A worker
+/// that starts reads a million of them, and a row of its own for each costs both sides more than all the rest. JSON has
+/// no line breaks as Stem writes it, and ids have neither these nor spaces. The clock is asked once for a page.
+const SINCE: &str = "
+    SELECT string_agg(concat_ws(' ', version, issued_at, task, request), chr(10)) FROM (
+        SELECT version, issued_at, task, request FROM revocations
+        WHERE namespace = $1 AND version > $2
+            AND (request IS NULL OR gone_at IS NULL OR gone_at > (SELECT stem_now($3)))
+        ORDER BY version LIMIT $4
+    ) AS page";
+
+/// For the test that walks plans.
+#[cfg(test)]
+pub(super) const HOT: [&str; 3] = [STORE, TAKE_BACK, SINCE];
 
 #[async_trait]
 impl Operation for Since {
@@ -183,34 +204,37 @@ impl Operation for Since {
         conn: &mut PgConnection,
         now: Option<i64>,
     ) -> Result<Self::Output, Trouble> {
-        let rows: Vec<SinceRow> = sqlx::query_as(
-            "SELECT task, version, issued_at, request FROM revocations
-             WHERE namespace = $1 AND version > $2
-                 AND (request IS NULL OR gone_at IS NULL OR gone_at > stem_now($3))
-             ORDER BY version LIMIT $4",
-        )
-        .bind(self.namespace.as_str())
-        .bind(signed(self.after.0))
-        .bind(now)
-        .bind(limit(self.limit))
-        .fetch_all(conn)
-        .await?;
-        rows.into_iter()
-            .map(|(task, version, issued_at, request)| {
-                let (task_id, version) = (TaskId::new(&task)?, Version(unsigned(version)));
-                Ok(match request {
-                    None => RevocationChange::Undone { task: task_id, version },
-                    Some(request) => RevocationChange::Revoked(Revocation {
-                        namespace: self.namespace.clone(),
-                        task_id,
-                        version,
-                        issued_at: time(issued_at),
-                        request: from_json(&request)?,
-                    }),
-                })
-            })
-            .collect()
+        let page: Option<String> = sqlx::query_scalar(SINCE)
+            .bind(self.namespace.as_str())
+            .bind(signed(self.after.0))
+            .bind(now)
+            .bind(limit(self.limit))
+            .fetch_one(conn)
+            .await?;
+        let page = page.unwrap_or_default();
+        let changes: Result<_, Fault> =
+            page.lines().map(|line| change(&self.namespace, line)).collect();
+        Ok(changes?)
     }
+}
+
+/// Reads a line of a page.
+fn change(namespace: &Namespace, line: &str) -> Result<RevocationChange, Fault> {
+    let mut parts = line.splitn(4, ' ');
+    let mut part = || parts.next().unwrap_or_default();
+    let (version, issued_at, task) = (part(), part(), part());
+    let number = |text: &str| text.parse::<i64>().map_err(Fault::corrupt);
+    let (task_id, version) = (TaskId::new(task)?, Version(unsigned(number(version)?)));
+    Ok(match parts.next() {
+        None => RevocationChange::Undone { task: task_id, version },
+        Some(request) => RevocationChange::Revoked(Revocation {
+            namespace: namespace.clone(),
+            task_id,
+            version,
+            issued_at: time(number(issued_at)?),
+            request: from_json(request)?,
+        }),
+    })
 }
 
 #[async_trait]

@@ -8,7 +8,7 @@ use stem_services::PostgresServer;
 use super::*;
 
 /// Tables that may be long, by which nobody may walk.
-const LONG: [&str; 9] = [
+const LONG: [&str; 10] = [
     "deliveries",
     "envelopes",
     "tasks",
@@ -18,6 +18,7 @@ const LONG: [&str; 9] = [
     "checkpoints",
     "revocations",
     "commands",
+    "replies",
 ];
 
 /// Reads of whole rows without a condition on an index, somewhere in a plan.
@@ -67,20 +68,27 @@ async fn statements_for_every_task_find_their_rows_by_an_index_whatever_the_plan
         INSERT INTO deliveries (seq, task, queue, name, phase, priority, at)
             SELECT n, 't' || n, 'q', 'job', n % 3, 5, 0 FROM generate_series(1, 20000) AS n;
         INSERT INTO delivery_failures (task, failed) SELECT 't' || n, '' FROM generate_series(1, 20000) AS n;
-        INSERT INTO task_failures (task, failed) SELECT 't' || n, '' FROM generate_series(1, 20000) AS n;";
+        INSERT INTO task_failures (task, failed) SELECT 't' || n, '' FROM generate_series(1, 20000) AS n;
+        INSERT INTO revocations (namespace, task, version, issued_at)
+            SELECT 'n', 't' || n, n, 0 FROM generate_series(1, 20000) AS n;
+        INSERT INTO commands (namespace, position, request_id, expires_at, command)
+            SELECT 'n', n, 'r' || n, 0, '' FROM generate_series(1, 20000) AS n;
+        INSERT INTO replies (namespace, request_id, position, worker, kept_until, reply)
+            SELECT 'n', 'r' || n, n, 'w', 0, '' FROM generate_series(1, 20000) AS n;";
     let mut bad = Vec::new();
     for change in [
         "SELECT 1",
         "VACUUM ANALYZE",
         fill,
         "ANALYZE",
-        "TRUNCATE envelopes, deliveries, tasks",
+        "TRUNCATE envelopes, deliveries, tasks, revocations, commands, replies",
         "VACUUM ANALYZE",
     ] {
         raw_sql(change).execute(&mut *conn).await.unwrap();
         let hot = [broker::STORE].into_iter();
         let hot = hot.chain(broker::CLAIMS).chain(broker::SETTLEMENTS);
         let hot = hot.chain(records::HOT).chain(dead_letter::HOT);
+        let hot = hot.chain(revoke::HOT).chain(control::HOT);
         for statement in hot {
             let plan = plan(conn, statement).await;
             let mut found = Vec::new();

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Executor;
 use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor};
 use stem_core::backend::{BackendError, ErrorClass, ServiceId};
 use stem_core::time::Clock;
 use tokio::runtime::Handle;
@@ -42,12 +42,15 @@ pub(super) trait Operation: Send + Sync + 'static {
     const ACTION: &'static str;
     /// Whether it only reads, and so needs no transaction around its statements.
     const READS: bool = false;
+    /// Whether it is one statement, and so a transaction by itself: what it locks stays locked for no round trip, and a
+    /// process that is stopped in the middle stops nobody else.
+    const ALONE: bool = false;
     /// Whether making it twice is the same as making it once, answer included.
     const REPEATABLE: bool = Self::READS;
     /// Whether a process may make this call and end, so that the news of it must be out before the answer is.
     const SENDS_NEWS_FIRST: bool = false;
 
-    /// Runs inside the transaction; again from the start when that is begun anew. `now` is the time where a clock was
+    /// Runs inside the transaction, if it has one; again from the start when that is begun anew. `now` is the time where a clock was
     /// given, and `None` where the server's counts.
     async fn run(&self, conn: &mut PgConnection, now: Option<i64>)
     -> Result<Self::Output, Trouble>;
@@ -181,7 +184,13 @@ impl Core {
         *stage = Stage::Working;
         let now = self.clock.as_ref().map(|clock| clock.now().unix_millis());
         let conn = &mut lease.connection;
-        if !O::READS {
+        if O::ALONE {
+            if !O::REPEATABLE {
+                // As BEGIN does, it shows that the connection works.
+                conn.ping().await?;
+            }
+            *stage = Stage::Committing;
+        } else if !O::READS {
             conn.execute(BEGIN).await?;
         }
         let end = match operation.run(conn, now).await {
@@ -196,7 +205,7 @@ impl Core {
             Err(trouble) if trouble.is_cut() => return Err(trouble),
             Err(trouble) => Err(trouble),
         };
-        if !O::READS {
+        if !O::READS && !O::ALONE {
             let (statement, committing) = match &end {
                 Ok(statement) => (*statement, *statement == "COMMIT"),
                 Err(_) => ("ROLLBACK", false),

@@ -94,6 +94,8 @@ async fn connect(settings: &PgConnectOptions, channel: &str) -> Result<PgListene
         .max_lifetime(None)
         .test_before_acquire(false)
         .acquire_timeout(PATIENCE)
+        // Never reached, so that the pool writes no warnings of its own.
+        .acquire_slow_threshold(PATIENCE * 2)
         .connect_lazy_with(settings.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     // A lost connection is to be seen here, where everybody is woken after a new one stands.

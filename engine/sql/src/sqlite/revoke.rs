@@ -17,20 +17,23 @@ use crate::bells::Topic;
 use crate::codec::{from_json, limit, signed, time, to_json, unsigned};
 use crate::fault::Fault;
 
-/// Draws ?2 versions; answers the last. The row outlives what it numbered, so none is ever drawn twice.
+/// Draws ?2 versions; answers the last. The row outlives what it numbered, and they follow the time (?3, milliseconds) too,
+/// so that a file that was restored from an older copy gives none out again.
 const DRAW: &str = "
-    INSERT INTO revoke_versions (namespace, version) VALUES (?1, ?2)
-    ON CONFLICT (namespace) DO UPDATE SET version = version + excluded.version
+    INSERT INTO revoke_versions (namespace, version) VALUES (?1, ?3 * 1000 + ?2 - 1)
+    ON CONFLICT (namespace) DO UPDATE SET version = max(version + ?2, excluded.version)
     RETURNING version";
 
 async fn draw(
     conn: &mut SqliteConnection,
     namespace: &Namespace,
     count: usize,
+    now: Timestamp,
 ) -> Result<i64, Fault> {
     let rows: Vec<i64> = sqlx::query_scalar(DRAW)
         .bind(namespace.as_str())
         .bind(limit(count))
+        .bind(now.unix_millis())
         .fetch_all(conn)
         .await?;
     rows.first().copied().ok_or_else(|| Fault::corrupt("no version was drawn"))
@@ -61,7 +64,7 @@ impl Operation for Revoke {
         conn: &mut SqliteConnection,
         now: Timestamp,
     ) -> Result<Self::Output, Fault> {
-        let last = unsigned(draw(conn, &self.namespace, self.requests.len()).await?);
+        let last = unsigned(draw(conn, &self.namespace, self.requests.len(), now).await?);
         let first = last + 1 - self.requests.len() as u64;
         let stored: Vec<Revocation> = (first..)
             .zip(&self.requests)
@@ -123,7 +126,7 @@ impl Operation for Undo {
         if !in_force {
             return Ok(None);
         }
-        let version = draw(conn, &self.namespace, 1).await?;
+        let version = draw(conn, &self.namespace, 1, now).await?;
         sqlx::query(
             "UPDATE revocations SET version = ?3, undone_at = ?4, expires_at = NULL, request = NULL
              WHERE namespace = ?1 AND task = ?2",

@@ -1,6 +1,7 @@
 //! What the speed tests of both databases do: tasks from enqueue to success, call by call and in batches.
 #![allow(dead_code, reason = "each test file uses a part of this one")]
 
+pub(crate) mod frozen;
 pub(crate) mod postgres;
 
 use std::sync::Arc;

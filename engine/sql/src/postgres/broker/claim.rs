@@ -50,7 +50,7 @@ const PROMOTE: &str = "
 ///
 /// `best` walks the index of ready rows once for each queue and name, so rows that no worker here knows cost nothing,
 /// however many there are; `wanted` says how many of them come from where. Only those are then locked, passing over what
-/// others have just locked. Whoever finds fewer than were there met others; see `ready`. For `= ANY` see `open`.
+/// others have just locked. Whoever finds fewer than were there met others; see `ready`. For `= ANY` see `place`.
 const LEASE: &str = "
     WITH due AS MATERIALIZED (
         SELECT $9 AND (

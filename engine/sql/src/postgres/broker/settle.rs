@@ -19,7 +19,7 @@ use crate::postgres::transact::Operation;
 
 /// Which receipts hold their delivery, from here on locked. An expired lease that nobody took back still counts. `+ 0`
 /// keeps the planner from walking the index of leases, which looks cheap to it while there are few; for `= ANY` see
-/// `open`.
+/// `place`.
 const HELD: &str = "
     SELECT item.place
     FROM unnest($1::text[], $2::bigint[], $3::text[]) WITH ORDINALITY AS item (task, token, owner, place)

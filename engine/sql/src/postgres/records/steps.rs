@@ -105,7 +105,7 @@ pub(super) async fn begin(
     Ok(recorded)
 }
 
-/// $1 are the changes, $2 the results, $3 the tasks that are final now, whose checkpoints go; $4 are all tasks, see `open`
+/// $1 are the changes, $2 the results, $3 the tasks that are final now, whose checkpoints go; $4 are all tasks, see `place`
 /// for why they are named again.
 const CHANGE: &str = "
     WITH ended AS (

@@ -1,0 +1,392 @@
+//! `stem worker diagnose`: everything a worker of this machine needs, looked at without starting one.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Access;
+use serde::Serialize;
+use stem_core::time::Clock;
+use stem_engine::{SystemClock, units};
+
+use super::super::{Context, health};
+use crate::args::DiagnoseArgs;
+use crate::connect::ServiceUrl;
+use crate::env::{self, Environment};
+use crate::error::{CliError, Outcome};
+use crate::exit::Ending;
+use crate::nodes::env_file::{self, EnvFile, EnvFileError};
+use crate::nodes::pidfile::{self, Dead, Found, Why};
+use crate::nodes::process::Condition;
+use crate::output::{Printer, table};
+use crate::settings::{Settings, Source};
+
+/// How bad it is that a check failed. One that did not is `info`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Info,
+    Warning,
+    Error,
+}
+
+/// What was looked at, and what was found.
+#[derive(Debug, Serialize)]
+struct Check {
+    #[serde(rename = "check")]
+    name: &'static str,
+    ok: bool,
+    level: Level,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    status: &'static str,
+    checks: Vec<Check>,
+}
+
+/// The checks so far.
+#[derive(Default)]
+struct Findings(Vec<Check>);
+
+impl Findings {
+    fn fine(&mut self, check: &'static str, message: impl fmt::Display) {
+        let message = message.to_string();
+        self.0.push(Check { name: check, ok: true, level: Level::Info, message, hint: None });
+    }
+
+    fn warn(&mut self, check: &'static str, message: impl fmt::Display, hint: &str) {
+        self.add(check, Level::Warning, &message, hint);
+    }
+
+    fn fail(&mut self, check: &'static str, message: impl fmt::Display, hint: &str) {
+        self.add(check, Level::Error, &message, hint);
+    }
+
+    fn add(&mut self, check: &'static str, level: Level, message: &dyn fmt::Display, hint: &str) {
+        let hint = (!hint.is_empty()).then(|| hint.to_owned());
+        self.0.push(Check { name: check, ok: false, level, message: message.to_string(), hint });
+    }
+}
+
+pub(super) async fn run(context: &Context, args: DiagnoseArgs) -> Outcome {
+    let mut findings = Findings::default();
+    let variables = args.env_file.as_deref().and_then(|path| variables(path, &mut findings));
+    let environment = match &variables {
+        Some(file) => context.environment.with(file.iter()),
+        None => context.environment.clone(),
+    };
+    let named = |given: Option<PathBuf>, variable, findings: &mut Findings| match given {
+        Some(path) => Some(path),
+        None => read(&environment, variable, findings).map(PathBuf::from),
+    };
+    if let Some(path) = named(args.pidfile, env::WORKER_PIDFILE, &mut findings) {
+        directory("pidfile-directory", &path, &mut findings);
+        pidfile(&path, &mut findings);
+    }
+    if let Some(path) = named(args.logfile, env::WORKER_LOGFILE, &mut findings) {
+        directory("logfile-directory", &path, &mut findings);
+        logfile(&path, &mut findings);
+    }
+    command(&environment, variables.as_ref(), &mut findings);
+    let context = Context { services: context.services.clone(), environment };
+    match context.settings(|_| {}) {
+        Ok(settings) => services(&settings, &mut findings).await,
+        Err(error) => findings.fail("settings", error.what, &error.hint),
+    }
+    let failed = findings.0.iter().any(|check| check.level == Level::Error);
+    let report = Report { status: if failed { "error" } else { "ok" }, checks: findings.0 };
+    Printer::new(args.json.json).print(&report, || text(&report))?;
+    if !failed {
+        return Ok(Ending::Done);
+    }
+    let count = report.checks.iter().filter(|check| check.level == Level::Error).count();
+    let checks = if count == 1 { "check" } else { "checks" };
+    Err(CliError::failed(
+        format!("{count} {checks} failed"),
+        "each says above what to do; warnings do not count",
+    ))
+}
+
+fn text(report: &Report) -> String {
+    let rows = report.checks.iter().flat_map(|check| {
+        let word = match check.level {
+            Level::Info => "ok",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        };
+        let cells = |word: &str, name: &str, message: &str| {
+            let message = stem_core::text::printable(message, 2_000);
+            vec![word.to_owned(), name.to_owned(), message]
+        };
+        let hint = check.hint.as_ref().map(|hint| cells("", "", &format!("hint: {hint}")));
+        std::iter::once(cells(word, check.name, &check.message)).chain(hint)
+    });
+    table(&["", "CHECK", "FOUND"], rows)
+}
+
+/// A variable's value, if it can be read at all.
+fn read(
+    environment: &Environment,
+    variable: env::Variable,
+    findings: &mut Findings,
+) -> Option<String> {
+    match environment.read(variable) {
+        Ok(value) => value.map(str::to_owned),
+        Err(error) => {
+            findings.fail("settings", error.what, &error.hint);
+            None
+        }
+    }
+}
+
+/// The environment file, if it can be used; each bad line is a finding.
+fn variables(path: &Path, findings: &mut Findings) -> Option<EnvFile> {
+    const CHECK: &str = "env-file";
+    let shown = path.display();
+    match env_file::read(path) {
+        Ok(file) => {
+            let count = file.iter().count();
+            findings.fine(CHECK, format!("{shown} sets {count} variables"));
+            for (name, _) in file.iter().filter(|(name, _)| name.starts_with("STEM")) {
+                if env::ALL.iter().all(|known| known.name != name) {
+                    let known = env::ALL.iter().map(|known| known.name);
+                    let near = units::nearest(name, known)
+                        .map_or_else(String::new, |near| format!("; did you mean {near}?"));
+                    findings.warn(
+                        CHECK,
+                        format!("{shown} sets {name}, which nothing reads{near}"),
+                        "`stem help environment` lists every variable",
+                    );
+                }
+            }
+            Some(file)
+        }
+        Err(EnvFileError::Lines(bad)) => {
+            for bad in bad {
+                findings.fail(
+                    CHECK,
+                    format!("{shown}, line {}: {}", bad.line, bad.problem),
+                    "write NAME=value, NAME='value' or NAME=\"value\" on a line each",
+                );
+            }
+            None
+        }
+        Err(error) => {
+            let error = error.into_cli(path);
+            findings.fail(CHECK, error.what, &error.hint);
+            None
+        }
+    }
+}
+
+/// The directory of a file that a worker writes.
+fn directory(check: &'static str, file: &Path, findings: &mut Findings) {
+    let dir = match file.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let shown = dir.display();
+    let problem = match std::fs::metadata(dir) {
+        Ok(about) => unfit(dir, &about),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // Whoever writes the file makes its directory.
+            let above = dir.ancestors().skip(1).find(|above| above.exists());
+            let above = above.filter(|above| !above.as_os_str().is_empty());
+            let above = above.unwrap_or(Path::new("."));
+            if std::fs::metadata(above).is_ok_and(|about| unfit(above, &about).is_none()) {
+                return findings.warn(
+                    check,
+                    format!("{shown} is not there yet"),
+                    "it is made when a worker starts",
+                );
+            }
+            Some(format!("it is not there, and cannot be made in {}", above.display()))
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    match problem {
+        None => findings.fine(check, format!("{shown} can be written")),
+        Some(problem) => findings.fail(
+            check,
+            format!("{shown} cannot be used: {problem}"),
+            "make a directory there that the worker's user can write, and nobody else",
+        ),
+    }
+}
+
+/// Why nothing can be put into a directory, or nothing is safe there.
+fn unfit(dir: &Path, about: &Metadata) -> Option<String> {
+    if !about.is_dir() {
+        return Some("it is no directory".to_owned());
+    }
+    if rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        return Some("this user cannot write it".to_owned());
+    }
+    // Everybody may write, and whoever may write may rename what belongs to others.
+    let mode = about.mode() & 0o7777;
+    (mode & 0o1002 == 0o0002).then(|| format!("everybody may change it (mode {mode:04o})"))
+}
+
+/// A PID file and the process that it names.
+fn pidfile(path: &Path, findings: &mut Findings) {
+    const FILE: &str = "pidfile";
+    const PROCESS: &str = "process";
+    let shown = path.display();
+    match pidfile::look(path) {
+        Ok(Found::Absent) => findings.warn(
+            FILE,
+            format!("there is no PID file {shown}"),
+            "no worker runs with it; one that starts writes it",
+        ),
+        Ok(Found::Alive(record, seen)) => {
+            findings.fine(FILE, format!("{shown} is held by its process"));
+            let pid = record.identity.pid;
+            let up = SystemClock.now().since(record.since).as_secs_f64();
+            let message = format!(
+                "process {pid} is worker {}, {}, for {up:.1}s",
+                record.about.worker,
+                record.state.as_str()
+            );
+            match seen.condition {
+                Condition::Running => findings.fine(PROCESS, message),
+                Condition::Stopped => findings.warn(
+                    PROCESS,
+                    format!("{message}, and was stopped (SIGSTOP, a debugger)"),
+                    &format!("kill -CONT {pid} lets it go on"),
+                ),
+            }
+        }
+        Ok(Found::Dead(Dead { pid, why, .. })) => {
+            findings.fine(FILE, format!("{shown} can be read"));
+            let what = match why {
+                Why::NotRunning => format!("process {pid} is not running, and {shown} is stale"),
+                Why::Recycled => {
+                    format!("process {pid} is not the worker that {shown} means, which is stale")
+                }
+                Why::NotHolding => format!("process {pid} does not hold {shown}, which is stale"),
+            };
+            findings.fail(
+                PROCESS,
+                what,
+                "a worker that starts replaces the file; start it, or remove the file",
+            );
+        }
+        Ok(Found::Invalid { problem } | Found::Held { problem }) => findings.fail(
+            FILE,
+            format!("{shown} is not the PID file of a worker: {problem}"),
+            "look at what is there; a worker writes its own file when it starts",
+        ),
+        Err(error) => findings.fail(FILE, error.what, &error.hint),
+    }
+}
+
+fn logfile(path: &Path, findings: &mut Findings) {
+    const CHECK: &str = "logfile";
+    let shown = path.display();
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => findings.warn(
+            CHECK,
+            format!("there is no log file {shown}"),
+            "no worker has written to it yet",
+        ),
+        Err(error) => {
+            let what = format!("{shown} cannot be looked at: {error}");
+            findings.fail(CHECK, what, "make its directory readable for this user");
+        }
+        Ok(about) if !about.is_file() => findings.fail(
+            CHECK,
+            format!("{shown} is no plain file, so nothing is written to it"),
+            "remove what is there, or choose another log file",
+        ),
+        Ok(about) => match rustix::fs::access(path, Access::WRITE_OK) {
+            Ok(()) => findings.fine(CHECK, format!("{shown} has {} bytes", about.len())),
+            Err(error) => findings.fail(
+                CHECK,
+                format!("{shown} cannot be written: {error}"),
+                "make it writable for the worker's user",
+            ),
+        },
+    }
+}
+
+/// What `stem worker multi` would start.
+fn command(environment: &Environment, file: Option<&EnvFile>, findings: &mut Findings) {
+    const CHECK: &str = "worker-command";
+    let variable = env::WORKER_COMMAND;
+    let words = match read(environment, variable, findings) {
+        None if file.is_some() => {
+            return findings.warn(
+                CHECK,
+                format!("{} is not set", variable.name),
+                "`stem worker multi` starts `stem worker start` then; other supervisors have commands of their own",
+            );
+        }
+        None => return,
+        Some(text) => match shell_words::split(&text) {
+            Ok(words) => words,
+            Err(problem) => {
+                let what = format!("{} cannot be used: {problem}", variable.name);
+                return findings.fail(CHECK, what, variable.meaning);
+            }
+        },
+    };
+    let program = words.first().map_or("", String::as_str);
+    if program.contains('%') {
+        return findings.fine(CHECK, format!("{program} is another program for each node"));
+    }
+    // As for the node, the file's beats this process's.
+    let path = file.and_then(|file| file.get("PATH")).map(OsString::from);
+    let path = path.or_else(|| std::env::var_os("PATH")).unwrap_or_default();
+    let places: Vec<PathBuf> = if program.contains('/') {
+        vec![PathBuf::from(program)]
+    } else {
+        std::env::split_paths(&path).map(|dir| dir.join(program)).collect()
+    };
+    let is_program = |place: &&PathBuf| {
+        place.is_file() && rustix::fs::access(place.as_path(), Access::EXEC_OK).is_ok()
+    };
+    match places.iter().find(is_program) {
+        Some(place) => findings.fine(CHECK, format!("{} can be executed", place.display())),
+        None => findings.fail(
+            CHECK,
+            format!("{}: there is no program {program}", variable.name),
+            "give the path of a program that this user may execute",
+        ),
+    }
+}
+
+/// Broker, result backend and revoke store, where somebody said which.
+async fn services(settings: &Settings, findings: &mut Findings) {
+    let urls: [(&str, &ServiceUrl, &Source); 3] = [
+        ("broker", &settings.broker_url.value, &settings.broker_url.source),
+        ("result-backend", &settings.result_backend_url.value, &settings.result_backend_url.source),
+        ("revoke-store", &settings.revoke_store_url.value, &settings.revoke_store_url.source),
+    ];
+    if urls.iter().all(|(_, _, source)| matches!(source, Source::Default | Source::Follows(_))) {
+        return findings.fine(
+            "broker",
+            format!("no URL is set, so it would be {}", settings.broker_url.value),
+        );
+    }
+    let found = health::look(settings).await;
+    for ((check, url, source), found) in urls.into_iter().zip(found) {
+        match found.found {
+            Ok(health) => {
+                findings.fine(check, format!("{} answers: {}", health.service, health.detail));
+                // What is one service is warned about once.
+                for warning in health.warnings {
+                    if !matches!(source, Source::Follows(_)) {
+                        findings.warn(check, format!("{url}: {warning}"), "");
+                    }
+                }
+            }
+            Err(error) => findings.fail(check, error.what, &error.hint),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Metrics, traces and logs as those see them who read them: a real Prometheus, a receiver of OTLP, and a person.
+
+#![allow(clippy::unwrap_used, reason = "in tests a broken assumption is a failure")]
+
+mod canary;
+mod logs;
+mod metrics;
+mod modules;
+mod receiver;
+#[path = "../support/mod.rs"]
+mod support;
+mod traces;
+mod worker;
