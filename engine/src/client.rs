@@ -21,8 +21,8 @@ use crate::Backends;
 /// The queue of tasks whose producer names none.
 pub const DEFAULT_QUEUE: &str = "default";
 
-/// How long one look at a waiting task may last before the record is read again, also without a wake-up.
-const LOOK: Duration = Duration::from_millis(500);
+/// The longest that one call waits for a record. The store looks by itself meanwhile.
+const LOOK: Duration = Duration::from_mins(1);
 
 /// What a producer may choose; everything else is given.
 #[derive(Clone, Debug)]
@@ -246,7 +246,7 @@ impl Client {
     }
 }
 
-/// How long one look may wait: until a deadline, and never so long that a call would seem to hang.
+/// How long one call may wait: until a deadline, and never so long that it would seem to hang.
 fn left(deadline: Option<Instant>) -> Duration {
     deadline.map_or(LOOK, |deadline| deadline.saturating_duration_since(Instant::now()).min(LOOK))
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::bell::Topic;
 use crate::fault::Fault;
+use crate::link::Hears;
 use crate::read;
 use crate::{Inner, LOOK_AGAIN, Redis, script};
 
@@ -112,7 +113,7 @@ impl Inner {
     {
         let started = Instant::now();
         if !wait.is_zero() {
-            self.link.listen().await?;
+            self.link.listen(Hears::BELL).await?;
         }
         loop {
             // Made before looking, so that a ring between the look and the wait is not missed.

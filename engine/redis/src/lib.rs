@@ -39,7 +39,7 @@
 //! | `t/failed/<id>` | list | its failed attempts, the newest 20 | with its record | workers |
 //! | `t/checkpoint/<id>` | text | its checkpoint | until it ends | workers |
 //! | `t/all`, `t/count` | sorted set, number | records in their order | with them | producers |
-//! | `t/watch/<id>` | hash | the processes that wait for a record, how many tellings there were | 10 seconds after the last asking, or until it ends | whoever waits |
+//! | `t/watch/<id>` | hash | the processes that wait for a record | 15 seconds after the last asking, or until it ends | whoever waits |
 //! | `v/<namespace>/version` | number | the newest version | for ever | operators |
 //! | `v/<namespace>/task` | hash | revocations, and traces of those taken back | until they expire; a trace for a day | operators |
 //! | `v/<namespace>/order`, `v/<namespace>/ends` | sorted set | the same by version, and by end | as long | operators |
@@ -78,7 +78,7 @@ pub use options::{PREFIX, RedisOptions, check_url};
 
 use bell::{Bells, Topic};
 use fault::Fault;
-use link::{Ears, Link};
+use link::{Ears, Hears, Link};
 use script::Script;
 use watch::Watches;
 
@@ -161,7 +161,7 @@ impl Inner {
 
     /// Waits for news of one kind, at most `wait`.
     async fn news(&self, topic: Topic, wait: Duration) -> Result<(), Fault> {
-        self.link.listen().await?;
+        self.link.listen(Hears::BELL).await?;
         self.bells.wait_loosely(topic, wait.min(LOOK_AGAIN)).await;
         Ok(())
     }

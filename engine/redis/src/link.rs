@@ -35,8 +35,28 @@ const REDIRECTIONS: usize = 4;
 struct Numbered {
     number: u64,
     connection: MultiplexedConnection,
-    /// Whether wake-ups come over it.
-    subscribed: bool,
+    hears: Hears,
+}
+
+/// What comes over a connection, or is to come, by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Hears {
+    /// Wake-ups.
+    pub(crate) bell: bool,
+    /// Records that this process waits for.
+    pub(crate) tell: bool,
+}
+
+impl Hears {
+    const NOTHING: Self = Self { bell: false, tell: false };
+    /// Wake-ups.
+    pub(crate) const BELL: Self = Self { bell: true, tell: false };
+    /// Records.
+    pub(crate) const TELL: Self = Self { bell: false, tell: true };
+
+    fn holds(self, wanted: Self) -> bool {
+        (self.bell || !wanted.bell) && (self.tell || !wanted.tell)
+    }
 }
 
 #[derive(Default)]
@@ -116,7 +136,7 @@ impl Link {
     async fn send(&self, script: Option<&Script>, call: &Cmd) -> Result<Value, Fault> {
         let mut redirected = 0;
         loop {
-            let mut open = self.connection(false).await?;
+            let mut open = self.connection(Hears::NOTHING).await?;
             let answer = match (answer(&mut open.connection, call).await, script) {
                 (Err(error), Some(script)) if is(&error, ServerErrorKind::NoScript) => {
                     // The server was restarted, or somebody has flushed its scripts.
@@ -146,9 +166,9 @@ impl Link {
         }
     }
 
-    /// Sees to it that wake-ups come.
-    pub(crate) async fn listen(&self) -> Result<(), Fault> {
-        self.connection(true).await.map(|_| ())
+    /// Sees to it that these come.
+    pub(crate) async fn listen(&self, wanted: Hears) -> Result<(), Fault> {
+        self.connection(wanted).await.map(|_| ())
     }
 
     /// Throws a connection away that failed; says whether the call is to be sent again, to another node.
@@ -180,9 +200,9 @@ impl Link {
         again
     }
 
-    async fn connection(&self, subscribed: bool) -> Result<Numbered, Fault> {
+    async fn connection(&self, wanted: Hears) -> Result<Numbered, Fault> {
         let ready =
-            |current: &Current| current.open.clone().filter(|open| open.subscribed || !subscribed);
+            |current: &Current| current.open.clone().filter(|open| open.hears.holds(wanted));
         if let Some(open) = ready(&lock(&self.current)) {
             return Ok(open);
         }
@@ -200,15 +220,25 @@ impl Link {
             return Err(fault);
         }
         let made = match open {
-            Some(open) => self.subscribe(open).await,
+            Some(open) => Ok(open),
             None => self.make(moved_to).await,
         };
-        let made = match made {
-            Ok(made) if subscribed && !made.subscribed => self.subscribe(made).await,
-            made => made,
+        let heard = match made {
+            Ok(made) => {
+                let heard = self.subscribe(made.clone(), wanted).await;
+                // What the server refuses to let us hear does not keep us from asking.
+                if let Err(fault) = &heard
+                    && fault.class == ErrorClass::Refused
+                {
+                    lock(&self.current).open = Some(made);
+                    return heard;
+                }
+                heard
+            }
+            Err(fault) => Err(fault),
         };
         let mut current = lock(&self.current);
-        match made {
+        match heard {
             Ok(made) => {
                 current.failed = None;
                 current.open = Some(made.clone());
@@ -224,11 +254,22 @@ impl Link {
         }
     }
 
-    async fn subscribe(&self, mut open: Numbered) -> Result<Numbered, Fault> {
-        let channels = [self.ears.bell.as_str(), self.ears.tell.as_str()];
-        let subscribed = tokio::time::timeout(CONNECT_WITHIN, open.connection.subscribe(&channels));
-        subscribed.await.map_err(|_| silent(CONNECT_WITHIN))??;
-        open.subscribed = true;
+    /// Each channel by itself: who may not hear the one may hear the other.
+    async fn subscribe(&self, mut open: Numbered, wanted: Hears) -> Result<Numbered, Fault> {
+        let mut hear = async |channel: &str| -> Result<(), Fault> {
+            let heard = tokio::time::timeout(CONNECT_WITHIN, open.connection.subscribe(channel));
+            Ok(heard.await.map_err(|_| silent(CONNECT_WITHIN))??)
+        };
+        let mut hears = open.hears;
+        if wanted.bell && !hears.bell {
+            hear(&self.ears.bell).await?;
+            hears.bell = true;
+        }
+        if wanted.tell && !hears.tell {
+            hear(&self.ears.tell).await?;
+            hears.tell = true;
+        }
+        open.hears = hears;
         Ok(open)
     }
 
@@ -285,12 +326,18 @@ impl Link {
             .await
             .map_err(|_| silent(CONNECT_WITHIN))?
             .map_err(|_| Fault::new(ErrorClass::Transient, "its runtime is shutting down"))??;
-        let made = Numbered { number, connection, subscribed: false };
+        let made = Numbered { number, connection, hears: Hears::default() };
         if number > 1 {
-            let made =
-                if self.ears.bells.any_listener() { self.subscribe(made).await? } else { made };
+            let wanted = Hears {
+                bell: self.ears.bells.any_listener(),
+                tell: self.ears.watches.any_watcher(),
+            };
+            let heard = self.subscribe(made.clone(), wanted).await;
             self.ears.all();
-            return Ok(made);
+            return match heard {
+                Err(fault) if fault.class == ErrorClass::Refused => Ok(made),
+                heard => heard,
+            };
         }
         Ok(made)
     }

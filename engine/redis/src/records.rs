@@ -13,7 +13,7 @@
 //! | `o` | owner | `us` | usage, JSON |
 //! | `sk` | token of the newest settlement | `rt`, `rs` | the result's media type and bytes |
 //! | `eq` | enqueued at | `c` | there is a checkpoint |
-//! | `nb` | not before | `wt` | somebody is to be told of changes |
+//! | `nb` | not before | `wt` | how often changes were told, once somebody has asked |
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

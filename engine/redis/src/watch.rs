@@ -1,11 +1,12 @@
 //! Waiting for one record. Whoever changes it tells the processes that have asked, each on its own channel, and what it
-//! says carries the record, so that the end of a task is known without another call. What is lost costs a look a second
-//! later: every waiter reads the record now and then by itself.
+//! says carries the record, so that the end of a task is known without another call. What is lost costs a look some
+//! seconds later: every waiter reads the record now and then by itself.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use stem_core::backend::ErrorClass;
 use stem_core::backend::result::Until;
 use stem_core::id::TaskId;
 use stem_core::task::TaskRecord;
@@ -14,12 +15,19 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::fault::Fault;
+use crate::link::Hears;
 use crate::read::{self, Fields};
 use crate::records::Row;
 use crate::{Inner, LOOK_AGAIN, script};
 
-/// How long the server remembers who asked. Asked again with each look.
-const REMEMBERED: Duration = Duration::from_secs(10);
+/// How long a waiter trusts that it is told: a connection that breaks is noticed, and everything is looked at again then.
+const TRUST: Duration = Duration::from_secs(5);
+
+/// How long the server remembers who asked; asked again with each look.
+const REMEMBERED: Duration = Duration::from_secs(15);
+
+/// No wait is longer; whoever wants more asks again.
+const LONGEST: Duration = Duration::from_hours(24);
 
 /// What was last said of a record.
 #[derive(Clone, Debug, Default)]
@@ -86,6 +94,11 @@ impl Watches {
         }
     }
 
+    /// Whether anybody waits, so that a new connection should bring tellings too.
+    pub(crate) fn any_watcher(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
     fn wait_for(&self, task: &TaskId, any: bool) -> Watcher<'_> {
         let mut all = self.lock();
         let waiting = all.entry(task.clone()).or_default();
@@ -136,28 +149,32 @@ impl Inner {
         if wait.is_zero() {
             return self.fetch_record(task).await;
         }
-        let over = Instant::now() + wait;
+        let over = Instant::now() + wait.min(LONGEST);
         let mut watcher = self.watches.wait_for(task, matches!(until, Until::Other(_)));
         loop {
-            // The connection may be another than before, on which nothing is told yet.
-            self.link.listen().await?;
             // Before the look, so that what is told while it is under way is not taken for known.
             watcher.told.mark_unchanged();
-            let (count, record) = self.look_at(task, watcher.what()).await?;
+            let (count, record) = match self.look_at(task, watcher.what()).await {
+                Ok((count, record)) => (Some(count), record),
+                // Who may not write, or not hear, or asks a server that takes no writes now, may still read.
+                Err(fault) if fault.class == ErrorClass::Refused => {
+                    let record = self.fetch_record(task).await.map_err(|_| fault)?;
+                    (None, record)
+                }
+                Err(fault) => return Err(fault),
+            };
             if until.is_met(record.as_ref()) {
                 return Ok(record);
             }
-            let look_again = Instant::now() + LOOK_AGAIN;
-            loop {
-                let patience =
-                    tokio::time::timeout_at(over.min(look_again), watcher.told.changed());
-                if patience.await.is_err() {
-                    break;
-                }
+            let patience = if count.is_some() { TRUST } else { LOOK_AGAIN };
+            let look_again = over.min(Instant::now() + patience);
+            while tokio::time::timeout_at(look_again, watcher.told.changed()).await.is_ok() {
                 let told = watcher.told.borrow_and_update().clone();
                 match told {
                     Told::Look => break,
-                    Told::Record { count: told, fields } if told > count => {
+                    Told::Record { count: told, fields }
+                        if count.is_some_and(|count| told > count) =>
+                    {
                         let record = Row::told(&fields)?.record(task.clone())?;
                         if until.is_met(Some(&record)) {
                             return Ok(Some(record));
@@ -179,6 +196,8 @@ impl Inner {
         task: &TaskId,
         what: &'static str,
     ) -> Result<(u64, Option<TaskRecord>), Fault> {
+        // The connection may be another than before, on which nothing is told yet.
+        self.link.listen(Hears::TELL).await?;
         let mut call = self.call(&script::WATCH);
         call.arg(task.as_str()).arg(&self.watches.process).arg(what).arg(REMEMBERED.as_millis());
         let mut answer = Fields::of(self.run(&script::WATCH, &call).await?)?;

@@ -15,6 +15,7 @@ use stem_core::time::Timestamp;
 use stem_isolate::IsolateRuntime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::attempt::{Taken, see_through};
 use super::builder::WorkerBuilder;
@@ -161,12 +162,12 @@ impl Worker {
     }
 
     /// Works until it is drained. A shutdown loses and cancels nothing: what is interrupted goes back to its queue.
-    /// Dropping this future is a hard stop without the giving back: leases run out.
+    /// Dropping this future is a hard stop without the giving back, which takes effect a moment later: leases run out.
     pub async fn run(self) -> Result<(), WorkerError> {
         // On the runtime's own threads, whatever thread waits for it: each delivery passes through here, and a hop from
         // thread to thread costs more than the rest of its way. Aborted when this future is dropped.
         let mut whole = JoinSet::new();
-        whole.spawn(self.live());
+        whole.spawn(self.live().in_current_span());
         match whole.join_next().await.expect("it holds one task") {
             Ok(end) => end,
             Err(error) => match error.try_into_panic() {

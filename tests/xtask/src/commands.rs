@@ -78,11 +78,13 @@ pub(crate) fn autoscale(root: &Path) -> Result<()> {
         .run()
 }
 
-/// The benchmark suite. Some of it runs the example tasks.
-pub(crate) fn bench(root: &Path) -> Result<()> {
+/// The benchmark suite, which understands these words. Some of it runs the example tasks, and some the `stem` program.
+pub(crate) fn bench(root: &Path, words: &[String]) -> Result<()> {
     setup::compiler(root)?;
     guests::build(root)?;
-    Step::cargo(root).args(["run", "--release", "--locked", "--package", "stem-bench"]).run()
+    let packages = ["-p", "stem-cli", "-p", "stem-bench"];
+    Step::cargo(root).args(["build", "--release", "--locked"]).args(packages).run()?;
+    Step::new(root, target_dir(root).join("release/stem-bench")).args(words).run()
 }
 
 /// What runs before a change is taken.

@@ -17,7 +17,7 @@ usage: cargo xtask <command>
   test      build everything, and run every test
   guests    build the example tasks to WebAssembly, into target/stem-modules
   setup     install what builds and tests need and this machine lacks; the others do so by themselves
-  bench     measure, with the release build
+  bench     measure, with the release build; `bench --list` shows the parts that may be measured alone, `bench --help` the rest
   ci        what runs before a change is taken: .ci/run
 
 What is missing is installed: a C compiler, and for the tests Redis, Postgres, tmux,
@@ -29,15 +29,17 @@ it each is tried in turn.
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let command = arguments.next();
+    let words: Vec<String> = arguments.collect();
     let root = root();
-    let done = match command.as_deref().filter(|_| arguments.next().is_none()) {
+    // Only the benchmarks take more words.
+    let done = match command.as_deref().filter(|name| words.is_empty() || *name == "bench") {
         Some("setup") => commands::setup(&root),
         Some("guests") => guests::build(&root),
         Some("test") => commands::test(&root),
         Some("demo") => commands::demo(&root),
         Some("lab") => commands::lab(&root),
         Some("autoscale") => commands::autoscale(&root),
-        Some("bench") => commands::bench(&root),
+        Some("bench") => commands::bench(&root, &words),
         Some("ci") => commands::ci(&root),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

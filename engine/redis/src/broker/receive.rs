@@ -17,6 +17,7 @@ use super::flag;
 use super::settle::{self, Unreadable};
 use crate::bell::Topic;
 use crate::fault::Fault;
+use crate::link::Hears;
 use crate::read::{self, Fields};
 use crate::{Inner, LOOK_AGAIN, script};
 
@@ -29,7 +30,7 @@ pub(super) async fn receive(
 ) -> Result<Vec<Delivery>, Fault> {
     let started = Instant::now();
     if !request.wait.is_zero() {
-        inner.link.listen().await?;
+        inner.link.listen(Hears::BELL).await?;
     }
     loop {
         // Made before looking, so that a ring between the look and the wait is not missed.

@@ -6,35 +6,39 @@ local function record_key(id)
 end
 
 -- Records whose result is larger are not told; whoever watches reads them.
-local TOLD = 16384
+local TOLD = 2048
 
 -- Tells whoever watches a record what it is now: its task, a count by which what was read and what was told can be put
--- in order, and its fields, each behind its length. `final`: nothing else will be told.
+-- in order, and its fields, each behind its length; without these, to look. `final`: nothing else will be told.
+-- A telling is a hint: that it fails, for instance for want of a right, must not stop a move half way.
 local function tell(id, final)
   local key, watch = record_key(id), P .. 't/watch/' .. id
   local watchers = redis.call('HGETALL', watch)
   local said
   for w = 1, #watchers, 2 do
-    if watchers[w] ~= 'count' and (final or watchers[w + 1] == 'any') then
+    if final or watchers[w + 1] == 'any' then
       if not said then
-        said = { id, ' ', redis.call('HINCRBY', watch, 'count', 1), ' ' }
-        if redis.call('HSTRLEN', key, 'rs') <= TOLD then
-          for _, text in ipairs(redis.call('HGETALL', key)) do
-            said[#said + 1] = #text
-            said[#said + 1] = ':'
-            said[#said + 1] = text
+        said = { id, ' ', 0, ' ' }
+        if redis.call('EXISTS', key) == 1 then
+          said[3] = redis.call('HINCRBY', key, 'wt', 1)
+          if redis.call('HSTRLEN', key, 'rs') <= TOLD then
+            for _, text in ipairs(redis.call('HGETALL', key)) do
+              said[#said + 1] = #text
+              said[#said + 1] = ':'
+              said[#said + 1] = text
+            end
           end
         end
         said = table.concat(said)
       end
-      redis.call('PUBLISH', P .. 'tell/' .. watchers[w], said)
+      if redis.pcall('PUBLISH', P .. 'tell/' .. watchers[w], said) == 0 then
+        -- It has gone. One that comes back asks again.
+        redis.call('HDEL', watch, watchers[w])
+      end
     end
   end
   if final then
     redis.call('DEL', watch)
-  end
-  if final or #watchers == 0 then
-    redis.call('HDEL', key, 'wt')
   end
 end
 

@@ -7,8 +7,14 @@ if not state then
   return { 0, {} }
 end
 if not MAY[state]['final'] then
-  redis.call('HSET', watch, ARGV[3], ARGV[4])
-  redis.call('PEXPIRE', watch, ARGV[5])
-  redis.call('HSET', key, 'wt', 1)
+  local known = redis.call('HGET', watch, ARGV[3])
+  -- Somebody else of that process may want more; what is asked for again is not written again and again.
+  if not known or (known == 'final' and ARGV[4] == 'any') then
+    redis.call('HSET', watch, ARGV[3], ARGV[4])
+    redis.call('HSETNX', key, 'wt', 0)
+  end
+  if redis.call('PTTL', watch) < ARGV[5] / 2 then
+    redis.call('PEXPIRE', watch, ARGV[5])
+  end
 end
-return { tonumber(redis.call('HGET', watch, 'count') or 0), redis.call('HGETALL', key) }
+return { tonumber(redis.call('HGET', key, 'wt') or 0), redis.call('HGETALL', key) }

@@ -2,6 +2,8 @@
 //! value works again by itself.
 #![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
 
+mod watching;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
