@@ -6,8 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use stem_core::backend::BackendError;
+use stem_core::backend::result::Until;
+use stem_core::task::TaskRecord;
+use tokio::sync::watch::{Receiver, Sender};
 use tokio::time::Instant;
+
+/// A waiter looks again at least this often. Bounds the harm of news that was lost, and of a clock that was set back.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A change this recent may have come between the caller's own look and its wait.
 const RECENT: Duration = Duration::from_millis(25);
@@ -37,11 +43,11 @@ impl Topics {
 
 /// One generation for each topic, with the time of its change.
 #[derive(Clone)]
-pub(crate) struct Bells(Arc<[watch::Sender<Instant>; 4]>);
+pub(crate) struct Bells(Arc<[Sender<Instant>; 4]>);
 
 impl Bells {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(std::array::from_fn(|_| watch::Sender::new(Instant::now()))))
+        Self(Arc::new(std::array::from_fn(|_| Sender::new(Instant::now()))))
     }
 
     /// Wakes whoever waits for one of these.
@@ -60,7 +66,7 @@ impl Bells {
 }
 
 /// A waiter's view of one topic.
-pub(crate) struct News(watch::Receiver<Instant>);
+pub(crate) struct News(Receiver<Instant>);
 
 impl News {
     /// What came until now is known.
@@ -79,5 +85,28 @@ impl News {
         let changed = *self.0.borrow_and_update();
         let recent = changed.elapsed() < RECENT;
         self.wait(if recent { wait.min(RECENT) } else { wait }).await;
+    }
+}
+
+/// Waits until a record is as asked, at most `wait`: [`ResultBackend::watch`](stem_core::backend::ResultBackend::watch) by
+/// looking at each ring, and now and then without one.
+pub(crate) async fn watch<F>(
+    mut news: News,
+    until: Until<'_>,
+    wait: Duration,
+    fetch: impl Fn() -> F + Send,
+) -> Result<Option<TaskRecord>, BackendError>
+where
+    F: Future<Output = Result<Option<TaskRecord>, BackendError>> + Send,
+{
+    let started = Instant::now();
+    loop {
+        news.seen();
+        let record = fetch().await?;
+        let left = wait.saturating_sub(started.elapsed());
+        if until.is_met(record.as_ref()) || left.is_zero() {
+            return Ok(record);
+        }
+        news.wait(left.min(LOOK_AGAIN)).await;
     }
 }

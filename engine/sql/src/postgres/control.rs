@@ -11,11 +11,11 @@ use stem_core::control::{Command, Reply};
 use stem_core::id::{Namespace, RequestId};
 use tokio::time::Instant;
 
+use super::Postgres;
 use super::counters::{self, draw};
 use super::error::Trouble;
 use super::transact::Operation;
-use super::{LOOK_AGAIN, Postgres};
-use crate::bells::{Topic, Topics};
+use crate::bells::{LOOK_AGAIN, Topic, Topics};
 use crate::codec::{from_json, millis, signed, to_json, unsigned};
 
 /// Rows that one read returns; the reader comes again for more.

@@ -43,7 +43,7 @@ use stem_core::backend::{BackendError, ErrorClass, Health, Records};
 use stem_core::time::Clock;
 use tokio::runtime::Handle;
 
-use crate::bells::{Bells, Topic};
+use crate::bells::{Bells, LOOK_AGAIN, Topic};
 use crate::fault::Fault;
 use broker::{Publish, SettleBatch};
 use connections::Connections;
@@ -62,9 +62,6 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Connections that work at once, unless the options say otherwise. More would only take turns on the server's cores.
 pub const MAX_CONNECTIONS: u32 = 16;
-
-/// A waiter looks again at least this often. Bounds the harm of news that was lost.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The longest that a server which is there may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(3);

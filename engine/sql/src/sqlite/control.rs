@@ -12,9 +12,9 @@ use stem_core::id::{Namespace, RequestId};
 use stem_core::time::Timestamp;
 use tokio::time::Instant;
 
+use super::Sqlite;
 use super::writer::{Operation, Topics};
-use super::{LOOK_AGAIN, Sqlite};
-use crate::bells::Topic;
+use crate::bells::{LOOK_AGAIN, Topic};
 use crate::codec::{from_json, signed, to_json, unsigned};
 use crate::fault::Fault;
 

@@ -49,9 +49,6 @@ use writer::{Job, Operation, Topics};
 /// own argument beside it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A waiter looks again at least this often. Bounds the harm of a clock that was set back.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
 /// How to open a database file.
 #[derive(Clone)]
 pub struct SqliteOptions {

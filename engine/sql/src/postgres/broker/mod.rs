@@ -21,8 +21,8 @@ use stem_core::settlement::Settle;
 use stem_core::time::Timestamp;
 use tokio::time::Instant;
 
-use super::{LOOK_AGAIN, Postgres};
-use crate::bells::Topic;
+use super::Postgres;
+use crate::bells::{LOOK_AGAIN, Topic};
 use claim::{Look, Outlook};
 
 #[cfg(test)]

@@ -15,16 +15,15 @@ use stem_core::envelope::Envelope;
 use stem_core::id::TaskId;
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
-use tokio::time::Instant;
 
 #[cfg(test)]
 pub(super) use steps::HOT;
 pub(super) use steps::{fail, forget, replay, settle};
 
+use super::Postgres;
 use super::error::Trouble;
 use super::transact::Operation;
-use super::{LOOK_AGAIN, Postgres};
-use crate::bells::{Topic, Topics};
+use crate::bells::{Topic, Topics, watch};
 use crate::fault::Fault;
 
 /// Records that one transaction of [`ResultBackend::prune`] removes, so that none takes seconds.
@@ -235,17 +234,7 @@ impl ResultBackend for Postgres {
         until: Until<'_>,
         wait: Duration,
     ) -> Result<Option<TaskRecord>, BackendError> {
-        let started = Instant::now();
-        let mut news = self.changes.subscribe(Topic::Records);
-        loop {
-            news.seen();
-            let record = self.fetch(task).await?;
-            let left = wait.saturating_sub(started.elapsed());
-            if until.is_met(record.as_ref()) || left.is_zero() {
-                return Ok(record);
-            }
-            news.wait(left.min(LOOK_AGAIN)).await;
-        }
+        watch(self.changes.subscribe(Topic::Records), until, wait, || self.fetch(task)).await
     }
 
     async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {

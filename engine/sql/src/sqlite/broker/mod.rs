@@ -18,8 +18,8 @@ use stem_core::settlement::Settle;
 use stem_core::time::Timestamp;
 use tokio::time::Instant;
 
-use super::{LOOK_AGAIN, Sqlite};
-use crate::bells::Topic;
+use super::Sqlite;
+use crate::bells::{LOOK_AGAIN, Topic};
 use claim::{Claim, Outlook};
 
 pub(super) use claim::begun_rows;

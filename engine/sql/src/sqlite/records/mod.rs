@@ -16,15 +16,14 @@ use stem_core::id::TaskId;
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
 use stem_core::time::Timestamp;
-use tokio::time::Instant;
 
 #[cfg(test)]
 pub(super) use steps::HOT;
 pub(super) use steps::{begin_delivered, fail, forget, lose, queue, replay, settle};
 
+use super::Sqlite;
 use super::writer::{Operation, Topics};
-use super::{LOOK_AGAIN, Sqlite};
-use crate::bells::Topic;
+use crate::bells::{Topic, watch};
 use crate::fault::Fault;
 
 /// Records that one transaction of [`ResultBackend::prune`] removes, so that it does not hold the lock for seconds.
@@ -243,18 +242,9 @@ impl ResultBackend for Sqlite {
         until: Until<'_>,
         wait: Duration,
     ) -> Result<Option<TaskRecord>, BackendError> {
-        let started = Instant::now();
-        let watched = async { self.changes.subscribe(Topic::Records).await };
-        let mut news = self.bounded("watch the database", watched).await?;
-        loop {
-            news.seen();
-            let record = self.fetch(task).await?;
-            let left = wait.saturating_sub(started.elapsed());
-            if until.is_met(record.as_ref()) || left.is_zero() {
-                return Ok(record);
-            }
-            news.wait(left.min(LOOK_AGAIN)).await;
-        }
+        let subscribed = async { self.changes.subscribe(Topic::Records).await };
+        let news = self.bounded("watch the database", subscribed).await?;
+        watch(news, until, wait, || self.fetch(task)).await
     }
 
     async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {
