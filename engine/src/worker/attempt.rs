@@ -21,7 +21,7 @@ use stem_isolate::{Exit, TaskInfo};
 use tokio::sync::mpsc;
 
 use super::handler::Handler;
-use super::host::Host;
+use super::host::{FIRST, Host};
 use super::keeper::{RenewFor, RenewOrder, SettleOrder};
 use super::shared::{Counters, InHand, RevokedEnd, Running, Shared, whole_millis};
 use super::{recycle, slots};
@@ -83,6 +83,7 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         exit: None,
         usage: None,
         ended: None,
+        ordered: false,
         began: None,
         ran: None,
         trace: None,
@@ -136,6 +137,8 @@ struct Driver<'a> {
     ended: Option<Settlement>,
     /// The producer's trace.
     parent: Option<TraceParent>,
+    /// Somebody has ordered the handler to stop.
+    ordered: bool,
     /// When the handler started, if somebody wants to know; finer than steady time.
     began: Option<Instant>,
     /// From then until no code of it ran.
@@ -258,6 +261,7 @@ impl Driver<'_> {
             }
             Effect::Stop { reason, force } => {
                 self.hand.set_stopping();
+                self.ordered = true;
                 if let Some(trace) = &mut self.trace {
                     trace.event("stop", stop_words(reason, force));
                 }
@@ -353,7 +357,7 @@ impl Driver<'_> {
         let (observer, envelope) = (&self.shared.observer, &self.delivery.envelope);
         // No clock is read for nobody.
         self.began = observer.is_watching().then(Instant::now);
-        let waited = (self.began.is_some() && self.delivery.deliveries <= 1).then(|| {
+        let waited = (self.began.is_some() && self.delivery.receipt.token == FIRST).then(|| {
             let enqueued_at = envelope.enqueued_at;
             let ready_at = envelope.not_before.map_or(enqueued_at, |at| at.max(enqueued_at));
             self.shared.wall().since(ready_at)
@@ -364,7 +368,10 @@ impl Driver<'_> {
     /// The handler is gone.
     fn exited(&mut self, outcome: &Outcome) {
         self.ran = self.began.map(|began| began.elapsed());
-        if let Outcome::Stopped { reason, how, elapsed } = *outcome {
+        // One that gave up by itself after a notice was not stopped by anybody.
+        if self.ordered
+            && let Outcome::Stopped { reason, how, elapsed } = *outcome
+        {
             self.shared.observer.saw(Seen::Stopped { reason, how, took: elapsed });
         }
     }

@@ -173,8 +173,13 @@ fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
+/// A failure of the broker is told to those who watch too.
+fn seen<T>(shared: &Shared, answer: Result<T, BackendError>) -> Result<T, BackendError> {
+    answer.inspect_err(|error| shared.saw_failure(Service::Broker, error))
+}
+
 async fn paused_queues(shared: &Shared) -> Result<Vec<QueueName>, BackendError> {
-    let queues = shared.backends.broker.queues().await?;
+    let queues = seen(shared, shared.backends.broker.queues().await)?;
     Ok(queues.into_iter().filter(|queue| queue.paused.is_some()).map(|queue| queue.name).collect())
 }
 
@@ -244,7 +249,7 @@ fn rss_bytes() -> Option<u64> {
 async fn stats(shared: &Shared) -> Result<Value, BackendError> {
     let now = shared.wall();
     let known = shared.names();
-    let in_broker = shared.backends.broker.queues().await?;
+    let in_broker = seen(shared, shared.backends.broker.queues().await)?;
     let mut unroutable = 0;
     let queues: Vec<_> = shared
         .config
@@ -408,7 +413,7 @@ async fn set_paused(
     // Every worker is asked, and the first has done it for all; so each answers with what holds now, and not with what it
     // changed.
     for queue in queues {
-        shared.backends.broker.set_paused(queue, pause.cloned()).await?;
+        seen(shared, shared.backends.broker.set_paused(queue, pause.cloned()).await)?;
     }
     Ok(json!({ "updated": queues, "paused": paused_queues(shared).await? }))
 }

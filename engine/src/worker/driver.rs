@@ -10,7 +10,7 @@ use stem_core::backend::presence::Registered;
 use stem_core::control::{Drain, Heartbeat, WorkerState};
 use stem_core::id::{QueueName, TaskName, WorkerId};
 use stem_core::machine::lifecycle::{Effect, Event, Lifecycle};
-use stem_core::observe::Gauges;
+use stem_core::observe::{Gauges, Service};
 use stem_core::time::Timestamp;
 use stem_isolate::IsolateRuntime;
 use tokio::sync::{mpsc, watch};
@@ -351,10 +351,11 @@ async fn start(shared: &Arc<Shared>) -> Result<Position, WorkerError> {
 /// the reading is told after that position.
 pub(super) async fn learn(shared: &Shared) -> Result<Position, WorkerError> {
     let namespace = &shared.config.namespace;
-    let position = persist(|| shared.backends.control.position(namespace)).await?;
+    let position =
+        persist(shared, Service::Control, || shared.backends.control.position(namespace)).await?;
     match shared.config.revoke_policy {
         RevokePolicy::FailClosed => {
-            persist(|| revocations::catch_up(shared)).await?;
+            persist(shared, Service::Revokes, || revocations::catch_up(shared)).await?;
         }
         RevokePolicy::FailOpen => {
             let read = tokio::time::timeout(OPEN_PATIENCE, revocations::catch_up(shared)).await;
@@ -379,11 +380,12 @@ async fn take_name(shared: &Shared, heartbeat: &Heartbeat) -> Result<(), WorkerE
     let namespace = &shared.config.namespace;
     loop {
         let Registered::NameTaken { boot_id, seen_at } =
-            persist(|| presence.register(heartbeat)).await?
+            persist(shared, Service::Presence, || presence.register(heartbeat)).await?
         else {
             return Ok(());
         };
-        let (workers, now) = persist(|| presence.workers(namespace)).await?;
+        let (workers, now) =
+            persist(shared, Service::Presence, || presence.workers(namespace)).await?;
         let holder = workers.into_iter().find(|other| other.boot_id == boot_id);
         match holder.filter(|other| other.host == heartbeat.host && !is_alive(other.pid)) {
             None => {
@@ -394,7 +396,10 @@ async fn take_name(shared: &Shared, heartbeat: &Heartbeat) -> Result<(), WorkerE
                     > Duration::from_millis(dead.interval_ms) + START_PAUSE =>
             {
                 tracing::info!(worker = %dead.worker, pid = dead.pid, "taking over the name of a worker that is gone");
-                persist(|| presence.forget(namespace, &dead.worker, dead.boot_id)).await?;
+                persist(shared, Service::Presence, || {
+                    presence.forget(namespace, &dead.worker, dead.boot_id)
+                })
+                .await?;
             }
             Some(_) => tokio::time::sleep(START_PAUSE).await,
         }
@@ -413,7 +418,11 @@ fn is_alive(pid: u32) -> bool {
 }
 
 /// Tries until it works; gives up on what trying again cannot mend.
-async fn persist<T, Work>(call: impl Fn() -> Work) -> Result<T, BackendError>
+async fn persist<T, Work>(
+    shared: &Shared,
+    service: Service,
+    call: impl Fn() -> Work,
+) -> Result<T, BackendError>
 where
     Work: Future<Output = Result<T, BackendError>>,
 {
@@ -422,6 +431,7 @@ where
         match call().await {
             Ok(done) => return Ok(done),
             Err(error) if error.class() == stem_core::backend::ErrorClass::Transient => {
+                shared.saw_failure(service, &error);
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!(%error, "not ready; tried until it works");
                 }

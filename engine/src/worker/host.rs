@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use stem_core::backend::BackendError;
 use stem_core::backend::result::Recorded;
 use stem_core::id::{LeaseToken, TaskName};
+use stem_core::observe::Service;
 use stem_core::settlement::Receipt;
 use stem_core::task::Progress;
 use stem_isolate::{AttemptHost, LogLevel, Refusal};
@@ -45,14 +46,16 @@ impl Host {
             may_have_checkpoint: AtomicBool::new(receipt.token > FIRST),
         }
     }
+
+    /// A call to the result backend failed.
+    fn unavailable(&self, error: &BackendError) -> Refusal {
+        self.shared.saw_failure(Service::Results, error);
+        Refusal::Unavailable(stem_core::text::printable(&error.problem, 500))
+    }
 }
 
 /// The token of a task's first delivery ever; nobody can have saved a checkpoint before it.
-const FIRST: LeaseToken = LeaseToken(1);
-
-fn unavailable(error: &BackendError) -> Refusal {
-    Refusal::Unavailable(stem_core::text::printable(&error.problem, 500))
-}
+pub(super) const FIRST: LeaseToken = LeaseToken(1);
 
 fn worker_ends() -> Refusal {
     Refusal::Unavailable("the worker ends".to_owned())
@@ -114,7 +117,7 @@ impl AttemptHost for Host {
         let (results, task) =
             (Arc::clone(&self.shared.backends.results), self.receipt.task.clone());
         let loaded = self.runtime.spawn(async move { results.load_checkpoint(&task).await }).await;
-        loaded.map_err(|_| worker_ends())?.map_err(|error| unavailable(&error))
+        loaded.map_err(|_| worker_ends())?.map_err(|error| self.unavailable(&error))
     }
 
     async fn save_checkpoint(&self, state: Vec<u8>) -> Result<(), Refusal> {
@@ -127,7 +130,7 @@ impl AttemptHost for Host {
         match saved.map_err(|_| worker_ends())? {
             Ok(Recorded::Stored) => Ok(()),
             Ok(Recorded::Stale) => Err(Refusal::LeaseLost),
-            Err(error) => Err(unavailable(&error)),
+            Err(error) => Err(self.unavailable(&error)),
         }
     }
 }

@@ -232,6 +232,7 @@ async fn settle_batch(
         && let Err(error) = results.record_progress(&progress).await
     {
         // Progress is told, not promised; the settlement must not wait for it.
+        shared.saw_failure(Service::Results, &error);
         tracing::debug!(%error, "last progress was not written");
     }
     let settles: Vec<_> = batch.iter().map(|order| order.settle.clone()).collect();

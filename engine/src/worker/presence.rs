@@ -84,6 +84,7 @@ pub(super) async fn beat(shared: Arc<Shared>) {
 pub(super) async fn say_goodbye(shared: &Shared) {
     let goodbye = Heartbeat { state: WorkerState::Stopped, ..heartbeat(shared) };
     if let Err(error) = shared.backends.presence.beat(&goodbye).await {
+        shared.saw_failure(Service::Presence, &error);
         tracing::debug!(%error, "the last heartbeat was not written");
     }
 }
@@ -95,16 +96,23 @@ pub(super) async fn keep_house(shared: Arc<Shared>) {
         let backends = &shared.backends;
         let now = shared.wall();
         let swept = [
-            ("records", backends.results.prune().await),
-            ("revocations", backends.revokes.prune(&shared.config.namespace).await),
-            ("commands", backends.control.prune().await),
-            ("tasks that no worker knows", bury_unroutable(&shared, now).await),
+            ("records", Service::Results, backends.results.prune().await),
+            (
+                "revocations",
+                Service::Revokes,
+                backends.revokes.prune(&shared.config.namespace).await,
+            ),
+            ("commands", Service::Control, backends.control.prune().await),
+            ("tasks that no worker knows", Service::Broker, bury_unroutable(&shared, now).await),
         ];
-        for (what, result) in swept {
+        for (what, service, result) in swept {
             match result {
                 Ok(0) => {}
                 Ok(count) => tracing::debug!(count, "removed {what} whose time was over"),
-                Err(error) => tracing::debug!(%error, "{what} were not looked through"),
+                Err(error) => {
+                    shared.saw_failure(service, &error);
+                    tracing::debug!(%error, "{what} were not looked through");
+                }
             }
         }
         shared.revocations().prune(now);

@@ -107,18 +107,22 @@ impl Instruments {
         }
     }
 
-    /// The numbers of a queue and a task: one look under a lock that nobody holds for long.
+    /// The numbers of a queue and a task: one look under a lock that is shared, but for the first look at each pair.
     pub(crate) fn pair(&self, queue: &QueueName, task: &TaskName) -> Arc<Pair> {
         let known = self.pairs.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(pair) = known.by_queue.get(queue).and_then(|tasks| tasks.get(task)) {
             return Arc::clone(pair);
         }
+        let full = known.count >= PAIRS;
         drop(known);
+        if full {
+            return self.others();
+        }
         let mut pairs = self.pairs.write().unwrap_or_else(PoisonError::into_inner);
-        if pairs.count >= PAIRS {
-            drop(pairs);
-            let others = self.others.get_or_init(|| Pair::new(&self.per_pair, OTHER, OTHER));
-            return Arc::clone(others);
+        // Others may have been here in between, with this pair or with the last that has a place.
+        let known = pairs.by_queue.get(queue).is_some_and(|tasks| tasks.contains_key(task));
+        if !known && pairs.count >= PAIRS {
+            return self.others();
         }
         let Pairs { by_queue, count } = &mut *pairs;
         let tasks = by_queue.entry(queue.clone()).or_default();
@@ -127,6 +131,10 @@ impl Instruments {
             Pair::new(&self.per_pair, queue.as_str(), task.as_str())
         });
         Arc::clone(pair)
+    }
+
+    fn others(&self) -> Arc<Pair> {
+        Arc::clone(self.others.get_or_init(|| Pair::new(&self.per_pair, OTHER, OTHER)))
     }
 }
 
@@ -241,6 +249,9 @@ impl Pair {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use opentelemetry::metrics::MeterProvider as _;
     use opentelemetry_sdk::metrics::SdkMeterProvider;
 
@@ -257,9 +268,9 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_after_the_last_pair_shares_one() {
+    fn what_comes_after_the_last_pair_shares_one_and_waits_for_nobody() {
         let provider = SdkMeterProvider::builder().build();
-        let instruments = Instruments::new(&provider.meter("test"));
+        let instruments = Arc::new(Instruments::new(&provider.meter("test")));
         let queue = QueueName::new("q").unwrap();
         let name = |number: usize| TaskName::new(format!("t{number}")).unwrap();
         let first = instruments.pair(&queue, &name(0));
@@ -270,5 +281,13 @@ mod tests {
         assert!(Arc::ptr_eq(&one, &instruments.pair(&queue, &name(PAIRS + 1))));
         assert!(Arc::ptr_eq(&first, &instruments.pair(&queue, &name(0))));
         assert_eq!(one.labels[1].value.as_str(), OTHER);
+        // Whoever looks at the same time is not in the way.
+        let looking = instruments.pairs.read().unwrap();
+        let (found, wait) = mpsc::channel();
+        let (theirs, late) = (Arc::clone(&instruments), name(PAIRS + 2));
+        std::thread::spawn(move || found.send(theirs.pair(&queue, &late)));
+        let pair = wait.recv_timeout(Duration::from_mins(1)).expect("it took the lock for itself");
+        drop(looking);
+        assert!(Arc::ptr_eq(&one, &pair));
     }
 }

@@ -51,6 +51,8 @@ use crate::traces::Traces;
 
 /// How often metrics are sent to a collector.
 const PUSH: Duration = Duration::from_secs(15);
+/// What a drop may take for what is still to be sent.
+const LAST: Duration = Duration::from_secs(1);
 /// Sets of labels that one metric may have: each pair of queue and task with some outcomes.
 const CARDINALITY: usize = PAIRS * 5;
 
@@ -87,13 +89,14 @@ pub struct Options {
     pub numbers: bool,
 }
 
-/// Metrics and traces of one process.
+/// Metrics and traces of one process. Dropped without [`Telemetry::shutdown`] it blocks for a second at most.
 pub struct Telemetry {
     meters: SdkMeterProvider,
     meter: Meter,
     traces: Option<Traces>,
     registry: Option<Registry>,
     told: Arc<Told>,
+    ended: bool,
 }
 
 impl fmt::Debug for Telemetry {
@@ -130,7 +133,7 @@ impl Telemetry {
         let traces =
             collector.map(|collector| Traces::start(&collector, resource, &meter)).transpose()?;
         let told = Arc::new(Told::new(Instruments::new(&meter), traces.clone()));
-        Ok(Self { meters, meter, traces, registry, told })
+        Ok(Self { meters, meter, traces, registry, told, ended: false })
     }
 
     /// For the worker.
@@ -200,9 +203,15 @@ impl Telemetry {
 
     /// Sends what is left, and ends; says whether all of it was sent. Takes no longer than `within`: what is not sent
     /// by then is lost. Blocks.
-    pub fn shutdown(self, within: Duration) -> bool {
+    pub fn shutdown(mut self, within: Duration) -> bool {
+        self.end(within)
+    }
+
+    fn end(&mut self, within: Duration) -> bool {
+        self.ended = true;
         let (done, wait) = mpsc::channel();
-        let (meters, traces) = (self.meters, self.traces);
+        // The last of a provider to be dropped waits for the collector: that is to be the thread's.
+        let (meters, traces) = (self.meters.clone(), self.traces.clone());
         // The libraries' own limits do not hold for both signals together; the process does not wait for this thread.
         let ending = std::thread::Builder::new().name("stem-flush".to_owned()).spawn(move || {
             let spans = traces.is_none_or(|traces| traces.shutdown().is_ok());
@@ -211,6 +220,14 @@ impl Telemetry {
             let _ = done.send(spans && numbers);
         });
         ending.is_ok() && wait.recv_timeout(within).unwrap_or(false)
+    }
+}
+
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(LAST);
+        }
     }
 }
 

@@ -93,7 +93,7 @@ macro_rules! metrics {
 metrics! {
     STARTED = Kind::Counter, "stem.tasks.started", "{attempt}", ["queue", "task"], "Attempts whose handler was started.";
     SUCCEEDED = Kind::Counter, "stem.tasks.succeeded", "{task}", ["queue", "task"], "Tasks that ended with a result.";
-    FAILED = Kind::Counter, "stem.tasks.failed", "{task}", ["queue", "task", "kind"], "Tasks that failed for good and went to the dead letters.";
+    FAILED = Kind::Counter, "stem.tasks.failed", "{task}", ["queue", "task", "kind"], "Tasks that failed for good and went to the dead letters; those buried as unroutable are not included.";
     RETRIED = Kind::Counter, "stem.tasks.retried", "{attempt}", ["queue", "task", "kind"], "Attempts that failed and are followed by another.";
     REVOKED = Kind::Counter, "stem.tasks.revoked", "{task}", ["queue", "task"], "Tasks that ended by an operator's order.";
     EXPIRED = Kind::Counter, "stem.tasks.expired", "{task}", ["queue", "task"], "Tasks whose time to start had passed.";
@@ -105,7 +105,7 @@ metrics! {
     GUEST_MEMORY = Kind::Histogram(MEMORY), "stem.guest.memory.peak", "By", ["task"], "The most linear memory of a guest in one attempt.";
     LEASE_RENEWED = Kind::Counter, "stem.lease.renewed", "{renewal}", ["queue"], "Leases prolonged.";
     LEASE_LOST = Kind::Counter, "stem.lease.lost", "{delivery}", ["queue", "task"], "Deliveries that somebody else owned before this worker could settle them.";
-    LEASE_RECLAIMED = Kind::Counter, "stem.lease.reclaimed", "{delivery}", ["queue", "task"], "Deliveries taken of tasks whose lease had run out before, in the hands of a worker that was lost.";
+    LEASE_RECLAIMED = Kind::Counter, "stem.lease.reclaimed", "{delivery}", ["queue", "task"], "Deliveries of tasks that a lost worker had held before, every later attempt included.";
     RECYCLED = Kind::Counter, "stem.worker.recycled", "{module}", ["reason"], "Modules prepared anew, and native handlers given new threads.";
     COMMANDS = Kind::Counter, "stem.control.commands", "{command}", ["command", "outcome"], "Commands of operators carried out (ok) or not (error).";
     SERVICE_ERRORS = Kind::Counter, "stem.service.errors", "{call}", ["service", "class"], "Calls to the broker and the stores that failed.";

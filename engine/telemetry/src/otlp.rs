@@ -19,6 +19,9 @@ use url::Url;
 
 use crate::TelemetryError;
 
+/// The signals, as their addresses and the log name them.
+const TRACES: &str = "traces";
+const METRICS: &str = "metrics";
 /// One request, its answer included, takes no longer.
 const REQUEST: Duration = Duration::from_secs(5);
 /// The most of an answer that is read; a collector that refuses says why in some words.
@@ -106,7 +109,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// The connection to one collector, for all signals.
+/// The connection to one collector.
 #[derive(Clone, Debug)]
 pub(crate) struct Collector(Arc<Inner>);
 
@@ -115,6 +118,13 @@ struct Inner {
     agent: ureq::Agent,
     authorization: Option<HeaderValue>,
     endpoint: Endpoint,
+}
+
+/// One signal on its way to a collector, which may take the one and refuse the other.
+#[derive(Debug)]
+struct Sender {
+    collector: Collector,
+    signal: &'static str,
     failing: AtomicBool,
 }
 
@@ -142,16 +152,19 @@ impl Collector {
             agent: config.build().new_agent(),
             authorization: endpoint.authorization(),
             endpoint,
-            failing: AtomicBool::new(false),
         })))
+    }
+
+    fn sender(&self, signal: &'static str) -> Sender {
+        Sender { collector: self.clone(), signal, failing: AtomicBool::new(false) }
     }
 
     pub(crate) fn spans(&self) -> Result<SpanExporter, TelemetryError> {
         SpanExporter::builder()
             .with_http()
-            .with_http_client(self.clone())
+            .with_http_client(self.sender(TRACES))
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(self.0.endpoint.of_signal("traces"))
+            .with_endpoint(self.0.endpoint.of_signal(TRACES))
             .with_timeout(REQUEST)
             .build()
             .map_err(|error| TelemetryError::Collector(error.to_string()))
@@ -160,9 +173,9 @@ impl Collector {
     pub(crate) fn metrics(&self) -> Result<MetricExporter, TelemetryError> {
         MetricExporter::builder()
             .with_http()
-            .with_http_client(self.clone())
+            .with_http_client(self.sender(METRICS))
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(self.0.endpoint.of_signal("metrics"))
+            .with_endpoint(self.0.endpoint.of_signal(METRICS))
             .with_timeout(REQUEST)
             .build()
             .map_err(|error| TelemetryError::Collector(error.to_string()))
@@ -188,25 +201,25 @@ fn tls(certificates: &[Certificate<'static>]) -> Result<TlsConfig, TelemetryErro
 }
 
 #[async_trait]
-impl HttpClient for Collector {
+impl HttpClient for Sender {
     /// Blocks: it is called from the exporters' own threads, which do nothing else.
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let answer = self.send(request);
+        let answer = self.collector.send(request);
         let problem = match &answer {
             Ok(answer) if answer.status().is_success() => None,
             Ok(answer) => Some(format!("it answers {}", answer.status())),
             Err(error) => Some(error.to_string()),
         };
-        let inner = &self.0;
-        let failed_before = inner.failing.swap(problem.is_some(), Ordering::Relaxed);
+        let (signal, collector) = (self.signal, &self.collector.0.endpoint);
+        let failed_before = self.failing.swap(problem.is_some(), Ordering::Relaxed);
         match problem {
             Some(problem) if !failed_before => tracing::warn!(
-                collector = %inner.endpoint,
+                %collector,
                 problem,
-                "metrics and traces cannot be sent; what is gathered meanwhile is lost, and the work goes on"
+                "{signal} cannot be sent; what is gathered meanwhile is lost, and the work goes on"
             ),
             None if failed_before => {
-                tracing::info!(collector = %inner.endpoint, "metrics and traces are sent again");
+                tracing::info!(%collector, "{signal} are sent again");
             }
             _ => {}
         }
@@ -289,6 +302,38 @@ mod tests {
             assert_eq!(answer.is_ok(), trusted, "{answer:?}");
             let first = served.join().unwrap();
             assert_eq!(first.starts_with("POST /v1/traces"), trusted, "{first}");
+        }
+    }
+
+    /// As Jaeger answers.
+    #[test]
+    fn a_collector_that_takes_one_signal_only_fails_for_the_other_only() {
+        use std::io::{BufRead as _, BufReader, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let first = lines.next().unwrap().unwrap();
+                lines.find(|line| line.as_ref().is_ok_and(String::is_empty));
+                let status = if first.contains("/v1/traces") { "200 OK" } else { "404 Not Found" };
+                let answer =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        let collector = Collector::new(Endpoint::parse(&at).unwrap()).unwrap();
+        let (traces, metrics) = (collector.sender(TRACES), collector.sender(METRICS));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for _ in 0..3 {
+            for sender in [&traces, &metrics] {
+                let url = collector.0.endpoint.of_signal(sender.signal);
+                let request = Request::post(url).body(Bytes::new()).unwrap();
+                runtime.block_on(sender.send_bytes(request)).unwrap();
+            }
+            assert!(!traces.failing.load(Ordering::Relaxed));
+            assert!(metrics.failing.load(Ordering::Relaxed));
         }
     }
 

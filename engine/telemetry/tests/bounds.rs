@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in tests a broken assumption is a failure")]
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use stem_core::id::{QueueName, TaskId, TaskName};
@@ -89,15 +89,32 @@ fn every_end_of_every_pair_has_its_own_number() {
     assert_eq!(count("stem_tasks_failed_total{kind=\"trap\""), 400);
 }
 
-/// A collector that takes connections and says nothing.
-#[test]
-fn spans_that_do_not_fit_are_dropped_and_counted_and_nobody_waits() {
-    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+/// With a collector that takes connections and says nothing.
+fn start_unheard() -> (Telemetry, TcpListener) {
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = format!("http://{}", deaf.local_addr().unwrap());
     let identity = Identity { service: "test", attributes: Vec::new() };
     let collector = Some(Endpoint::parse(&at).unwrap());
     let options = Options { identity, page: true, collector, numbers: true };
-    let telemetry = Telemetry::start(options).unwrap();
+    (Telemetry::start(options).unwrap(), deaf)
+}
+
+#[test]
+fn telemetry_that_is_dropped_waits_for_no_collector() {
+    let (telemetry, _deaf) = start_unheard();
+    let observer = telemetry.observer();
+    let (queue, name) = (QueueName::new("q").unwrap(), TaskName::new("n").unwrap());
+    drop(telemetry.producer(None, &queue, &name).expect("it is recorded"));
+    let begun = Instant::now();
+    drop(telemetry);
+    drop(observer);
+    // One request takes five seconds, and there is one for each signal.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn spans_that_do_not_fit_are_dropped_and_counted_and_nobody_waits() {
+    let (telemetry, _deaf) = start_unheard();
     let observer = telemetry.observer();
     let (queue, name) = (QueueName::new("q").unwrap(), TaskName::new("n").unwrap());
     let task = TaskId::new("t").unwrap();
