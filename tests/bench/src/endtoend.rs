@@ -8,6 +8,7 @@ use stem_core::id::TaskName;
 use stem_core::task::TaskState;
 use stem_engine::{Backends, Client, EnqueueOptions, SystemClock, Worker, WorkerConfig};
 
+use crate::figure::Goal;
 use crate::{Cost, Row, row, spread};
 
 /// Tasks in one throughput figure.
@@ -17,23 +18,35 @@ const BATCH: usize = 500;
 /// Single tasks in the latency figure.
 const SINGLES: usize = 200;
 
+/// What a store is held against.
+#[derive(Clone, Copy)]
+struct Goals {
+    tasks_per_s: Option<f64>,
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
+}
+
+const NONE: Goals = Goals { tasks_per_s: None, p50_ms: None, p99_ms: None };
+const SQLITE: Goals = Goals { tasks_per_s: Some(2_000.0), p50_ms: Some(6.0), p99_ms: Some(15.0) };
+const REDIS: Goals = Goals { tasks_per_s: None, p50_ms: Some(1.0), p99_ms: Some(3.0) };
+
 pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let memory = Backends::all_in_one(stem_memory::Memory::new(Arc::new(SystemClock)));
-    measure("memory", memory.clone(), memory, "", &mut rows).await?;
+    measure("memory", memory.clone(), memory, NONE, &mut rows).await?;
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("stem.db");
     let open = async || crate::sqlite(&path).await.map(Backends::all_in_one);
     // Two connections, as a producer's process and a worker's would have them.
-    measure("SQLite, durable", open().await?, open().await?, "goal ≥ 2,000", &mut rows).await?;
+    measure("SQLite, durable", open().await?, open().await?, SQLITE, &mut rows).await?;
     let server = stem_services::RedisServer::start();
     let url = server.url();
     let open = async || crate::redis(&url).await.map(Backends::all_in_one);
-    measure("Redis, AOF everysec", open().await?, open().await?, "", &mut rows).await?;
+    measure("Redis, AOF everysec", open().await?, open().await?, REDIS, &mut rows).await?;
     let server = stem_services::PostgresServer::start();
     let url = server.database();
     let open = async || crate::postgres(&url).await.map(Backends::all_in_one);
-    measure("Postgres, durable", open().await?, open().await?, "", &mut rows).await?;
+    measure("Postgres, durable", open().await?, open().await?, NONE, &mut rows).await?;
     Ok(rows)
 }
 
@@ -41,7 +54,7 @@ async fn measure(
     what: &str,
     worker: Backends,
     producer: Backends,
-    goal: &'static str,
+    goals: Goals,
     rows: &mut Vec<Row>,
 ) -> anyhow::Result<()> {
     let config =
@@ -66,20 +79,19 @@ async fn measure(
     }
     handle.shutdown(stem_core::control::Drain::Warm, None);
     running.await??;
-    rows.push(Row {
-        what: format!("end to end on {what}"),
-        value: f64::from(TASKS) / cost.wall.as_secs_f64(),
-        unit: "tasks/s",
-        goal,
-    });
+    let rate = f64::from(TASKS) / cost.wall.as_secs_f64();
+    let rate = row(format!("end to end on {what}"), rate, "tasks/s");
+    rows.push(Row { goal: goals.tasks_per_s.map(Goal::AtLeast), ..rate });
     rows.push(row(
         format!("end to end on {what}: CPU"),
         cost.cpu.as_secs_f64() * 1e6 / f64::from(TASKS),
         "µs/task",
     ));
     let (p50, p99, _) = spread(&mut singles);
-    rows.push(row(format!("idle, enqueue → result on {what}: p50"), p50, "ms"));
-    rows.push(row(format!("idle, enqueue → result on {what}: p99"), p99, "ms"));
+    for (part, value, bound) in [("p50", p50, goals.p50_ms), ("p99", p99, goals.p99_ms)] {
+        let latency = row(format!("idle, enqueue → result on {what}: {part}"), value, "ms");
+        rows.push(Row { goal: bound.map(Goal::AtMost), ..latency });
+    }
     Ok(())
 }
 

@@ -20,17 +20,16 @@ use crate::attempts::INPUT;
 /// Enqueued in one call.
 const BATCH: usize = 500;
 
-const NAME: &str = "noop";
+pub(crate) const NAME: &str = "noop";
 
 /// A task that does nothing, in a sandbox of its own each time.
 const NOOP: &str = r#"(module (memory (export "memory") 1) (func (export "stem_run") (result i32) (i32.const 0)))"#;
 
-/// Runs one mode; `arguments` are those behind `peer`.
-pub(crate) async fn run(arguments: &[String]) -> anyhow::Result<()> {
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+/// Runs one mode; the words are those behind `peer`.
+pub(crate) async fn run(words: &[&str]) -> anyhow::Result<()> {
     let url = std::env::var("REDIS_URL").context("REDIS_URL says which Redis")?;
     let backends = Backends::all_in_one(crate::redis(&url).await?);
-    match words[..] {
+    match *words {
         ["enqueue", count] => enqueue(backends, count.parse()?).await,
         ["rounds"] => rounds(backends).await,
         ["worker", kind, concurrency, prefetch] => {
@@ -79,7 +78,9 @@ async fn worker(
     concurrency: usize,
     prefetch: usize,
 ) -> anyhow::Result<()> {
-    let config = WorkerConfig { concurrency, prefetch, ..WorkerConfig::new("bench".parse()?) };
+    // Several may share a namespace.
+    let id = format!("bench-{}", std::process::id()).parse()?;
+    let config = WorkerConfig { concurrency, prefetch, ..WorkerConfig::new(id) };
     let builder = Worker::builder(backends, config);
     let builder = match kind {
         "inline" => builder.inline(NAME, |_, _: serde_json::Value| async move { Ok(()) })?,

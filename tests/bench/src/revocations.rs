@@ -13,6 +13,7 @@ use stem_core::time::Clock;
 use stem_engine::SystemClock;
 use stem_file::{FileStore, FileStoreOptions};
 
+use crate::measure::resident_bytes;
 use crate::{Row, row};
 
 const RECORDS: usize = 1_000_000;
@@ -54,37 +55,31 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     ] {
         let store = open(&place).await?;
         let at = Instant::now();
-        fill(&*store).await?;
+        fill(&*store, RECORDS).await?;
         let filled = at.elapsed();
         drop(store);
         // A process of its own, as a worker that starts has it: nothing that was used before hides what is used now.
         let said =
-            Command::new(std::env::current_exe()?).arg(format!("hydrate={place}")).output()?;
+            Command::new(std::env::current_exe()?).args(["child", "hydrate", &place]).output()?;
         anyhow::ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
         let said: Value = serde_json::from_slice(&said.stdout)?;
         let figure = |key: &str| said[key].as_f64().context("a figure is missing");
         let name = format!("1,000,000 revocations in {what}");
         rows.push(row(format!("{name}: stored, {CHUNK} at once"), filled.as_secs_f64(), "s"));
-        rows.push(Row {
-            what: format!("{name}: read at a worker's start"),
-            value: figure("seconds")?,
-            unit: "s",
-            goal: "goal ≤ 2",
-        });
-        rows.push(Row {
-            what: format!("{name}: resident memory for each"),
-            value: figure("bytesEach")?,
-            unit: "bytes",
-            goal: "goal ≤ 200",
-        });
+        let read = row(format!("{name}: read at a worker's start"), figure("seconds")?, "s");
+        rows.push(read.at_most(2.0));
+        let each = figure("bytesEach")?;
+        let each = row(format!("{name}: resident memory for each"), each, "bytes");
+        rows.push(each.at_most(200.0));
     }
     Ok(rows)
 }
 
-async fn fill(store: &dyn RevokeStore) -> anyhow::Result<()> {
+/// Stores so many revocations, a multiple of [`CHUNK`].
+pub(crate) async fn fill(store: &dyn RevokeStore, count: usize) -> anyhow::Result<()> {
     let namespace = namespace()?;
     let expires_at = Some(SystemClock.now().after(Duration::from_hours(24 * 30)));
-    for chunk in 0..RECORDS / CHUNK {
+    for chunk in 0..count / CHUNK {
         let requests: Vec<(TaskId, RevokeRequest)> = (0..CHUNK)
             .map(|n| {
                 let request = RevokeRequest {
@@ -102,31 +97,19 @@ async fn fill(store: &dyn RevokeStore) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn resident_bytes() -> anyhow::Result<f64> {
-    let statm = std::fs::read_to_string("/proc/self/statm")?;
-    let pages: f64 =
-        statm.split_whitespace().nth(1).context("statm has no second field")?.parse()?;
-    #[expect(clippy::cast_precision_loss, reason = "a page has 4,096 bytes, or some such number")]
-    let page = rustix::param::page_size() as f64;
-    Ok(pages * page)
-}
-
 /// Reads everything as a worker does before it is ready, and prints what it took. Runs in a process of its own.
 #[expect(clippy::print_stdout, reason = "the parent reads it")]
-pub(crate) fn hydrate(place: &str) -> anyhow::Result<()> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        let namespace = namespace()?;
-        let (before, at) = (resident_bytes()?, Instant::now());
-        let store = open(place).await?;
-        let known = stem_engine::revocations::read_all(&store, &namespace).await?;
-        let seconds = at.elapsed().as_secs_f64();
-        let count = known.count();
-        anyhow::ensure!(count == RECORDS, "{count} of {RECORDS} were read");
-        #[expect(clippy::cast_precision_loss, reason = "a million is exact")]
-        let each = (resident_bytes()? - before) / RECORDS as f64;
-        println!("{}", json!({ "seconds": seconds, "bytesEach": each }));
-        Ok(())
-    })
+pub(crate) async fn hydrate(place: &str) -> anyhow::Result<()> {
+    let namespace = namespace()?;
+    let resident = || resident_bytes(std::process::id());
+    let (before, at) = (resident()?, Instant::now());
+    let store = open(place).await?;
+    let known = stem_engine::revocations::read_all(&store, &namespace).await?;
+    let seconds = at.elapsed().as_secs_f64();
+    let count = known.count();
+    anyhow::ensure!(count == RECORDS, "{count} of {RECORDS} were read");
+    #[expect(clippy::cast_precision_loss, reason = "a million is exact")]
+    let each = (resident()? - before) / RECORDS as f64;
+    println!("{}", json!({ "seconds": seconds, "bytesEach": each }));
+    Ok(())
 }

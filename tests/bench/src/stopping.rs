@@ -49,15 +49,12 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
         }
         let (p50, p99, max) = spread(&mut exits);
         rows.push(row(format!("stop {what}: p50"), p50, "ms"));
-        rows.push(Row {
-            what: format!("stop {what}: p99"),
-            value: p99,
-            unit: "ms",
-            goal: if neighbours == 0 { "goal ≤ 2" } else { "goal ≤ 5" },
-        });
+        let bound = if neighbours == 0 { 2.0 } else { 5.0 };
+        rows.push(row(format!("stop {what}: p99"), p99, "ms").at_most(bound));
         rows.push(row(format!("stop {what}: max"), max, "ms"));
         let (_, p99, _) = spread(&mut wakes);
-        rows.push(row("  control: one thread wakes another, same load: p99", p99, "ms"));
+        let control = format!("  control beside {what}: one thread wakes another: p99");
+        rows.push(row(control, p99, "ms"));
     }
     Ok(rows)
 }

@@ -17,7 +17,7 @@ usage: cargo xtask <command>
   test      build everything, and run every test
   guests    build the example tasks to WebAssembly, into target/stem-modules
   setup     install what builds and tests need and this machine lacks; the others do so by themselves
-  bench     measure, with the release build; `bench --list` shows the parts that may be measured alone, `bench --help` the rest
+  bench     measure, with the release build: everything, or the groups that are named; see bench --help
   ci        what runs before a change is taken: .ci/run
 
 What is missing is installed: a C compiler, and for the tests Redis, Postgres, tmux,

@@ -10,6 +10,9 @@ local STEP = 562949953421312 -- 2^49
 -- Rows of one kind that one step makes ready; more wait for the next.
 local PROMOTED = 1000
 
+-- Envelopes up to so many bytes need not be counted: as many as one request takes are few bytes together.
+local SMALL = 4096
+
 local function task_key(id)
   return P .. 'q/task/' .. id
 end

@@ -24,6 +24,9 @@ for n = 1, count do
     local delayed = not_before ~= '' and tonumber(not_before) > now
     redis.call('HSET', task_key(id), 'q', queue, 'n', name, 'p', ARGV[i + 3], 's', seq, 'k', 0, 'r', 0, 'd', 0,
       'l', 0, 'ph', delayed and DELAYED or READY, 'at', delayed and not_before or now)
+    if #ARGV[i + 6] > SMALL then
+      redis.call('HSET', task_key(id), 'z', #ARGV[i + 6])
+    end
     if unique ~= '' then
       redis.call('HSET', task_key(id), 'u', unique)
       redis.call('HSET', P .. 'q/unique', unique, id)

@@ -39,6 +39,10 @@ for n = last_queue + 1, #ARGV do
   wanted[ARGV[n]] = true
 end
 
+-- A connection that hears wake-ups is cut when more than 32 MiB wait in it, so an answer stays far below that. The rest is
+-- for the next request.
+local room = 4194304
+
 local answer, taken, wires, until_ = { now, -1 }, {}, {}, now + lease
 for q = first_queue, last_queue do
   local queue = ARGV[q]
@@ -59,7 +63,12 @@ for q = first_queue, last_queue do
     table.sort(found, function(a, b) return a.place < b.place end)
     for f = 1, math.min(missing, #found) do
       local id = found[f].id
-      local d = redis.call('HMGET', task_key(id), 'k', 'r', 'd', 'l')
+      local d = redis.call('HMGET', task_key(id), 'k', 'r', 'd', 'l', 'z')
+      room = room - tonumber(d[5] or 0)
+      if room < 0 and #taken > 0 then
+        missing = 0
+        break
+      end
       local token, retries, deliveries = tonumber(d[1]) + 1, tonumber(d[2]), tonumber(d[3]) + 1
       redis.call('HSET', task_key(id), 'ph', LEASED, 'at', until_, 'k', token, 'o', owner, 'd', deliveries)
       remove(found[f].key, id)
@@ -71,7 +80,7 @@ for q = first_queue, last_queue do
         begin_record(id, token, owner, retries + 1, deliveries, now, worker)
       end
     end
-    missing = missing - math.min(missing, #found)
+    missing = math.max(0, missing - #found)
   end
 end
 

@@ -404,6 +404,26 @@ async fn a_wrong_password_and_an_unpermitted_command_are_refused_without_the_pas
     assert!(reader.fetch(&TaskId::new("t").unwrap()).await.unwrap().is_some());
 }
 
+/// A connection on which wake-ups come is cut when 32 MiB wait in it.
+#[tokio::test]
+async fn a_request_takes_no_more_than_its_connection_may_carry_and_the_next_takes_the_rest() {
+    const MANY: usize = 48;
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    let large = Payload::json(format!("\"{}\"", "x".repeat((1 << 20) - 2)).into_bytes());
+    for n in 0..MANY {
+        let large = Envelope { payload: large.clone(), ..envelope(&format!("t{n}")) };
+        redis.publish(&[large], Records::Here).await.unwrap();
+    }
+    let mut taken = 0;
+    while taken < MANY {
+        let some = redis.receive(&asking(MANY, Duration::from_secs(5))).await.unwrap();
+        assert!((1..=6).contains(&some.len()), "{} at once", some.len());
+        taken += some.len();
+    }
+    assert_eq!(redis.queues().await.unwrap()[0].inflight, MANY as u64);
+}
+
 #[tokio::test]
 async fn nobody_there_is_transient_and_said_at_once() {
     let server = RedisServer::start();
