@@ -78,12 +78,13 @@ fn lively(terminal: bool, environment: &Environment) -> bool {
     terminal && !environment.no_color()
 }
 
-/// Standard error, above a progress bar. A log line comes as one piece.
+/// Standard error, above a progress bar. A log line comes as one piece. One that cannot be written is lost: a full disk
+/// must not end the work, and there is nowhere left to say so.
 struct AboveTheBar;
 
 impl Write for AboveTheBar {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        above_the_bar(|| io::stderr().lock().write_all(line))?;
+        let _ = above_the_bar(|| io::stderr().lock().write_all(line));
         Ok(line.len())
     }
 
@@ -97,6 +98,8 @@ pub fn start(settings: &Settings, environment: &Environment, unless_set: &str) {
     let filter = settings.log.value.as_ref().map_or(unless_set, LogFilter::as_str);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
+        // The library says it on standard error, and panics if that fails.
+        .log_internal_errors(false)
         .with_writer(|| AboveTheBar)
         .with_ansi(lively_stderr(environment));
     // The only error is that logging was started already.

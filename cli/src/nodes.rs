@@ -18,6 +18,6 @@ pub mod pidfile;
 pub mod placeholders;
 pub mod process;
 pub mod roster;
-mod safe;
+pub mod safe;
 pub mod stop;
 pub mod target;

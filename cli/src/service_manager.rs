@@ -1,7 +1,6 @@
 //! What the service manager is told that started a worker (systemd's `Type=notify`): ready, reloading, stopping, still
 //! alive. Where `NOTIFY_SOCKET` is not set nobody is told anything.
 
-use std::sync::Once;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -19,15 +18,13 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// It takes nothing new, or has ended. Said once.
+/// Nothing runs any more, and the process ends. Not to be said while it drains: from then on systemd counts
+/// `TimeoutStopSec` and kills what takes longer, whoever asked for the drain.
 pub fn stopping() {
-    static SAID: Once = Once::new();
-    SAID.call_once(|| {
-        tell(&[NotifyState::Stopping, NotifyState::Status("draining: takes nothing new")]);
-    });
+    tell(&[NotifyState::Stopping, NotifyState::Status("stopping: nothing runs any more")]);
 }
 
-/// Says that the worker stops as soon as it begins to, that it is alive twice in each `WATCHDOG_USEC`, and what has become
+/// Says that the worker drains as soon as it begins to, that it is alive twice in each `WATCHDOG_USEC`, and what has become
 /// of a reload. Returns at once where there is no service manager, else when the worker has ended; dropped, it says no more.
 ///
 /// The signs of life come from the threads that renew leases and obey operators, so that a process whose threads are stuck
@@ -45,12 +42,13 @@ pub async fn follow(mut states: watch::Receiver<WorkerState>) {
             None
         }
     };
+    let mut drains = false;
     loop {
         tokio::select! {
             changed = states.changed() => {
                 let state = *states.borrow_and_update();
-                if matches!(state, WorkerState::Draining | WorkerState::Stopped) {
-                    stopping();
+                if state == WorkerState::Draining && !std::mem::replace(&mut drains, true) {
+                    tell(&[NotifyState::Status("draining: takes nothing new")]);
                 }
                 if changed.is_err() || state == WorkerState::Stopped {
                     return;

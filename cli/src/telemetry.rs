@@ -107,7 +107,7 @@ fn start(options: Options) -> Result<Telemetry, CliError> {
 async fn end(telemetry: Telemetry, within: Duration) {
     let sent = tokio::task::spawn_blocking(move || telemetry.shutdown(within)).await;
     if !sent.unwrap_or(false) {
-        tracing::warn!("the last metrics and traces were not sent: the collector does not answer");
+        tracing::warn!("the last metrics and traces were not all sent");
     }
 }
 
@@ -155,6 +155,14 @@ impl OfProducer {
             if let Some(span) = span {
                 span.enqueued(&enqueued.id, enqueued.deduplicated);
             }
+            end(telemetry, LAST_OF_PRODUCER).await;
+        }
+    }
+
+    /// The task was not stored. Sends the span, in bounded time.
+    pub async fn failed(self) {
+        if let Some((telemetry, span)) = self.recorded {
+            drop(span);
             end(telemetry, LAST_OF_PRODUCER).await;
         }
     }

@@ -80,6 +80,11 @@ fn every_bad_line_of_an_environment_file_is_named_and_no_value() {
     let found = checks(&place, &[], &["--env-file", "w.env"], 1);
     has(&found, "env-file", "error", "others than its owner may write");
     has(&checks(&place, &[], &["--env-file", "none"], 1), "env-file", "error", "none");
+    // What it might have named is not known, so nobody else is asked in its place.
+    let away = [("STEM_BROKER_URL", "redis://127.0.0.1:1")];
+    let found = checks(&place, &away, &["--env-file", "none"], 1);
+    has(&found, "settings", "warning", "no service was asked");
+    assert!(!found.iter().any(|one| one.check == "broker"), "{found:?}");
     // What a worker with these variables would refuse.
     place.write("bad.env", "STEM_CONTROL_TIMEOUT=5\n");
     let found = checks(&place, &[], &["--env-file", "bad.env"], 1);
@@ -100,9 +105,11 @@ fn the_command_of_nodes_must_be_a_program() {
         (plain.to_str().unwrap(), "there is no program"),
         ("no-such-program worker start", "there is no program no-such-program"),
         ("sh -c 'open", "STEM_WORKER_COMMAND cannot be used"),
+        ("STEM_BROKER_URL=redis://u:hunter2@h/0 stem", "***@h/0"),
     ] {
         let found = command(text, 1);
         assert!(found.level == "error" && found.message.contains(words), "{found:?}");
+        assert!(!found.message.contains("hunter2"), "{found:?}");
     }
     // The file beats the environment; programs are looked for on the path.
     place.write("w.env", "STEM_WORKER_COMMAND='sh -c true'\n");
@@ -132,6 +139,16 @@ fn files_of_a_worker_and_their_directories_are_looked_at() {
     has(&found, "pidfile", "error", "not a number");
     has(&found, "pidfile-directory", "info", "can be written");
     has(&found, "logfile", "info", "7 bytes");
+    // What a start refuses.
+    let log = place.path("log/w.log");
+    let mode =
+        |mode| std::fs::set_permissions(&log, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o660);
+    has(&look(1), "logfile", "error", "others than its owner may write");
+    mode(0o640);
+    std::fs::hard_link(&log, place.path("log/other")).unwrap();
+    has(&look(1), "logfile", "error", "2 names");
+    std::fs::remove_file(place.path("log/other")).unwrap();
     std::fs::remove_file(place.path("run/w.pid")).unwrap();
     std::fs::set_permissions(place.path("run"), std::fs::Permissions::from_mode(0o777)).unwrap();
     has(&look(1), "pidfile-directory", "error", "everybody may change it");

@@ -1,10 +1,13 @@
-//! What a service manager hears from a worker: a datagram socket in place of systemd's, around the real program.
+//! What a service manager hears from a worker, and what a signal does to one: a datagram socket in place of systemd's,
+//! around the real program.
 
 #![allow(clippy::unwrap_used, reason = "in tests a broken assumption is a failure")]
 
 mod support;
 
+use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -73,11 +76,12 @@ fn it_hears_ready_reloading_and_stopping_and_the_worker_drains_meanwhile() {
         assert!(began.elapsed() < PATIENCE);
     }
     worker.signal(Signal::TERM);
-    let stopping = manager.hear();
-    assert!(stopping.starts_with("STOPPING=1\nSTATUS=draining"), "{stopping}");
-    // It says so as soon as it drains, and not only when it ends.
+    // It says so as soon as it drains; but a STOPPING=1 would have it killed when the time for a stop is up.
+    assert_eq!(manager.hear(), "STATUS=draining: takes nothing new\n");
     assert!(worker.child.try_wait().unwrap().is_none());
     worker.signal(Signal::QUIT);
+    let stopping = manager.hear();
+    assert!(stopping.starts_with("STOPPING=1\nSTATUS=stopping"), "{stopping}");
     assert!(worker.child.wait().unwrap().success());
     manager.socket.set_nonblocking(true).unwrap();
     assert!(manager.socket.recv(&mut [0; 16]).is_err(), "it said something more");
@@ -137,4 +141,88 @@ fn a_worker_that_cannot_start_says_stopping_and_one_without_a_manager_is_ended_b
     // A manager that is not there any more keeps no worker from working.
     let gone = [("NOTIFY_SOCKET", "/nonexistent/notify")];
     drop(Started::new(&place, &gone, &["--name", "second"]));
+}
+
+#[test]
+fn a_signal_ends_a_worker_that_is_not_ready_yet() {
+    let place = Place::new();
+    let manager = Manager::new(&place);
+    // A service that never answers.
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}/0", service.local_addr().unwrap());
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
+        let child = place
+            .command(&["worker", "start", "--pidfile", "run/w.pid"])
+            .envs([("STEM_BROKER_URL", url.as_str()), ("NOTIFY_SOCKET", manager.path.as_str())])
+            .spawn()
+            .unwrap();
+        let mut worker = Started { child };
+        let _unanswered = service.accept().unwrap();
+        assert!(place.path("run/w.pid").exists());
+        worker.signal(signal);
+        assert_eq!(worker.child.wait().unwrap().code(), Some(0), "{signal:?}");
+        assert!(manager.hear().starts_with("STOPPING=1"));
+        assert!(!place.path("run/w.pid").exists());
+    }
+}
+
+#[test]
+fn a_hangup_opens_a_log_that_was_moved_away_before_the_worker_looked() {
+    let place = Place::new();
+    let moved = place.write("w.log.1", "");
+    let log = place.path("w.log");
+    let output = std::fs::File::options().append(true).open(&moved).unwrap();
+    let child = place
+        .command(&["worker", "start", "--name", "w"])
+        .env("STEM_WORKER_LOGFILE", &log)
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .spawn()
+        .unwrap();
+    let worker = Started { child };
+    until_written(&moved, "worker w is ready");
+    worker.signal(Signal::HUP);
+    until_written(&log, "opened anew");
+    end(worker);
+    assert!(std::fs::read_to_string(&log).unwrap().contains("stopped"));
+}
+
+#[test]
+fn a_hangup_ends_no_worker_that_has_a_pid_file() {
+    let place = Place::new();
+    let own = place.write("own.log", "");
+    // Once without a log file, once with one that its output does not go to.
+    for environment in [&[][..], &[("STEM_WORKER_LOGFILE", "named.log")]] {
+        std::fs::write(&own, "").unwrap();
+        let child = place
+            .command(&["worker", "start", "--name", "w", "--pidfile", "w.pid"])
+            .envs(environment.iter().copied())
+            .stderr(std::fs::File::create(&own).unwrap())
+            .spawn()
+            .unwrap();
+        let worker = Started { child };
+        until_written(&own, "ready");
+        worker.signal(Signal::HUP);
+        until_written(&own, "SIGHUP");
+        end(worker);
+        assert!(!place.path("named.log").exists());
+    }
+}
+
+/// Waits until the file has these words; a bound that only a hang reaches.
+#[track_caller]
+fn until_written(file: &Path, words: &str) {
+    let began = Instant::now();
+    let text = || std::fs::read_to_string(file).unwrap_or_default();
+    while !text().contains(words) {
+        assert!(began.elapsed() < PATIENCE, "no {words:?} in {:?}", text());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Stops it in good order.
+#[track_caller]
+fn end(mut worker: Started) {
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.child.wait().unwrap().code(), Some(0));
 }

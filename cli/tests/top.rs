@@ -391,8 +391,19 @@ fn a_large_screen_shows_whole_ids_and_what_tasks_say() {
     top.until("the help is gone", |screen| {
         !screen.contains("drain the chosen") && screen.contains(tail(&spin))
     });
-    top.keys(&["C-c"]);
+    // On a screen that shows nothing, nothing is ordered: neither what was asked about before, nor anything new.
+    top.text("t");
+    top.until_says("Enter does it.");
+    top.run(&["resize-window", "-x", "40", "-y", "10"]);
+    top.until_says("is made for 80 x 24");
+    top.keys(&["Enter"]);
+    top.text("t");
+    top.text("wrong input");
+    top.keys(&["Enter", "C-c"]);
     top.until_left(0);
+    let listed = place.stem(&["revokes", "list", "--json"]).expect(0).json();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["terminate"]), (1, &json!(false)));
+    assert_eq!(shown(&place, &spin)["state"], "running");
 }
 
 #[test]
@@ -463,6 +474,24 @@ fn a_service_that_goes_away_is_said_and_comes_back_by_itself() {
     server.thaw();
     let screen = top.until_left(0);
     assert_eq!(screen.matches("terminate task").count(), 2, "{screen}");
+    drop(top);
+    // Unless there is no waiting for that: the signal is the one that a terminal makes of Ctrl-C.
+    let other = enqueue(&place, &env, &["spin"]);
+    let top = Terminal::open(&place, (80, 24), &env, &["top", "--interval", "250ms"]);
+    top.until("only it is seen", |screen| {
+        screen.contains(&tail_cut(&other)) && screen.contains("TASKS 1 ")
+    });
+    server.freeze();
+    top.text("t");
+    top.until_says("Enter does it.");
+    top.keys(&["Enter"]);
+    top.until_says(&format!("terminate task {other} ..."));
+    top.text("q");
+    top.until_says("waiting for its end");
+    kill_process(top.pid(), Signal::INT).unwrap();
+    let screen = top.until_left(0);
+    assert!(has(&screen, "MAY HAVE BEEN GIVEN"), "{screen}");
+    server.thaw();
 }
 
 #[test]

@@ -26,7 +26,8 @@ that one which writes the PID file.
 
 In --pidfile, --logfile, --workdir and every word of the command: %n node, %N in upper case,
 %h host, %i or %I its place in the list from 1, %d the time in UTC, %% a percent sign. Relative
-paths of these three are below the current directory, those in the command below --workdir.
+paths of these three are below the current directory, those in the command below --workdir. Nodes
+are not found by a --pidfile with %d in it.
 
 Nodes go on when this command ends. A node that runs already is an error and left alone; one that
 is not ready in time is left running. Exit code: that of a worker which ended before it was ready,

@@ -28,7 +28,9 @@ use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ratatui::Frame;
 use ratatui::crossterm::event::Event;
+use ratatui::layout::Rect;
 use stem_engine::RevokePolicy;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
@@ -37,7 +39,7 @@ use tokio::task::JoinHandle;
 use self::act::Hand;
 use self::deed::Report;
 use self::gather::Gatherer;
-use self::model::{Effect, Model, Place};
+use self::model::{Effect, Mode, Model, Place};
 use self::picture::News;
 use self::rows::Narrow;
 use self::screen::Screen;
@@ -99,6 +101,7 @@ pub(super) async fn run(context: &Context, args: TopArgs) -> Outcome {
     };
     let top = Top {
         model: Model::new(place, narrow, Instant::now()),
+        area: Rect::default(),
         theme: if context.environment.no_color() { Theme::Plain } else { Theme::Coloured },
         hand,
         nudge,
@@ -114,6 +117,8 @@ pub(super) async fn run(context: &Context, args: TopArgs) -> Outcome {
 /// The view while it is open.
 struct Top {
     model: Model,
+    /// The screen that was drawn on last, which is what the operator sees when a key is pressed.
+    area: Rect,
     theme: Theme,
     hand: Hand,
     nudge: Arc<Notify>,
@@ -124,16 +129,22 @@ struct Top {
 
 impl Top {
     async fn show(mut self) -> Outcome {
-        let signals = Signals::listen()?;
+        let mut signals = Signals::listen()?;
         let screen = Screen::open().map_err(|error| screen::lost(&error))?;
         let events = screen::events().map_err(|error| screen::lost(&error))?;
-        let ended = self.until_left(screen, events, signals).await;
+        let ended = self.until_left(screen, events, &mut signals).await;
         // What was agreed to is not left half done, and not left unsaid.
-        if self.deed.is_some() {
-            if let Some(deed) = &self.model.busy {
-                say(format!("{}: waiting for its end", deed.title()));
+        if self.deed.is_some()
+            && let Some(deed) = &self.model.busy
+        {
+            let title = deed.title();
+            say(format!("{title}: waiting for its end; Ctrl-C does not wait"));
+            tokio::select! {
+                report = done(&mut self.deed) => say(report?.text),
+                () = signals.any() => {
+                    say(format!("{title}: its end was not waited for, and it MAY HAVE BEEN GIVEN"));
+                }
             }
-            say(done(&mut self.deed).await?.text);
         }
         ended.map(|()| Ending::Done)
     }
@@ -144,7 +155,7 @@ impl Top {
         &mut self,
         mut screen: Screen,
         mut events: mpsc::Receiver<io::Result<Event>>,
-        mut signals: Signals,
+        signals: &mut Signals,
     ) -> Result<(), CliError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -152,7 +163,7 @@ impl Top {
             let now = Instant::now();
             self.model.refresh(now);
             // This thread runs nothing else, so a slow terminal holds nobody up.
-            screen.draw(|frame| view::draw(frame, &self.model, self.theme, now))?;
+            screen.draw(|frame| self.draw(frame, now))?;
             tokio::select! {
                 event = events.recv() => match event {
                     Some(Ok(event)) => if self.typed(&event) { return Ok(()) },
@@ -177,9 +188,25 @@ impl Top {
         }
     }
 
+    /// Nothing is asked that cannot be read.
+    fn draw(&mut self, frame: &mut Frame<'_>, now: Instant) {
+        self.area = frame.area();
+        if let Mode::Asking(question) = &self.model.mode
+            && !view::fits_question(self.area, question)
+        {
+            self.model.withdraw(now);
+        }
+        view::draw(frame, &self.model, self.theme, now);
+    }
+
     /// Whether to leave.
     fn typed(&mut self, event: &Event) -> bool {
-        let Some(action) = keys::action(&self.model.mode, event) else { return false };
+        let action = if view::fits(self.area) {
+            keys::action(&self.model.mode, event)
+        } else {
+            keys::unseen(event)
+        };
+        let Some(action) = action else { return false };
         match self.model.act(action, Instant::now()) {
             Some(Effect::Leave) => return true,
             Some(Effect::Do(deed, reason)) => {

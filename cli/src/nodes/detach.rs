@@ -4,6 +4,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
+use super::roster::without_secrets;
 use crate::error::CliError;
 use crate::exit::Ending;
 use crate::output::say;
@@ -17,7 +18,7 @@ pub fn child_main() -> ExitCode {
         (Ok(_), None) => "no command was given".to_owned(),
         (Ok(_), Some(program)) => {
             let error = Command::new(&program).args(words).exec();
-            format!("{}: {error}", program.display())
+            format!("{}: {error}", without_secrets(&program.to_string_lossy()))
         }
     };
     say(CliError::usage(

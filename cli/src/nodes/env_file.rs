@@ -9,8 +9,9 @@
 //! ```
 //!
 //! A value is bare (no white space, quotes, `\`, `$` or `` ` ``), in single quotes (as it is), or in double quotes (with
-//! `\"`, `\\`, `\$` and ``\` `` for these four). Every line that this takes means the same to a shell and to systemd's
-//! `EnvironmentFile=`; a line that they could read differently is refused, with its number.
+//! `\"`, `\\`, `\$` and ``\` `` for these four). A line that could be read in two ways is refused, with its number. What this
+//! takes means the same to systemd's `EnvironmentFile=`, but for `export`, which that leaves out with its line, and for a
+//! comment that ends in a backslash; and to a shell, where values with `& ; | < > ( )` or a leading `~` are quoted.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -13,7 +13,7 @@ use stem_core::control::WorkerState;
 use stem_engine::units;
 
 use super::pidfile::{Found, Record};
-use super::roster::Node;
+use super::roster::{Node, without_secrets};
 use super::{log, safe};
 use crate::env;
 use crate::error::CliError;
@@ -72,7 +72,11 @@ impl Launch {
             return Ok(());
         }
         Err(CliError::usage(
-            format!("node {}: {named:?} is not a program that can be run", self.node.name),
+            format!(
+                "node {}: {:?} is not a program that can be run",
+                self.node.name,
+                without_secrets(named)
+            ),
             format!(
                 "give its path from {}, or put it into a directory of PATH",
                 self.workdir.display()
@@ -119,7 +123,11 @@ impl Launch {
         self.dress(&mut command);
         let error = command.exec();
         CliError::usage(
-            format!("node {}: {} cannot be run: {error}", self.node.name, self.command[0]),
+            format!(
+                "node {}: {} cannot be run: {error}",
+                self.node.name,
+                without_secrets(&self.command[0])
+            ),
             "check it with `stem worker multi names`",
         )
     }
@@ -136,28 +144,54 @@ impl Launch {
     ) -> Result<Box<Record>, Failure> {
         let begun = Instant::now();
         let node = &self.node;
+        let mut seen = None;
         loop {
             // First whether it ended, then the file: so its last words in the file are seen.
-            let ended = child.try_wait().ok().flatten();
-            let pid = match node.look()? {
-                Found::Alive(record, _) if is_of(&record, &child) => {
+            let ended = match child.try_wait() {
+                Ok(None) => None,
+                Ok(Some(status)) => Some(How::Known(status)),
+                // Where SIGCHLD is ignored the system keeps no status.
+                Err(_) => Some(How::Unknown),
+            };
+            // It may have left the worker to a process of its own, even in a session of its own.
+            let handed_over = matches!(ended, Some(How::Known(status)) if status.success());
+            let found = match node.look() {
+                Ok(found) => found,
+                Err(error) if ended.is_none() => {
+                    return Err(Failure::NotReady(Some(child.id()), error));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let mut stranger = None;
+            let pid = match found {
+                Found::Alive(record, _) if handed_over || is_of(&record, &child) => {
                     if record.state == WorkerState::Running {
                         return Ok(record);
                     }
                     Some(record.identity.pid)
                 }
                 Found::Alive(record, _) if ended.is_some() => return Err(self.taken(record)),
+                Found::Alive(record, _) => {
+                    stranger = Some(record.identity.pid);
+                    None
+                }
                 _ => None,
             };
-            match ended {
-                // It may have left the worker to a process of its own.
-                Some(status) if pid.is_none() => return Err(self.ended(status, written).into()),
-                _ => {}
+            let over = begun.elapsed() >= patience;
+            if let (Some(how), None) = (ended, pid) {
+                // A worker that was left behind needs a while to write its file, and has gone if that has.
+                if over || !handed_over || seen.is_some() {
+                    return Err(self.ended(how, written).into());
+                }
             }
-            if begun.elapsed() >= patience {
-                let what = match pid {
-                    Some(_) => "runs and takes no tasks yet",
-                    None => "has written no PID file",
+            seen = seen.or(pid);
+            if over {
+                let what = match (pid, stranger) {
+                    (Some(_), _) => "runs and takes no tasks yet".to_owned(),
+                    (None, Some(other)) => format!(
+                        "is not known to take tasks (its PID file is held by process {other}, which is not of this start)"
+                    ),
+                    (None, None) => "has written no PID file".to_owned(),
                 };
                 return Err(Failure::NotReady(
                     pid.or_else(|| ended.is_none().then(|| child.id())),
@@ -187,8 +221,12 @@ impl Launch {
         Failure::Running(record, error)
     }
 
-    fn ended(&self, status: ExitStatus, written: u64) -> CliError {
-        let how = match (status.code(), status.signal()) {
+    fn ended(&self, how: How, written: u64) -> CliError {
+        let (code, signal) = match how {
+            How::Known(status) => (status.code(), status.signal()),
+            How::Unknown => (None, None),
+        };
+        let how = match (code, signal) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "an unknown end".to_owned(),
@@ -196,7 +234,7 @@ impl Launch {
         // What it means is the worker's to say; a program of others may use the codes in another way.
         let ending = Ending::ALL
             .into_iter()
-            .find(|ending| *ending != Ending::Done && status.code() == Some(ending.code().into()));
+            .find(|ending| *ending != Ending::Done && code == Some(ending.code().into()));
         CliError::new(
             ending.unwrap_or(Ending::Failed),
             format!(
@@ -216,6 +254,15 @@ impl Launch {
         }
         format!("; the end of {}:\n  | {}", self.logfile.display(), lines.join("\n  | "))
     }
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug)]
+enum How {
+    /// As this says.
+    Known(ExitStatus),
+    /// Nobody can tell.
+    Unknown,
 }
 
 /// Whether a worker was started by this child: it is the child, or in its session, which begins with it.

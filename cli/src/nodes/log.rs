@@ -1,7 +1,7 @@
 //! A node's log file: opened safely, its newest lines, and opened anew when it was moved away.
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -70,22 +70,30 @@ fn newest(path: &Path, since: u64) -> io::Result<Vec<u8>> {
 }
 
 /// This process's output, where it goes to a log file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Captured {
     stdout: bool,
     stderr: bool,
 }
 
 impl Captured {
+    /// What goes to the file of this name, or went there before it was moved away: any file that is appended to, since
+    /// whoever named the log directed the output to it.
     fn by(path: &Path) -> Self {
-        let same = |of: io::Result<File>| {
-            let (Ok(there), Ok(ours)) = (path.metadata(), of.and_then(|file| file.metadata()))
-            else {
-                return false;
-            };
-            id(&there) == id(&ours)
+        let there = path.metadata().ok();
+        let goes = |of: io::Result<File>| {
+            let Ok(file) = of else { return false };
+            let Ok(ours) = file.metadata() else { return false };
+            let appends =
+                || rustix::fs::fcntl_getfl(&file).is_ok_and(|flags| flags.contains(OFlags::APPEND));
+            there.as_ref().is_some_and(|there| id(there) == id(&ours))
+                || (ours.is_file() && appends())
         };
-        Self { stdout: same(duplicate(io::stdout())), stderr: same(duplicate(io::stderr())) }
+        Self { stdout: goes(duplicate(io::stdout())), stderr: goes(duplicate(io::stderr())) }
+    }
+
+    fn nothing(self) -> bool {
+        !self.stdout && !self.stderr
     }
 
     fn redirect(self, file: &File) -> io::Result<()> {
@@ -107,17 +115,22 @@ fn id(about: &Metadata) -> (u64, u64) {
     (about.dev(), about.ino())
 }
 
-/// Opens the log anew on each SIGHUP, if this process's output goes to it; where it does not, nothing listens and SIGHUP
-/// does what it does. Call it on a runtime; what is returned runs until it is dropped.
-pub fn keep(path: PathBuf) -> io::Result<Option<impl Future<Output = ()> + Send>> {
-    let captured = Captured::by(&path);
-    if !captured.stdout && !captured.stderr {
+/// Opens the log anew on each SIGHUP, if this process's output goes to it; where it does not, a SIGHUP is only noted,
+/// since whoever turns the logs of nodes sends one to each. On a terminal nothing listens: a SIGHUP there says that the
+/// terminal is gone. Call it on a runtime; what is returned runs until it is dropped.
+pub fn keep(path: Option<PathBuf>) -> io::Result<Option<impl Future<Output = ()> + Send>> {
+    let captured = path.as_deref().map(Captured::by).unwrap_or_default();
+    if captured.nothing() && io::stderr().is_terminal() {
         return Ok(None);
     }
     let mut hangups = signal(SignalKind::hangup())?;
     Ok(Some(async move {
         while hangups.recv().await.is_some() {
-            let opened = reopen(&path)
+            let Some(path) = path.as_deref().filter(|_| !captured.nothing()) else {
+                tracing::info!("SIGHUP: the output is not in the log file; the worker goes on");
+                continue;
+            };
+            let opened = reopen(path)
                 .and_then(|file| captured.redirect(&file).map_err(|error| error.to_string()));
             match opened {
                 Ok(()) => tracing::info!("the log file was opened anew"),

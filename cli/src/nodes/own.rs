@@ -76,15 +76,16 @@ impl Own {
         ]
     }
 
-    /// Writes the PID file, if there is to be one, and listens for SIGHUP if this process's output goes to its log
-    /// file. On a runtime. The PID file is removed when what is returned is dropped.
+    /// Writes the PID file, if there is to be one, and listens for SIGHUP if it has one or a log file. On a runtime. The
+    /// PID file is removed when what is returned is dropped.
     pub fn take_up(
         &self,
         worker: &WorkerId,
         namespace: &Namespace,
     ) -> Result<Option<Arc<PidFile>>, CliError> {
-        if let Some(path) = &self.logfile.value {
-            let keep = log::keep(path.clone()).map_err(|error| {
+        // First: who reads the PID file may send one.
+        if self.logfile.value.is_some() || self.pidfile.value.is_some() {
+            let keep = log::keep(self.logfile.value.clone()).map_err(|error| {
                 CliError::failed(
                     format!("SIGHUP cannot be listened to: {error}"),
                     "check the limits of this process (ulimit -a)",

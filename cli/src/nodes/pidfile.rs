@@ -33,8 +33,8 @@ const MOST_BYTES: u64 = 4096;
 const LOOKS: u32 = 40;
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Readable for monitoring; there is no secret in it.
-const MODE: u32 = 0o644;
+/// Nobody else's to open: who can read a file can lock it, and so keep a dead worker's from being replaced.
+const MODE: u32 = 0o600;
 
 /// What a PID file tells of its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +69,22 @@ pub struct Dead {
     pub why: Why,
 }
 
+impl Found {
+    /// Whether a worker that starts takes the place of what is there.
+    pub fn gives_way(&self) -> bool {
+        match self {
+            Self::Alive(..) | Self::Held { .. } => false,
+            Self::Dead(dead) => match dead.why {
+                Why::NotRunning => true,
+                Why::Recycled => dead.record.is_some(),
+                Why::NotHolding => false,
+            },
+            Self::Invalid { problem } => problem == record::EMPTY,
+            Self::Absent => true,
+        }
+    }
+}
+
 /// Why a process is not the one of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
@@ -87,7 +103,12 @@ pub fn look(path: &Path) -> Result<Found, CliError> {
     let mut looks = 0;
     loop {
         let found = look_once(path);
-        let passing = matches!(found, Err(Look::Passing(_)) | Ok(Found::Held { .. }));
+        // One that ends lets its lock go a moment before it is gone.
+        let passing = matches!(
+            found,
+            Err(Look::Passing(_))
+                | Ok(Found::Held { .. } | Found::Dead(Dead { why: Why::NotHolding, .. }))
+        );
         looks += 1;
         if passing && looks < LOOKS {
             std::thread::sleep(PAUSE);
@@ -106,7 +127,7 @@ enum Look {
 }
 
 fn look_once(path: &Path) -> Result<Found, Look> {
-    let Some(opened) = open(path)? else { return Ok(Found::Absent) };
+    let Some(opened) = open(path, Access::Read)? else { return Ok(Found::Absent) };
     let held = match opened.try_lock_shared() {
         Ok(()) => false,
         Err(TryLockError::WouldBlock) => true,
@@ -144,12 +165,22 @@ fn judge(content: &Content, held: bool) -> io::Result<Found> {
     })
 }
 
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// To look at it.
+    Read,
+    /// To lock it exclusively, for which network file systems want that it could be written.
+    Write,
+}
+
 /// Opens what may be believed; `None` if there is nothing.
-fn open(path: &Path) -> Result<Option<File>, Look> {
+fn open(path: &Path, access: Access) -> Result<Option<File>, Look> {
     let mut options = OpenOptions::new();
     // NONBLOCK: a FIFO must not hold us up.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    options.read(true).custom_flags(flags.bits().cast_signed());
+    options.read(true).write(access == Access::Write);
+    options.custom_flags(flags.bits().cast_signed());
     let opened = match options.open(path) {
         Ok(opened) => opened,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -160,7 +191,14 @@ fn open(path: &Path) -> Result<Option<File>, Look> {
     };
     let about = opened.metadata().map_err(|error| Look::Final(unreadable(path, &error)))?;
     if let Some(problem) = safe::problem_of_file(&about) {
-        return Err(Look::Final(untrusted(path, &problem)));
+        let owner = about.uid();
+        let mut error = untrusted(path, &problem);
+        if about.is_file() && owner != rustix::process::geteuid().as_raw() {
+            error.hint = format!(
+                "run this as the user whose worker it is (setpriv --reuid {owner} --clear-groups …), or choose another --pidfile"
+            );
+        }
+        return Err(Look::Final(error));
     }
     match about.nlink() {
         // Removed a moment ago.
@@ -265,6 +303,9 @@ fn make_way(path: &Path) -> Result<(), CliError> {
                 "it holds the number {pid} and nothing else, and a process has that number; whether it is the one that was meant cannot be told"
             ),
         )),
+        Found::Dead(Dead { pid, why: Why::NotHolding, .. }) => {
+            Err(untrusted(path, &not_holding(pid)))
+        }
         Found::Invalid { problem } if problem != record::EMPTY => Err(untrusted(path, &problem)),
         Found::Dead(_) | Found::Invalid { .. } => clear(path).map(drop),
     }
@@ -272,7 +313,7 @@ fn make_way(path: &Path) -> Result<(), CliError> {
 
 /// Removes the file of a worker that is dead; whether there was one to remove. What is alive or none of ours stays.
 pub fn clear(path: &Path) -> Result<bool, CliError> {
-    let opened = match open(path) {
+    let opened = match open(path, Access::Write) {
         Ok(Some(opened)) => opened,
         Ok(None) | Err(Look::Passing(_)) => return Ok(false),
         Err(Look::Final(error)) => return Err(error),
@@ -302,6 +343,11 @@ fn clear_opened(opened: &File, path: &Path) -> Result<bool, CliError> {
         })?;
     }
     Ok(ours)
+}
+
+/// What is wrong with a file whose process lives and does not hold it, for instance a copy.
+pub(super) fn not_holding(pid: u32) -> String {
+    format!("it names the living process {pid}, which does not hold it")
 }
 
 fn untrusted(path: &Path, problem: &str) -> CliError {

@@ -42,6 +42,18 @@ impl Placeholders<'_> {
     }
 }
 
+/// Whether `%d` is in it.
+pub fn has_time(text: &str) -> bool {
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        // The letter behind a percent sign is never the beginning of another placeholder.
+        if letter == '%' && letters.next() == Some('d') {
+            return true;
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +63,7 @@ mod tests {
         let node = WorkerId::new("alpha-1").unwrap();
         let of = Placeholders { node: &node, index: 3, host: "h%n", time: "T" };
         assert_eq!(of.expand("%n %N %h %i%I %d 100%%").unwrap(), "alpha-1 ALPHA-1 h%n 33 T 100%");
+        assert!(has_time("a%d") && has_time("%%%d") && !has_time("%%d %n d%"));
         assert_eq!(of.expand("none").unwrap(), "none");
         for (text, words) in
             [("%x", "%x"), ("a%H", "%H"), ("100%", "single %"), ("%\u{1b}", "\\u{1b}")]

@@ -13,7 +13,7 @@ const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
 /// What is wrong with a file of ours, if anything: it must be a plain file, this user's, and nobody else's to write.
-pub(super) fn problem_of_file(about: &Metadata) -> Option<String> {
+pub fn problem_of_file(about: &Metadata) -> Option<String> {
     if let Some(kind) = not_a_file(about) {
         return Some(format!("it is {kind}"));
     }

@@ -41,10 +41,13 @@ pub fn stop(node: &Node, patience: Option<Duration>) -> Result<Stopped, CliError
     };
     let (record, seen) = match node.look()? {
         Found::Absent => return Ok(Stopped::NotRunning),
-        Found::Dead(Dead { pid, record: None, why: Why::Recycled | Why::NotHolding }) => {
+        Found::Dead(Dead { pid, record: None, why: Why::Recycled }) => {
             return Err(distrust(&format!(
                 "it holds the number {pid} and nothing that proves which process was meant"
             )));
+        }
+        Found::Dead(Dead { pid, why: Why::NotHolding, .. }) => {
+            return Err(distrust(&pidfile::not_holding(pid)));
         }
         Found::Dead(_) => {
             pidfile::clear(path)?;

@@ -82,6 +82,38 @@ fn names_shows_what_start_would_run() {
 }
 
 #[test]
+fn what_is_meant_from_here_holds_in_the_directory_of_a_node() {
+    let nodes = Nodes::new();
+    let config = nodes.place.write("stem.toml", "").display().to_string();
+    let words = |more: &[&str]| {
+        let words = [&["alpha", "--workdir", "work"], more].concat();
+        commands(&nodes.document("names", &words, 0))[0].clone()
+    };
+    assert_eq!(words(&[]), json!([STEM, "worker", "start", "--config", config]));
+    let own = ["--", "--config", "own.toml"];
+    assert_eq!(words(&own), json!([STEM, "worker", "start", "--config", "own.toml"]));
+    assert_eq!(words(&["--command", "x"]), json!(["x"]));
+    let started = ["alpha", "--workdir", "work", "--broker", "sqlite://here.db", "--timeout", "2m"];
+    nodes.multi("start", &started).expect(0);
+    assert!(nodes.place.path("here.db").exists() && !nodes.place.path("work/here.db").exists());
+    nodes.multi("stop", &["alpha"]).expect(0);
+}
+
+#[test]
+fn a_command_that_leaves_its_worker_behind_is_a_node_as_well() {
+    let nodes = Nodes::new();
+    for line in [format!("setsid {STEM} worker start"), format!("sh -c '{STEM} worker start &'")] {
+        let words = ["alpha", "--timeout", "2m", "--command-line", &line];
+        let started = nodes.document("start", &words, 0);
+        assert_eq!(Nodes::each(&started, "pid"), [nodes.told("alpha", "pid").unwrap()]);
+        nodes.multi("stop", &["alpha"]).expect(0);
+    }
+    // One that leaves nothing behind.
+    let words = ["alpha", "--timeout", "300ms", "--command", "true"];
+    nodes.multi("start", &words).expect(1).complains().says("with exit code 0");
+}
+
+#[test]
 fn commands_and_nodes_come_from_flags_then_the_file_then_the_environment() {
     let nodes = Nodes::new();
     let file =
@@ -245,6 +277,9 @@ fn wrong_usage_is_code_2_and_starts_nothing() {
         (&["start", "a", "a"], "named twice"),
         (&["start", "a", "b", "--pidfile", "one.pid"], "same PID file"),
         (&["start", "a", "--pidfile", "%z.pid"], "no placeholder %z"),
+        (&["status", "a", "--pidfile", "%n-%d.pid"], "--pidfile has %d"),
+        (&["stopwait", "a", "--pidfile", "%n-%d.pid"], "--pidfile has %d"),
+        (&["restart", "a", "--pidfile", "%n-%d.pid"], "--pidfile has %d"),
         (&["start", "a", "--logfile", "100%"], "single %"),
         (&["start", "a", "--workdir", "%q"], "no placeholder %q"),
         (&["start", "a", "--command-line", "x '%n"], "cannot be split"),
@@ -252,6 +287,7 @@ fn wrong_usage_is_code_2_and_starts_nothing() {
         (&["start", "a", "--command-line", "  "], "no words"),
         (&["start", "a", "--command", ""], "no words"),
         (&["start", "a", "--command", "no-such-program"], "not a program"),
+        (&["start", "a", "--command-line", "STEM_BROKER_URL=redis://u:hunter2@h/0 x"], "***@h/0"),
         (&["start", "a", "--command", "x", "--command-line", "y"], "cannot be used with"),
         (&["start", "a", "--foreground", "--json"], "cannot be used with"),
         (&["start", "a", "--foreground", "--detach"], "cannot be used with"),

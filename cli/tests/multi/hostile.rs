@@ -35,7 +35,10 @@ fn a_recycled_number_is_not_the_worker_and_is_not_signalled() {
     // The very process, but it holds nothing: somebody wrote that file, and no worker did.
     nodes.place.write("run/alpha.pid", file(pid, ticks(pid)));
     nodes.multi("status", &["alpha"]).expect(3).complains().says("does not hold");
-    nodes.multi("stop", &["alpha", "--timeout", "0s"]).expect(0);
+    for action in ["stop", "start", "restart"] {
+        nodes.multi(action, &["alpha"]).expect(1).complains().says("which does not hold it");
+    }
+    assert!(nodes.pidfile("alpha").exists());
     bystander.is_unharmed();
 
     // What is left of a dead one does not keep a new one from starting.
@@ -44,6 +47,20 @@ fn a_recycled_number_is_not_the_worker_and_is_not_signalled() {
     nodes.multi("restart", &["alpha"]).expect(0);
     bystander.is_unharmed();
     assert!(lives(nodes.pid("alpha")));
+}
+
+#[test]
+fn a_copy_in_the_place_of_the_file_does_not_make_a_living_node_one_that_does_not_run() {
+    let nodes = Nodes::new();
+    nodes.start(&["alpha"]);
+    let (pid, path) = (nodes.pid("alpha"), nodes.pidfile("alpha"));
+    let copy = nodes.place.path("run/copy");
+    std::fs::copy(&path, &copy).unwrap();
+    std::fs::rename(&copy, &path).unwrap();
+    for action in ["stop", "start"] {
+        nodes.multi(action, &["alpha"]).expect(1).complains().says("names the living process");
+    }
+    assert!(path.exists() && nodes.workers() == [pid]);
 }
 
 #[test]
@@ -66,6 +83,8 @@ fn a_file_that_proves_nothing_gets_nobody_signalled_and_stays() {
         let path = nodes.place.write("run/alpha.pid", text);
         let status = nodes.multi("status", &["alpha"]).expect(running).complains();
         assert!(!status.stderr.contains('\u{1b}'), "{status:?}");
+        // What a start refuses is not to be mended by a start.
+        assert!(status.stderr.contains("look at what is there, and remove it"), "{status:?}");
         for action in ["stop", "stopwait", "restart", "start"] {
             let ran = nodes.multi(action, &["alpha"]).expect(1).complains();
             assert!(ran.stderr.contains("alpha.pid"), "{action} with {text:?}: {ran:?}");
@@ -110,7 +129,7 @@ fn what_is_no_plain_file_of_ours_is_neither_followed_nor_removed() {
     if rustix::process::geteuid().is_root() {
         nodes.place.write("run/alpha.pid", file(pid, ticks(pid)));
         std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
-        nodes.multi("stop", &["alpha"]).expect(1).complains().says("belongs to user 12345");
+        nodes.multi("stop", &["alpha"]).expect(1).complains().says("--reuid 12345");
         bystander.is_unharmed();
     }
     assert!(nodes.workers().is_empty());

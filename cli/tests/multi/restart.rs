@@ -114,6 +114,22 @@ fn a_rolling_restart_ends_at_the_first_that_does_not_get_ready() {
 }
 
 #[test]
+fn a_restart_that_had_to_kill_says_so() {
+    let nodes = Nodes::new();
+    nodes.start(&["alpha"]);
+    let pid = nodes.pid("alpha");
+    nodes.place.stem(&["task", "enqueue", "spin", "--id", "t"]).expect(0);
+    super::nodes::until("it runs", || {
+        nodes.place.stem(&["task", "show", "t", "--json"]).expect(0).json()["state"] == "running"
+    });
+    // Whether it is ready again by then is not what this is about.
+    let ran = nodes.multi("restart", &["alpha", "--json", "--timeout", "1s"]);
+    assert!(ran.stderr.contains("node alpha did not end within 1s and was killed"), "{ran:?}");
+    assert_eq!(ran.json()["nodes"][0]["killed"], true, "{ran:?}");
+    assert!(!lives(pid));
+}
+
+#[test]
 fn a_restart_stops_nothing_that_it_could_not_start_again() {
     let nodes = Nodes::new();
     nodes.start(&["alpha"]);

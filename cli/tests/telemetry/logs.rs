@@ -1,5 +1,8 @@
 //! What a worker says of itself: one line for each end of an attempt and each change of its life.
 
+use std::fs::OpenOptions;
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use crate::modules;
@@ -87,4 +90,20 @@ fn pretty_lines_are_for_people_and_the_filter_decides_what_is_said() {
     assert_eq!(run(&[("STEM_LOG", "off")]), "");
     let only = run(&[("STEM_LOG", "off,stem::task=info")]);
     assert!(only.contains("a line of the guest") && !only.contains("attempt ended"), "{only}");
+}
+
+#[test]
+fn a_worker_that_cannot_write_its_log_works_and_drains_all_the_same() {
+    let full = || Stdio::from(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    // Its reader is gone at once.
+    let closed = || Stdio::from(std::io::pipe().unwrap().1);
+    for outputs in [[full(), full()], [closed(), closed()]] {
+        let place = Place::new();
+        let modules = modules::write(&place);
+        let args = ["--modules", modules.to_str().unwrap()];
+        let mut worker = Worker::start_unheard(&place, &args, outputs);
+        place.stem(&["task", "enqueue", "tell", "--wait"]).expect(0);
+        place.stem(&["worker", "shutdown"]).expect(0);
+        assert_eq!(worker.wait(), 0);
+    }
 }

@@ -35,7 +35,13 @@ pub(super) async fn run(context: &Context, args: EnqueueArgs) -> Outcome {
     let client = client(&settings).await?;
     let trace = OfProducer::start(&settings, &context.environment, &queue, &args.name)?;
     let options = EnqueueOptions { trace_parent: trace.trace_parent(), ..options };
-    let enqueued = client.enqueue(args.name.clone(), payload, options).await?;
+    let enqueued = match client.enqueue(args.name.clone(), payload, options).await {
+        Ok(enqueued) => enqueued,
+        Err(error) => {
+            trace.failed().await;
+            return Err(error.into());
+        }
+    };
     trace.enqueued(&enqueued).await;
     if enqueued.deduplicated {
         say(format!("note: task {} was there already; nothing was enqueued", enqueued.id));

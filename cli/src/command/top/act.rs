@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use stem_core::backend::broker::Pause;
-use stem_core::control::{Drain, Order};
-use stem_core::id::{Namespace, QueueName, TaskId};
+use stem_core::control::{Drain, Order, WorkerState};
+use stem_core::id::{Incarnation, Namespace, QueueName, TaskId, WorkerId};
 use stem_core::revoke::RevokeRequest;
 use stem_core::time::Clock;
 use stem_engine::{Backends, SystemClock};
@@ -45,12 +45,7 @@ impl Hand {
                 self.set_paused(&deed, name, Some(&pause)).await
             }
             Deed::Resume(name) => self.set_paused(&deed, name, None).await,
-            Deed::Drain(worker) => {
-                let order = Order::Shutdown { mode: Drain::Warm, grace_ms: None };
-                let request = Request { workers: vec![worker.clone()], ..self.request(order) };
-                let answers = ask(&self.backends, request).await.map_err(CliError::from);
-                answers.map(|answers| Report::told(&deed, &[], &answers))
-            }
+            Deed::Drain { worker, boot_id } => self.drain(&deed, worker, *boot_id).await,
         };
         done.unwrap_or_else(|error| Report::failed(&deed, &error.what))
     }
@@ -90,6 +85,30 @@ impl Hand {
         Ok(Report::set(deed, !updated.is_empty()))
     }
 
+    /// Commands go to names, and a name may have gone to another process while the question was open.
+    async fn drain(
+        &self,
+        deed: &Deed,
+        worker: &WorkerId,
+        boot_id: Incarnation,
+    ) -> Result<Report, CliError> {
+        let (heartbeats, _) = self.backends.presence.workers(&self.namespace).await?;
+        let meanwhile = match heartbeats.iter().find(|heartbeat| heartbeat.worker == *worker) {
+            Some(now) if now.boot_id != boot_id => Some("was restarted"),
+            // The next process of that name would obey.
+            Some(now) if now.state == WorkerState::Stopped => Some("ended"),
+            None => Some("ended"),
+            Some(_) => None,
+        };
+        if let Some(meanwhile) = meanwhile {
+            return Ok(Report::overtaken(deed, meanwhile));
+        }
+        let order = Order::Shutdown { mode: Drain::Warm, grace_ms: None };
+        let request = Request { workers: vec![worker.clone()], ..self.request(order) };
+        let answers = ask(&self.backends, request).await?;
+        Ok(Report::told(deed, &[], &answers))
+    }
+
     fn request(&self, order: Order) -> Request {
         Request {
             order,
@@ -98,6 +117,52 @@ impl Hand {
             timeout: self.timeout,
             requester: self.requester.clone(),
             send_to_nobody: false,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use stem_core::control::Heartbeat;
+    use stem_memory::Memory;
+
+    use super::*;
+    use crate::command::top::testing;
+
+    /// Over an empty store.
+    pub(in crate::command::top) fn hand() -> Hand {
+        Hand {
+            backends: Backends::all_in_one(Memory::new(Arc::new(SystemClock))),
+            namespace: Namespace::new("stem").unwrap(),
+            timeout: Duration::from_millis(10),
+            requester: "operator".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_process_that_the_question_named_is_drained() {
+        let asked = testing::heartbeat("alpha", "running", 0);
+        let other = Heartbeat { boot_id: Incarnation(uuid::Uuid::max()), ..asked.clone() };
+        let ended = testing::heartbeat("alpha", "stopped", 0);
+        for (now, said, orders) in [
+            (Some(&asked), "NO ANSWER from alpha", 1),
+            (Some(&other), "it was restarted meanwhile; NOTHING WAS ORDERED", 0),
+            (Some(&ended), "it ended meanwhile; NOTHING WAS ORDERED", 0),
+            (None, "it ended meanwhile; NOTHING WAS ORDERED", 0),
+        ] {
+            let hand = hand();
+            let control = Arc::clone(&hand.backends.control);
+            let before = control.position(&hand.namespace).await.unwrap();
+            if let Some(now) = now {
+                hand.backends.presence.register(now).await.unwrap();
+            }
+            let deed = Deed::Drain { worker: asked.worker.clone(), boot_id: asked.boot_id };
+            let report = hand.carry_out(deed, None).await;
+            assert_eq!(report.text, format!("drain worker alpha: {said}"));
+            let sent = control.commands(&hand.namespace, before, Duration::ZERO).await.unwrap();
+            assert_eq!(sent.len(), orders, "{said}");
         }
     }
 }

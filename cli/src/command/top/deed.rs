@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use stem_core::control::Answer;
-use stem_core::id::{QueueName, TaskId, WorkerId};
+use stem_core::id::{Incarnation, QueueName, TaskId, WorkerId};
 use stem_core::text::printable;
 
 use super::rows::{QueueRow, TaskRow, Tone, WorkerRow};
@@ -31,7 +31,12 @@ pub(super) enum Deed {
     /// A queue hands out again.
     Resume(QueueName),
     /// A worker finishes what it has and ends.
-    Drain(WorkerId),
+    Drain {
+        /// Its name, by which it is told.
+        worker: WorkerId,
+        /// The process that the question named; another one may have the name by now.
+        boot_id: Incarnation,
+    },
 }
 
 impl Deed {
@@ -42,7 +47,7 @@ impl Deed {
             Self::Revoke { task, terminate: false } => format!("revoke task {task}"),
             Self::Pause(queue) => format!("pause queue {queue}"),
             Self::Resume(queue) => format!("resume queue {queue}"),
-            Self::Drain(worker) => format!("drain worker {worker}"),
+            Self::Drain { worker, .. } => format!("drain worker {worker}"),
         }
     }
 
@@ -135,7 +140,7 @@ impl Question {
                     .to_owned(),
             );
         }
-        Self::new(Deed::Drain(row.id.clone()), lines)
+        Self::new(Deed::Drain { worker: row.id.clone(), boot_id: heartbeat.boot_id }, lines)
     }
 
     /// What was typed as the reason; `None` where none is asked for.
@@ -190,6 +195,12 @@ impl Report {
     /// It could not be done.
     pub(super) fn failed(deed: &Deed, what: &str) -> Self {
         Self { text: format!("{}: {}", deed.title(), printable(what, 400)), tone: Tone::Bad }
+    }
+
+    /// What it was about is not what it was when the question was asked.
+    pub(super) fn overtaken(deed: &Deed, meanwhile: &str) -> Self {
+        let text = format!("{}: it {meanwhile} meanwhile; NOTHING WAS ORDERED", deed.title());
+        Self { text, tone: Tone::Warning }
     }
 
     /// A queue was paused or resumed, or was so before.

@@ -78,6 +78,11 @@ pub(super) fn action(mode: &Mode, event: &Event) -> Option<Action> {
     }
 }
 
+/// What an event means while nothing but the key for leaving is shown.
+pub(super) fn unseen(event: &Event) -> Option<Action> {
+    action(&Mode::Looking, event).filter(|action| *action == Action::Leave)
+}
+
 fn of_key(mode: &Mode, key: &KeyEvent) -> Option<Action> {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     if control && key.code == KeyCode::Char('c') {

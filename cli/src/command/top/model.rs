@@ -262,6 +262,13 @@ impl Model {
         }
     }
 
+    /// Takes a question back that the screen has no room for.
+    pub(super) fn withdraw(&mut self, now: Instant) {
+        self.mode = Mode::Looking;
+        let text = "nothing was ordered: this screen is too small for the question".to_owned();
+        self.said = Some(Said { report: Report { text, tone: Tone::Warning }, at: now });
+    }
+
     fn close(&mut self) {
         match std::mem::take(&mut self.mode) {
             Mode::Searching | Mode::Looking => self.narrow.text.clear(),

@@ -1,16 +1,24 @@
 //! Where the operator is among the rows, and what the rows are made of.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
+use ratatui::layout::Rect;
 use serde_json::json;
 use stem_core::control::{Answer, Heartbeat};
 use stem_core::id::TaskId;
+use tokio::sync::{Notify, mpsc};
 
 use super::deed::Deed;
 use super::keys::Action;
 use super::model::{Effect, Mode, Model, Pane};
 use super::picture::News;
 use super::testing::{self, Look};
+use super::view::Theme;
+use super::{Top, act};
 
 fn ids(model: &Model) -> Vec<&str> {
     model.rows.tasks.iter().map(|row| row.running.id.as_str()).collect()
@@ -190,4 +198,81 @@ fn what_workers_of_this_version_say_is_understood() {
     let News::Answers(Ok(asked)) = answers else { panic!("they answered") };
     let Answer::Ok { payload } = &asked.inspected.replies[0].answer else { panic!("it is well") };
     assert_eq!(payload["active"].as_array().unwrap().len(), 2);
+}
+
+/// The view on a screen of this size, with everything there is to see.
+fn top(size: (u16, u16)) -> Top {
+    let mut top = Top {
+        model: testing::model(),
+        area: Rect::default(),
+        theme: Theme::Plain,
+        hand: act::tests::hand(),
+        nudge: Arc::new(Notify::new()),
+        news: mpsc::channel(1).1,
+        deed: None,
+    };
+    drawn_on(&mut top, size);
+    top
+}
+
+fn drawn_on(top: &mut Top, (width, height): (u16, u16)) -> String {
+    let now = top.model.picture.since;
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| top.draw(frame, now)).unwrap();
+    terminal.backend().to_string()
+}
+
+fn press(top: &mut Top, code: KeyCode) -> bool {
+    top.typed(&Event::Key(KeyEvent::new(code, KeyModifiers::NONE)))
+}
+
+#[tokio::test]
+async fn nothing_is_ordered_on_a_screen_that_does_not_show_what() {
+    for size in [(59, 24), (80, 15), (1, 1)] {
+        let mut top = top(size);
+        for code in [KeyCode::Char('t'), KeyCode::Char('x'), KeyCode::Enter, KeyCode::Char('/')] {
+            assert!(!press(&mut top, code));
+            assert_eq!((&top.model.mode, top.deed.is_some()), (&Mode::Looking, false), "{size:?}");
+        }
+        // The one key that the screen names, whatever it means elsewhere.
+        top.model.mode = Mode::Searching;
+        assert!(press(&mut top, KeyCode::Char('q')));
+        let key = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert!(top.typed(&Event::Key(key)));
+    }
+}
+
+#[tokio::test]
+async fn a_question_does_not_outlive_the_room_for_it() {
+    let mut top = top((80, 24));
+    press(&mut top, KeyCode::Char('t'));
+    assert!(drawn_on(&mut top, (60, 16)).contains("Enter does it."));
+    drawn_on(&mut top, (40, 10));
+    assert_eq!(top.model.mode, Mode::Looking);
+    let screen = drawn_on(&mut top, (80, 24));
+    assert!(screen.contains("nothing was ordered") && !screen.contains("Enter does it."));
+    press(&mut top, KeyCode::Enter);
+    assert!(top.deed.is_none());
+    press(&mut top, KeyCode::Char('t'));
+    drawn_on(&mut top, (80, 24));
+    press(&mut top, KeyCode::Enter);
+    assert!(top.deed.is_some(), "with room for it, it is obeyed");
+}
+
+#[test]
+fn a_question_that_does_not_fit_is_not_asked() {
+    let mut top = top((80, 24));
+    let long = "n".repeat(128);
+    let id = format!("{}z", "i".repeat(127));
+    let more = json!({"queue": long, "task": long, "runtimeMs": 1e9});
+    let Look { answers, .. } = testing::look_with(&[testing::running(&id, "spin", &more)]);
+    let now: Instant = top.model.picture.since;
+    top.model.hear(answers, now);
+    top.model.act(Action::First, now);
+    assert_eq!(chosen(&top.model), id);
+    press(&mut top, KeyCode::Char('t'));
+    assert!(drawn_on(&mut top, (80, 24)).contains("Enter does it."));
+    let screen = drawn_on(&mut top, (60, 16));
+    assert!(screen.contains("nothing was ordered"), "{screen}");
+    assert_eq!(top.model.mode, Mode::Looking);
 }

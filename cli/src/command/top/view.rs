@@ -15,6 +15,7 @@ use stem_core::text::printable;
 use stem_engine::units::write_duration;
 
 pub(super) use self::theme::Theme;
+use super::deed::Question;
 use super::model::{Mode, Model, Pane};
 use super::rows::Tone;
 use super::words;
@@ -27,10 +28,20 @@ const WIDE: u16 = 140;
 /// A picture that is older than so many intervals, and than this, is called old.
 const OLD: (u32, Duration) = (3, Duration::from_secs(4));
 
+/// Whether there is room for the view. Without it no key may order anything, as nobody sees what.
+pub(super) fn fits(area: Rect) -> bool {
+    area.width >= SMALLEST.0 && area.height >= SMALLEST.1
+}
+
+/// Whether there is room for all of a question.
+pub(super) fn fits_question(area: Rect, question: &Question) -> bool {
+    fits(area) && popup::fits(area, question)
+}
+
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, theme: Theme, now: Instant) {
     let area = frame.area();
-    if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
+    if !fits(area) {
         let text = format!(
             "stem top is made for 80 x 24. Here are {} x {}. q leaves.",
             area.width, area.height

@@ -20,6 +20,8 @@ use crate::exit::Ending;
 use crate::nodes::env_file::{self, EnvFile, EnvFileError};
 use crate::nodes::pidfile::{self, Dead, Found, Why};
 use crate::nodes::process::Condition;
+use crate::nodes::roster::without_secrets;
+use crate::nodes::safe;
 use crate::output::{Printer, table};
 use crate::settings::{Settings, Source};
 
@@ -77,6 +79,8 @@ impl Findings {
 pub(super) async fn run(context: &Context, args: DiagnoseArgs) -> Outcome {
     let mut findings = Findings::default();
     let variables = args.env_file.as_deref().and_then(|path| variables(path, &mut findings));
+    // What is in a file that cannot be used is not known, and without it a worker would use other services.
+    let known = variables.is_some() || args.env_file.is_none();
     let environment = match &variables {
         Some(file) => context.environment.with(file.iter()),
         None => context.environment.clone(),
@@ -96,6 +100,11 @@ pub(super) async fn run(context: &Context, args: DiagnoseArgs) -> Outcome {
     command(&environment, variables.as_ref(), &mut findings);
     let context = Context { services: context.services.clone(), environment };
     match context.settings(|_| {}) {
+        Ok(_) if !known => findings.warn(
+            "settings",
+            "no service was asked, since the environment file may name others",
+            "mend the environment file first",
+        ),
         Ok(settings) => services(&settings, &mut findings).await,
         Err(error) => findings.fail("settings", error.what, &error.hint),
     }
@@ -238,7 +247,9 @@ fn pidfile(path: &Path, findings: &mut Findings) {
     const FILE: &str = "pidfile";
     const PROCESS: &str = "process";
     let shown = path.display();
-    match pidfile::look(path) {
+    let found = pidfile::look(path);
+    let gives_way = found.as_ref().is_ok_and(Found::gives_way);
+    match found {
         Ok(Found::Absent) => findings.warn(
             FILE,
             format!("there is no PID file {shown}"),
@@ -269,13 +280,14 @@ fn pidfile(path: &Path, findings: &mut Findings) {
                 Why::Recycled => {
                     format!("process {pid} is not the worker that {shown} means, which is stale")
                 }
-                Why::NotHolding => format!("process {pid} does not hold {shown}, which is stale"),
+                Why::NotHolding => format!("process {pid} lives and does not hold {shown}"),
             };
-            findings.fail(
-                PROCESS,
-                what,
-                "a worker that starts replaces the file; start it, or remove the file",
-            );
+            let hint = if gives_way {
+                "a worker that starts replaces the file; start it, or remove the file"
+            } else {
+                "a worker that starts leaves the file alone; look at what is there, and remove it"
+            };
+            findings.fail(PROCESS, what, hint);
         }
         Ok(Found::Invalid { problem } | Found::Held { problem }) => findings.fail(
             FILE,
@@ -304,15 +316,26 @@ fn logfile(path: &Path, findings: &mut Findings) {
             format!("{shown} is no plain file, so nothing is written to it"),
             "remove what is there, or choose another log file",
         ),
-        Ok(about) => match rustix::fs::access(path, Access::WRITE_OK) {
-            Ok(()) => findings.fine(CHECK, format!("{shown} has {} bytes", about.len())),
-            Err(error) => findings.fail(
+        Ok(about) => match (rustix::fs::access(path, Access::WRITE_OK), unfit_log(&about)) {
+            (Ok(()), None) => findings.fine(CHECK, format!("{shown} has {} bytes", about.len())),
+            (Ok(()), Some(problem)) => findings.fail(
+                CHECK,
+                format!("{shown} is refused by `stem worker multi`: {problem}"),
+                "make it a file with one name, of the worker's user, that nobody else can write",
+            ),
+            (Err(error), _) => findings.fail(
                 CHECK,
                 format!("{shown} cannot be written: {error}"),
                 "make it writable for the worker's user",
             ),
         },
     }
+}
+
+/// Why a node's output is not written there.
+fn unfit_log(about: &Metadata) -> Option<String> {
+    let names = about.nlink();
+    safe::problem_of_file(about).or_else(|| (names > 1).then(|| format!("it has {names} names")))
 }
 
 /// What `stem worker multi` would start.
@@ -337,8 +360,9 @@ fn command(environment: &Environment, file: Option<&EnvFile>, findings: &mut Fin
         },
     };
     let program = words.first().map_or("", String::as_str);
+    let shown = without_secrets(program);
     if program.contains('%') {
-        return findings.fine(CHECK, format!("{program} is another program for each node"));
+        return findings.fine(CHECK, format!("{shown} is another program for each node"));
     }
     // As for the node, the file's beats this process's.
     let path = file.and_then(|file| file.get("PATH")).map(OsString::from);
@@ -352,10 +376,13 @@ fn command(environment: &Environment, file: Option<&EnvFile>, findings: &mut Fin
         place.is_file() && rustix::fs::access(place.as_path(), Access::EXEC_OK).is_ok()
     };
     match places.iter().find(is_program) {
-        Some(place) => findings.fine(CHECK, format!("{} can be executed", place.display())),
+        Some(place) => {
+            let place = without_secrets(&place.to_string_lossy());
+            findings.fine(CHECK, format!("{place} can be executed"));
+        }
         None => findings.fail(
             CHECK,
-            format!("{}: there is no program {program}", variable.name),
+            format!("{}: there is no program {shown}", variable.name),
             "give the path of a program that this user may execute",
         ),
     }

@@ -193,6 +193,7 @@ fn judge(
         named.clone_from(&record.about.node);
     };
     let start = "start the worker; `stem worker diagnose` looks at everything it needs";
+    let gives_way = found.gives_way();
     match found {
         Found::Alive(record, seen) => {
             tell(&record);
@@ -229,7 +230,12 @@ fn judge(
                     ),
                 ),
             };
-            Err(Problem::new(code, format!("{what} (PID file {})", path.display()), start))
+            let hint = if gives_way {
+                start
+            } else {
+                "look at what is there, and remove it; a worker that starts leaves it alone"
+            };
+            Err(Problem::new(code, format!("{what} (PID file {})", path.display()), hint))
         }
         Found::Invalid { problem } | Found::Held { problem } => Err(Problem::new(
             "invalid-pid",

@@ -1,5 +1,6 @@
 //! `stem worker multi …`: which nodes and what they run, worked out once for all actions.
 
+mod here;
 mod names;
 mod report;
 mod restart;
@@ -9,12 +10,14 @@ mod stop;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use super::super::Context;
 use crate::args::{LaunchArgs, Multi, NodesArgs};
 use crate::env;
 use crate::error::{CliError, Outcome};
 use crate::nodes::launch::Launch;
+use crate::nodes::placeholders::has_time;
 use crate::nodes::roster::{Node, Roster};
 
 /// On threads of its own: it waits for files and processes, and for no service.
@@ -38,11 +41,22 @@ fn roster(context: &Context, args: &NodesArgs) -> Result<Roster, CliError> {
     )
 }
 
+/// Refuses a PID file whose name has the time in it, where a node is to be found by it: it was another time.
+fn findable(args: &NodesArgs) -> Result<(), CliError> {
+    if !args.pidfile.as_deref().is_some_and(has_time) {
+        return Ok(());
+    }
+    Err(CliError::usage(
+        "--pidfile has %d in it, the time of this command, so no node can be found by it",
+        "give the file as `start` told it, or start nodes with %n alone in --pidfile",
+    ))
+}
+
 /// What each node is to run, and where.
 fn launches(context: &Context, args: &LaunchArgs) -> Result<Vec<Launch>, CliError> {
     let roster = roster(context, &args.nodes)?;
     let command = command(context, args, &roster)?;
-    let shared = variables(context, args, &roster);
+    let shared = variables(context, args, &roster)?;
     let launch = |node: &Node| {
         let logfile = roster.logfile(node, args.logfile.as_deref())?;
         let workdir = roster.path(node, "--workdir", args.workdir.as_deref().unwrap_or("."))?;
@@ -89,7 +103,14 @@ fn command(context: &Context, args: &LaunchArgs, roster: &Roster) -> Result<Vec<
                 "put --config into that command",
             ));
         }
-        (None, config) => own_command(config.map(std::path::absolute).transpose())?,
+        (None, config) => {
+            let told = args.arguments.iter().any(|word| {
+                word.strip_prefix("--config")
+                    .is_some_and(|rest| matches!(rest.get(..1), None | Some("=")))
+            });
+            let config = config.map(PathBuf::as_path).or_else(|| here::settings_file(told));
+            own_command(config.map(std::path::absolute).transpose())?
+        }
     };
     words.extend(args.arguments.iter().cloned());
     if words.first().is_none_or(String::is_empty) {
@@ -136,21 +157,27 @@ fn as_installed(program: std::path::PathBuf) -> std::path::PathBuf {
 
 /// What all nodes get beside the environment of this process: the file's variables, then what flags say. Services go
 /// this way and not by arguments, which everybody on the machine can read.
-fn variables(context: &Context, args: &LaunchArgs, roster: &Roster) -> BTreeMap<String, OsString> {
+fn variables(
+    context: &Context,
+    args: &LaunchArgs,
+    roster: &Roster,
+) -> Result<BTreeMap<String, OsString>, CliError> {
     let mut variables: BTreeMap<String, OsString> =
         roster.variables.iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     let queues: Vec<&str> = args.queue.iter().map(stem_core::id::QueueName::as_str).collect();
+    let services = &context.services;
+    let url = |told: Option<&String>| told.map(|url| here::absolute(url)).transpose();
     for (variable, value) in [
-        (env::BROKER_URL, context.services.broker.clone()),
-        (env::RESULT_BACKEND_URL, context.services.backend.clone()),
-        (env::REVOKE_STORE_URL, context.services.revoke_store.clone()),
+        (env::BROKER_URL, url(services.broker.as_ref())?),
+        (env::RESULT_BACKEND_URL, url(services.backend.as_ref())?),
+        (env::REVOKE_STORE_URL, url(services.revoke_store.as_ref())?),
         (env::WORKER_QUEUES, (!queues.is_empty()).then(|| queues.join(","))),
     ] {
         if let Some(value) = value {
             variables.insert(variable.name.to_owned(), value.into());
         }
     }
-    variables
+    Ok(variables)
 }
 
 /// Does something with every node at the same time; the answers are in the order of the nodes.

@@ -4,9 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use stem_core::control::{Drain, WorkerState};
 use stem_core::id::{QueueName, TaskName};
 use stem_engine::worker::Ready;
-use stem_engine::{AutoscaleRules, Backends, RevokePolicy, Worker, WorkerConfig, WorkerError};
+use stem_engine::{
+    AutoscaleRules, Backends, RevokePolicy, Worker, WorkerConfig, WorkerError, WorkerHandle,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::super::{Context, config};
 use crate::args::WorkerStart;
@@ -28,6 +32,8 @@ struct Plan {
 }
 
 pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
+    // First: nothing but a handler makes a signal end the first process of a container.
+    let mut orders = Orders::listen(!args.no_signal_handlers)?;
     let settings = context.settings_logging("info", |flags| {
         flags.namespace.clone_from(&args.namespace.namespace);
         flags.worker_queues.clone_from(&args.queue);
@@ -41,8 +47,38 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
     }
     // Before any service is asked: of two starts one ends at once.
     let pidfile = own.take_up(&plan.config.id, &plan.config.namespace)?;
-    let concurrency = plan.config.concurrency;
-    let backends = connect::Opener::new(&settings).all(plan.config.revoke_policy).await?;
+    let (worker, telemetry) = tokio::select! {
+        prepared = prepare(args, &settings, plan.config, &own, printer) => prepared?,
+        () = orders.stop() => {
+            tracing::info!("a signal came before the worker was ready; it ends");
+            service_manager::stopping();
+            return Ok(Ending::Done);
+        }
+    };
+    tokio::spawn(orders.hand_over(worker.handle()));
+    tokio::spawn(service_manager::follow(worker.handle().states()));
+    if let Some(pidfile) = &pidfile {
+        tokio::spawn(own::follow(Arc::downgrade(pidfile), worker.handle().states()));
+    }
+    let ended = worker.run().await;
+    service_manager::stopping();
+    if let Some(telemetry) = telemetry {
+        telemetry.end().await;
+    }
+    ended.map_err(explain)?;
+    Ok(Ending::Done)
+}
+
+/// Opens the services, compiles the modules and puts the worker together. Dropped, it leaves nothing behind.
+async fn prepare(
+    args: WorkerStart,
+    settings: &Settings,
+    config: WorkerConfig,
+    own: &Own,
+    printer: Printer,
+) -> Result<(Worker, Option<OfWorker>), CliError> {
+    let concurrency = config.concurrency;
+    let backends = connect::Opener::new(settings).all(config.revoke_policy).await?;
     warn_of_unsafe(&backends, args.strict).await?;
     if settings.broker_url.value == ServiceUrl::Memory {
         say(
@@ -52,8 +88,8 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
     if args.modules.is_none() {
         say("warning: this worker knows no task, since it was given no --modules");
     }
-    let telemetry = OfWorker::start(&settings, &plan.config, &own.host.value)?;
-    let mut builder = Worker::builder(backends, plan.config);
+    let telemetry = OfWorker::start(settings, &config, &own.host.value)?;
+    let mut builder = Worker::builder(backends, config);
     if let Some(telemetry) = &telemetry {
         builder = builder.observer(telemetry.telemetry().observer());
     }
@@ -74,17 +110,56 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
     if let Some(telemetry) = &telemetry {
         telemetry.telemetry().watch(worker.gauges());
     }
-    tokio::spawn(service_manager::follow(worker.handle().states()));
-    if let Some(pidfile) = &pidfile {
-        tokio::spawn(own::follow(Arc::downgrade(pidfile), worker.handle().states()));
+    Ok((worker, telemetry))
+}
+
+/// The signals that end a worker, until it listens to them itself: SIGTERM, SIGINT, SIGQUIT; none of them with
+/// `--no-signal-handlers`.
+struct Orders(Option<[Signal; 3]>);
+
+impl Orders {
+    /// Listens from now on. On a runtime.
+    fn listen(wanted: bool) -> Result<Self, CliError> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                CliError::failed(
+                    format!("signals cannot be listened to: {error}"),
+                    "check the limits of this process (ulimit -a)",
+                )
+            })
+        };
+        if !wanted {
+            return Ok(Self(None));
+        }
+        Ok(Self(Some([
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::quit())?,
+        ])))
     }
-    let ended = worker.run().await;
-    service_manager::stopping();
-    if let Some(telemetry) = telemetry {
-        telemetry.end().await;
+
+    /// Returns when one came.
+    async fn stop(&mut self) {
+        let Some([terminate, interrupt, quit]) = &mut self.0 else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+        }
     }
-    ended.map_err(explain)?;
-    Ok(Ending::Done)
+
+    /// Passes on what comes before the worker listens, which it does long before it is ready. What both hear does no
+    /// harm: this is the softest way to stop, which nothing harder gives way to.
+    async fn hand_over(mut self, worker: WorkerHandle) {
+        let mut states = worker.states();
+        tokio::select! {
+            biased;
+            () = self.stop() => worker.shutdown(Drain::Warm, None),
+            _ = states.wait_for(|state| *state != WorkerState::Starting) => {}
+        }
+    }
 }
 
 /// Says what is unsafe about how the services are set, each thing once; with `strict` that is a refusal.

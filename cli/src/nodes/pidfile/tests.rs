@@ -39,7 +39,7 @@ fn the_file_says_who_lives_and_goes_with_it() {
         assert_eq!((now.state, now.since), (state, record.since));
         assert_eq!(path.metadata().unwrap().len(), length);
     }
-    assert_eq!(path.metadata().unwrap().mode() & 0o7022, 0);
+    assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o600);
     // The first line is the number alone, as other tools expect it.
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text.lines().next().unwrap(), std::process::id().to_string());
@@ -131,6 +131,9 @@ fn a_dead_workers_file_is_told_from_a_living_one() {
     // Whether that number is a worker cannot be told, so its file is not replaced.
     let error = PidFile::create(&path, about("a")).unwrap_err();
     assert!(error.what.contains("cannot be told"), "{error}");
+    std::fs::write(&path, text_of(living)).unwrap();
+    let error = PidFile::create(&path, about("a")).unwrap_err();
+    assert!(error.what.contains("the living process"), "{error}");
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(why(&format!("{}", living.pid)), (Why::NotRunning, false));

@@ -83,6 +83,29 @@ fn a_question_names_what_will_happen_to_what() {
 }
 
 #[test]
+fn a_question_shows_ids_of_any_length_to_their_end() {
+    let (mut model, now) = model();
+    let long = |kind: &str| format!("{}-{}z", kind, "0123456789".repeat(12));
+    let (id, name, queue) = (long("id"), long("task"), long("queue"));
+    let more = serde_json::json!({"queue": queue, "runtimeMs": 1e9});
+    let testing::Look { answers, .. } = testing::look_with(&[testing::running(&id, &name, &more)]);
+    model.hear(answers, now);
+    model.act(Action::First, now);
+    model.act(Action::Revoke { terminate: true }, now);
+    for size in [SMALL, LARGE] {
+        let screen = text(&model, size, now);
+        let framed = screen.lines().filter_map(|line| {
+            line.split_once('|')?.1.rsplit_once('|').map(|(inside, _)| inside.trim())
+        });
+        let inside: String = framed.collect();
+        for whole in [&id, &name, &queue] {
+            assert!(inside.contains(whole), "{whole} is not whole in\n{screen}");
+        }
+        assert!(screen.contains("Enter does it."), "{screen}");
+    }
+}
+
+#[test]
 fn the_help_fits_too() {
     let (mut model, now) = model();
     model.act(Action::Help, now);

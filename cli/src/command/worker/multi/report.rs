@@ -26,6 +26,8 @@ pub(super) struct Line {
     pidfile: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     logfile: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    killed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip)]
@@ -43,6 +45,7 @@ impl Line {
             since: None,
             pidfile: node.pidfile.display().to_string(),
             logfile: None,
+            killed: false,
             error: None,
             failure: None,
         }
@@ -62,6 +65,12 @@ impl Line {
 
     pub(super) fn log(mut self, path: &std::path::Path) -> Self {
         self.logfile = Some(path.display().to_string());
+        self
+    }
+
+    /// What ran before it had to be killed.
+    pub(super) fn killed(mut self, killed: bool) -> Self {
+        self.killed = killed;
         self
     }
 
