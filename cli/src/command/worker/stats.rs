@@ -25,7 +25,7 @@ pub(super) async fn run(context: &Context, args: ControlArgs) -> Outcome {
         "RETRIED",
         "REVOKED",
         "TERMINATED",
-        "LEASE-LOST",
+        "LOST",
         "QUEUES",
     ];
     answers.report(control.printer, &header, row)
