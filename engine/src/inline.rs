@@ -44,8 +44,13 @@ pub struct TaskError(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Failed { failure: Failure, retry: RetryAdvice },
+    Failed {
+        failure: Failure,
+        retry: RetryAdvice,
+    },
     Interrupted(Interrupted),
+    /// The lease was over before the handler began.
+    NotBegun,
 }
 
 impl TaskError {
@@ -353,7 +358,12 @@ pub(crate) fn start(
     };
     let handler = Arc::clone(handler);
     // The call itself is the handler's code too, so it happens over there.
-    let mut running = threads.spawn(async move { handler.call(context, spec.input).await });
+    let mut running = threads.spawn(async move {
+        if !context.host.holds_lease() {
+            return Err(TaskError(Kind::NotBegun));
+        }
+        handler.call(context, spec.input).await
+    });
     let watched = Arc::clone(&shared);
     let exit = async move {
         let ended = tokio::select! {
@@ -385,6 +395,11 @@ pub(crate) fn start(
             Some(Ok(Err(TaskError(Kind::Interrupted(interrupted))))) => {
                 watched.outcome(StopHow::Checkpoint, Some(interrupted))
             }
+            Some(Ok(Err(TaskError(Kind::NotBegun)))) => Outcome::Stopped {
+                reason: StopReason::Shutdown,
+                how: StopHow::BeforeStart,
+                elapsed: Duration::ZERO,
+            },
             Some(Err(error)) if error.is_panic() => {
                 let panic = error.into_panic();
                 let words = panic

@@ -42,6 +42,11 @@ pub enum Refusal {
 /// What the worker does for one attempt. The functions without `async` are called often and must not wait.
 #[async_trait]
 pub trait AttemptHost: Send + Sync + fmt::Debug + 'static {
+    /// Whether the task still belongs to this attempt, as far as this process can know. Asked where it begins, on its own
+    /// thread: the process may have been stopped since the attempt was admitted, and others may have it by now.
+    fn holds_lease(&self) -> bool {
+        true
+    }
     /// Takes the newest progress, already bounded and printable.
     fn progress(&self, progress: Progress);
     /// Takes a log line, already bounded, printable and within its rate.

@@ -235,6 +235,13 @@ async fn run(
         .acquire_many_owned(module.slots)
         .await
         .expect("the semaphore is never closed");
+    if !host.holds_lease() {
+        return Outcome::Stopped {
+            reason: StopReason::Shutdown,
+            how: StopHow::BeforeStart,
+            elapsed: Duration::ZERO,
+        };
+    }
     let logs = Logs::new(Arc::clone(&host), spec.limits.log_bytes);
     let input = std::mem::take(&mut spec.input.bytes);
     let spec = Arc::new(spec);

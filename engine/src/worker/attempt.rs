@@ -324,7 +324,7 @@ impl Driver<'_> {
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
         };
-        let host = Arc::new(Host::new(self.shared, &self.hand.receipt, &envelope.name, trace_id));
+        let host = Arc::new(Host::new(self.shared, self.hand, &envelope.name, trace_id));
         Counters::count(&self.shared.counters.started);
         let started =
             handler.start(&self.shared.threads, envelope.payload.clone(), info, limits, host);

@@ -15,12 +15,13 @@ use stem_isolate::{AttemptHost, LogLevel, Refusal};
 use tokio::sync::oneshot;
 
 use super::keeper::{RenewFor, RenewOrder};
-use super::shared::Shared;
+use super::shared::{InHand, Shared};
 
 /// One attempt's side of it. Its functions are called on other threads; backends are called from ours.
 #[derive(Debug)]
 pub(super) struct Host {
     shared: Arc<Shared>,
+    hand: Arc<InHand>,
     receipt: Receipt,
     name: String,
     /// The trace that the attempt belongs to, for lines in the log.
@@ -33,17 +34,18 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn new(
         shared: &Arc<Shared>,
-        receipt: &Receipt,
+        hand: &Arc<InHand>,
         name: &TaskName,
         trace_id: Option<String>,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
-            receipt: receipt.clone(),
+            hand: Arc::clone(hand),
+            receipt: hand.receipt.clone(),
             name: name.to_string(),
             trace_id,
             runtime: tokio::runtime::Handle::current(),
-            may_have_checkpoint: AtomicBool::new(receipt.token > FIRST),
+            may_have_checkpoint: AtomicBool::new(hand.receipt.token > FIRST),
         }
     }
 
@@ -63,6 +65,10 @@ fn worker_ends() -> Refusal {
 
 #[async_trait]
 impl AttemptHost for Host {
+    fn holds_lease(&self) -> bool {
+        self.shared.now().unix_millis() < self.hand.held_until.load(Ordering::Relaxed)
+    }
+
     fn progress(&self, progress: Progress) {
         self.shared.progress.put(&self.receipt, progress);
     }
