@@ -44,13 +44,8 @@ pub struct TaskError(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Failed {
-        failure: Failure,
-        retry: RetryAdvice,
-    },
+    Failed { failure: Failure, retry: RetryAdvice },
     Interrupted(Interrupted),
-    /// The lease was over before the handler began.
-    NotBegun,
 }
 
 impl TaskError {
@@ -360,9 +355,9 @@ pub(crate) fn start(
     // The call itself is the handler's code too, so it happens over there.
     let mut running = threads.spawn(async move {
         if !context.host.holds_lease() {
-            return Err(TaskError(Kind::NotBegun));
+            return None;
         }
-        handler.call(context, spec.input).await
+        Some(handler.call(context, spec.input).await)
     });
     let watched = Arc::clone(&shared);
     let exit = async move {
@@ -382,24 +377,20 @@ pub(crate) fn start(
             }
         };
         let outcome = match ended {
-            Some(Ok(Ok(result))) => Outcome::Succeeded(result),
+            Some(Ok(None)) => Outcome::not_begun(),
+            Some(Ok(Some(Ok(result)))) => Outcome::Succeeded(result),
             // A handler that was told of a shutdown and asks to run again has done what was asked; no attempt is used up.
-            Some(Ok(Err(TaskError(Kind::Failed { retry, .. }))))
+            Some(Ok(Some(Err(TaskError(Kind::Failed { retry, .. })))))
                 if retry != RetryAdvice::Never && watched.told_of_shutdown() =>
             {
                 watched.outcome(StopHow::Checkpoint, None)
             }
-            Some(Ok(Err(TaskError(Kind::Failed { failure, retry })))) => {
+            Some(Ok(Some(Err(TaskError(Kind::Failed { failure, retry }))))) => {
                 Outcome::Failed { failure, retry }
             }
-            Some(Ok(Err(TaskError(Kind::Interrupted(interrupted))))) => {
+            Some(Ok(Some(Err(TaskError(Kind::Interrupted(interrupted)))))) => {
                 watched.outcome(StopHow::Checkpoint, Some(interrupted))
             }
-            Some(Ok(Err(TaskError(Kind::NotBegun)))) => Outcome::Stopped {
-                reason: StopReason::Shutdown,
-                how: StopHow::BeforeStart,
-                elapsed: Duration::ZERO,
-            },
             Some(Err(error)) if error.is_panic() => {
                 let panic = error.into_panic();
                 let words = panic

@@ -44,17 +44,27 @@ pub(super) fn others_write(about: &Metadata) -> Option<String> {
         .then(|| format!("others than its owner may write it (mode {mode:04o})"))
 }
 
+/// The directory that a path lies in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}
+
+/// The mode of a directory in which everybody may remove and rename what belongs to others; `None` for any other.
+pub(crate) fn open_to_all(about: &Metadata) -> Option<u32> {
+    let mode = about.mode() & 0o7777;
+    (mode & 0o002 != 0 && mode & STICKY == 0).then_some(mode)
+}
+
 /// The directory of a file that is to be written, made if it is not there. Refuses one in which everybody may remove and
 /// rename everything.
 pub(super) fn directory_of(path: &Path) -> Result<PathBuf, CliError> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
-        _ => PathBuf::from("."),
-    };
+    let dir = parent(path).to_owned();
     make_directory(&dir)?;
     let about = std::fs::metadata(&dir).map_err(|error| cannot(&dir, &error))?;
-    let mode = about.mode() & 0o7777;
-    if mode & 0o002 != 0 && mode & STICKY == 0 {
+    if let Some(mode) = open_to_all(&about) {
         return Err(CliError::failed(
             format!(
                 "everybody may change the directory {} (mode {mode:04o}), so nothing is safe there",

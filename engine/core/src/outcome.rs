@@ -182,6 +182,15 @@ impl Outcome {
     pub fn fatal(kind: FailureKind, code: &str, message: &str) -> Self {
         Self::Failed { failure: Failure::new(kind, code, message), retry: RetryAdvice::Never }
     }
+
+    /// Nothing of the handler ran, and that is no fault of the task's: its delivery goes back.
+    pub fn not_begun() -> Self {
+        Self::Stopped {
+            reason: StopReason::Shutdown,
+            how: StopHow::BeforeStart,
+            elapsed: Duration::ZERO,
+        }
+    }
 }
 
 /// The worker asks a handler to finish early.

@@ -236,11 +236,7 @@ async fn run(
         .await
         .expect("the semaphore is never closed");
     if !host.holds_lease() {
-        return Outcome::Stopped {
-            reason: StopReason::Shutdown,
-            how: StopHow::BeforeStart,
-            elapsed: Duration::ZERO,
-        };
+        return Outcome::not_begun();
     }
     let logs = Logs::new(Arc::clone(&host), spec.limits.log_bytes);
     let input = std::mem::take(&mut spec.input.bytes);

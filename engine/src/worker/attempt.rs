@@ -291,11 +291,7 @@ impl Driver<'_> {
     fn start(&mut self, machine: &Attempt) -> Option<Event> {
         let Some(handler) = self.handler.clone() else {
             // The name was taken out of service between asking and starting: another worker may know it.
-            return Some(Event::Exited(stem_core::outcome::Outcome::Stopped {
-                reason: stem_core::outcome::StopReason::Shutdown,
-                how: stem_core::outcome::StopHow::BeforeStart,
-                elapsed: Duration::ZERO,
-            }));
+            return Some(Event::Exited(Outcome::not_begun()));
         };
         self.observe_start();
         let told = self.trace.as_ref().map(|trace| trace.parent());

@@ -9,7 +9,6 @@ use stem_core::backend::BackendError;
 use stem_core::backend::result::Recorded;
 use stem_core::id::{LeaseToken, TaskName};
 use stem_core::observe::Service;
-use stem_core::settlement::Receipt;
 use stem_core::task::Progress;
 use stem_isolate::{AttemptHost, LogLevel, Refusal};
 use tokio::sync::oneshot;
@@ -22,7 +21,6 @@ use super::shared::{InHand, Shared};
 pub(super) struct Host {
     shared: Arc<Shared>,
     hand: Arc<InHand>,
-    receipt: Receipt,
     name: String,
     /// The trace that the attempt belongs to, for lines in the log.
     trace_id: Option<String>,
@@ -41,7 +39,6 @@ impl Host {
         Self {
             shared: Arc::clone(shared),
             hand: Arc::clone(hand),
-            receipt: hand.receipt.clone(),
             name: name.to_string(),
             trace_id,
             runtime: tokio::runtime::Handle::current(),
@@ -70,7 +67,7 @@ impl AttemptHost for Host {
     }
 
     fn progress(&self, progress: Progress) {
-        self.shared.progress.put(&self.receipt, progress);
+        self.shared.progress.put(&self.hand.receipt, progress);
     }
 
     fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]) {
@@ -79,7 +76,7 @@ impl AttemptHost for Host {
             .map(|(name, value)| format!("{name}={value}"))
             .collect::<Vec<_>>()
             .join(" ");
-        let (task, name) = (&self.receipt.task, &self.name);
+        let (task, name) = (&self.hand.receipt.task, &self.name);
         let trace_id = self.trace_id.as_deref();
         macro_rules! line {
             ($level:ident) => {
@@ -108,7 +105,7 @@ impl AttemptHost for Host {
     async fn extend_lease(&self, by: Duration) -> Result<Duration, Refusal> {
         let (answer, waiting) = oneshot::channel();
         let order = RenewOrder {
-            receipt: self.receipt.clone(),
+            receipt: self.hand.receipt.clone(),
             lease: by.max(self.shared.config.lease),
             whom: RenewFor::Handler(answer),
         };
@@ -121,14 +118,15 @@ impl AttemptHost for Host {
             return Ok(None);
         }
         let (results, task) =
-            (Arc::clone(&self.shared.backends.results), self.receipt.task.clone());
+            (Arc::clone(&self.shared.backends.results), self.hand.receipt.task.clone());
         let loaded = self.runtime.spawn(async move { results.load_checkpoint(&task).await }).await;
         loaded.map_err(|_| worker_ends())?.map_err(|error| self.unavailable(&error))
     }
 
     async fn save_checkpoint(&self, state: Vec<u8>) -> Result<(), Refusal> {
         self.may_have_checkpoint.store(true, Ordering::Relaxed);
-        let (results, receipt) = (Arc::clone(&self.shared.backends.results), self.receipt.clone());
+        let (results, receipt) =
+            (Arc::clone(&self.shared.backends.results), self.hand.receipt.clone());
         let saved = self
             .runtime
             .spawn(async move { results.save_checkpoint(&receipt, &state).await })

@@ -1,5 +1,6 @@
 //! Sends what was gathered to a collector: OTLP over HTTP, from threads that nobody else waits for.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +51,9 @@ impl Endpoint {
             return Err("has something behind ? or #; a key goes into OTEL_EXPORTER_OTLP_HEADERS");
         }
         let plain = |text: &str| {
-            percent_decoded(text).ok_or("has a user or password that is not UTF-8 once decoded")
+            let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+            let problem = "has a user or password that is not UTF-8 once decoded";
+            decoded.map(Cow::into_owned).map_err(|_| problem)
         };
         let user = plain(base.username())?;
         let password = base.password().map(plain).transpose()?;
@@ -74,23 +77,6 @@ impl Endpoint {
         value.set_sensitive(true);
         Some(value)
     }
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let escaped = (*first == b'%').then(|| tail.get(..2)).flatten();
-        let escaped = escaped.and_then(|two| std::str::from_utf8(two).ok());
-        if let Some(byte) = escaped.and_then(|two| u8::from_str_radix(two, 16).ok()) {
-            bytes.push(byte);
-            rest = &tail[2..];
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 impl fmt::Display for Endpoint {

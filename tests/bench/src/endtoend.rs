@@ -95,6 +95,22 @@ async fn measure(
     Ok(())
 }
 
+/// Enqueues so many tasks in batches.
+pub(crate) async fn push(
+    client: &Client,
+    name: &TaskName,
+    input: &str,
+    count: u32,
+) -> anyhow::Result<Vec<Envelope>> {
+    let envelopes: Vec<Envelope> = (0..count)
+        .map(|_| client.envelope(name.clone(), Payload::json(input), EnqueueOptions::default()))
+        .collect::<Result<_, _>>()?;
+    for batch in envelopes.chunks(BATCH) {
+        client.enqueue_all(batch).await?;
+    }
+    Ok(envelopes)
+}
+
 /// Enqueues so many tasks in batches while a worker runs, and waits until the last has succeeded.
 pub(crate) async fn push_and_wait(
     client: &Client,
@@ -102,13 +118,7 @@ pub(crate) async fn push_and_wait(
     input: &str,
     count: u32,
 ) -> anyhow::Result<()> {
-    let envelopes: Vec<Envelope> = (0..count)
-        .map(|_| client.envelope(name.clone(), Payload::json(input), EnqueueOptions::default()))
-        .collect::<Result<_, _>>()?;
-    for batch in envelopes.chunks(BATCH) {
-        client.enqueue_all(batch).await?;
-    }
-    for envelope in envelopes.iter().rev() {
+    for envelope in push(client, name, input, count).await?.iter().rev() {
         let record = client.finished(&envelope.id, Some(Duration::from_mins(2))).await?;
         let state = record.map(|record| record.state);
         anyhow::ensure!(state == Some(TaskState::Succeeded), "{} is {state:?}", envelope.id);

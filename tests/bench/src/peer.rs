@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use stem_core::envelope::{Envelope, Payload};
+use stem_core::envelope::Payload;
 use stem_core::id::TaskName;
 use stem_core::limits::Limits;
 use stem_engine::modules::ModuleHandler;
@@ -16,9 +16,6 @@ use stem_engine::{Backends, Client, EnqueueOptions, SystemClock, Worker, WorkerC
 use stem_isolate::OnFailure;
 
 use crate::attempts::INPUT;
-
-/// Enqueued in one call.
-const BATCH: usize = 500;
 
 pub(crate) const NAME: &str = "noop";
 
@@ -30,7 +27,10 @@ pub(crate) async fn run(words: &[&str]) -> anyhow::Result<()> {
     let url = std::env::var("REDIS_URL").context("REDIS_URL says which Redis")?;
     let backends = Backends::all_in_one(crate::redis(&url).await?);
     match *words {
-        ["enqueue", count] => enqueue(backends, count.parse()?).await,
+        ["enqueue", count] => {
+            let (client, count) = (client(backends), count.parse()?);
+            crate::endtoend::push(&client, &NAME.parse()?, INPUT, count).await.map(drop)
+        }
         ["rounds"] => rounds(backends).await,
         ["worker", kind, concurrency, prefetch] => {
             worker(backends, kind, concurrency.parse()?, prefetch.parse()?).await
@@ -41,18 +41,6 @@ pub(crate) async fn run(words: &[&str]) -> anyhow::Result<()> {
 
 fn client(backends: Backends) -> Client {
     Client::new(backends, Arc::new(SystemClock))
-}
-
-async fn enqueue(backends: Backends, count: u32) -> anyhow::Result<()> {
-    let client = client(backends);
-    let name: TaskName = NAME.parse()?;
-    let envelopes: Vec<Envelope> = (0..count)
-        .map(|_| client.envelope(name.clone(), Payload::json(INPUT), EnqueueOptions::default()))
-        .collect::<Result<_, _>>()?;
-    for batch in envelopes.chunks(BATCH) {
-        client.enqueue_all(batch).await?;
-    }
-    Ok(())
 }
 
 /// One task for each line that comes in, and one line with its milliseconds.

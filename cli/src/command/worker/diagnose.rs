@@ -196,10 +196,7 @@ fn variables(path: &Path, findings: &mut Findings) -> Option<EnvFile> {
 
 /// The directory of a file that a worker writes.
 fn directory(check: &'static str, file: &Path, findings: &mut Findings) {
-    let dir = match file.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
+    let dir = safe::parent(file);
     let shown = dir.display();
     let problem = match std::fs::metadata(dir) {
         Ok(about) => unfit(dir, &about),
@@ -237,9 +234,7 @@ fn unfit(dir: &Path, about: &Metadata) -> Option<String> {
     if rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK).is_err() {
         return Some("this user cannot write it".to_owned());
     }
-    // Everybody may write, and whoever may write may rename what belongs to others.
-    let mode = about.mode() & 0o7777;
-    (mode & 0o1002 == 0o0002).then(|| format!("everybody may change it (mode {mode:04o})"))
+    safe::open_to_all(about).map(|mode| format!("everybody may change it (mode {mode:04o})"))
 }
 
 /// A PID file and the process that it names.

@@ -1,8 +1,10 @@
 //! What is meant from the directory of this command, told so that it holds in the directories of nodes as well.
 
-use std::fmt::Write as _;
+use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use crate::error::CliError;
 use crate::settings::FILE;
@@ -38,18 +40,10 @@ pub(super) fn absolute(url: &str) -> Result<String, CliError> {
 }
 
 /// A path as it is written in a URL.
-fn escaped(path: &Path) -> String {
-    let mut text = String::new();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'/' | b'-' | b'.' | b'_' | b'~' => text.push(char::from(*byte)),
-            byte if byte.is_ascii_alphanumeric() => text.push(char::from(*byte)),
-            byte => {
-                let _ = write!(text, "%{byte:02X}");
-            }
-        }
-    }
-    text
+fn escaped(path: &Path) -> impl Display {
+    const PLAIN: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    percent_encode(path.as_os_str().as_bytes(), PLAIN)
 }
 
 #[cfg(test)]
