@@ -8,13 +8,12 @@ use std::path::{Component, Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
 use stem_core::control::WorkerState;
 use stem_engine::units;
 
 use super::pidfile::{Found, Record};
 use super::roster::{Node, without_secrets};
-use super::{log, safe};
+use super::{log, process, safe};
 use crate::env;
 use crate::error::CliError;
 use crate::exit::Ending;
@@ -270,9 +269,8 @@ fn is_of(record: &Record, child: &Child) -> bool {
     if record.identity.pid == child.id() {
         return true;
     }
-    let pid = i32::try_from(record.identity.pid).ok().and_then(Pid::from_raw);
-    let session = pid.and_then(|pid| rustix::process::getsid(Some(pid)).ok());
-    session == Some(Pid::from_child(child))
+    process::see(record.identity.pid)
+        .is_ok_and(|seen| seen.is_some_and(|seen| seen.session == child.id()))
 }
 
 /// A path as it will be seen from a directory that need not be there yet.

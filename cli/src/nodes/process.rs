@@ -43,6 +43,8 @@ pub struct Seen {
     pub identity: Identity,
     /// What it is at.
     pub condition: Condition,
+    /// Its session: the number of the process that began it, 0 if that one cannot be seen from here (another PID namespace).
+    pub session: u32,
 }
 
 /// The process that has this number now; `None` if there is none, or if it has ended and only waits for its parent.
@@ -58,14 +60,14 @@ pub fn see(pid: u32) -> io::Result<Option<Seen>> {
         Err(error) => return Err(error),
     };
     let odd = || io::Error::new(ErrorKind::InvalidData, format!("{} is odd", path.display()));
-    let (state, start_ticks) = read(&stat).ok_or_else(odd)?;
+    let Stat { state, session, start_ticks } = read(&stat).ok_or_else(odd)?;
     let condition = match state {
         'Z' | 'X' | 'x' => return Ok(None),
         'T' | 't' => Condition::Stopped,
         _ => Condition::Running,
     };
     let identity = Identity { pid, start_ticks, boot: boot()? };
-    Ok(Some(Seen { identity, condition }))
+    Ok(Some(Seen { identity, condition, session }))
 }
 
 /// This process.
@@ -76,14 +78,23 @@ pub fn this() -> io::Result<Identity> {
         .ok_or_else(|| io::Error::new(ErrorKind::NotFound, "/proc does not show this process"))
 }
 
-/// State and start of a line of `stat`. The name in parentheses may hold anything, parentheses too.
-fn read(stat: &str) -> Option<(char, u64)> {
+/// What is read of a line of `stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    session: u32,
+    start_ticks: u64,
+}
+
+/// The name in parentheses may hold anything, parentheses too.
+fn read(stat: &str) -> Option<Stat> {
     let (_, after) = stat.rsplit_once(')')?;
+    // The state is field 3, the session field 6.
     let mut fields = after.split_whitespace();
     let state = fields.next()?.chars().next()?;
-    // The state is field 3.
-    let start = fields.nth(22 - 4)?.parse().ok()?;
-    Some((state, start))
+    let session = fields.nth(6 - 4)?.parse().ok()?;
+    let start_ticks = fields.nth(22 - 7)?.parse().ok()?;
+    Some(Stat { state, session, start_ticks })
 }
 
 fn boot() -> io::Result<Uuid> {
@@ -103,8 +114,8 @@ mod tests {
 
     #[test]
     fn a_name_may_hold_anything() {
-        let stat = "7 (a) R 1) T 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 991 1 1";
-        assert_eq!(read(stat), Some(('T', 991)));
+        let stat = "7 (a) R 1) T 1 7 5 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 991 1 1";
+        assert_eq!(read(stat), Some(Stat { state: 'T', session: 5, start_ticks: 991 }));
         assert_eq!(read("7 (x) S 1 2"), None);
         assert_eq!(read(""), None);
     }
