@@ -10,7 +10,7 @@ use std::sync::Arc;
 use stem_core::id::TaskName;
 use stem_core::limits::Limits;
 use stem_core::task::ModuleRef;
-use stem_isolate::{IsolateRuntime, LoadError, Module, OnFailure};
+use stem_isolate::{Granted, IsolateRuntime, LoadError, Module, OnFailure};
 
 use crate::manifest::{self, HandlerManifest, ManifestError};
 
@@ -30,6 +30,8 @@ pub struct ModuleHandler {
     pub on_failure: OnFailure,
     /// What its author calls this version.
     pub version: Option<String>,
+    /// What it may reach.
+    pub granted: Arc<Granted>,
 }
 
 impl ModuleHandler {
@@ -206,6 +208,7 @@ pub async fn load(
         limits: found.manifest.limits.capped_by(cap),
         on_failure: found.manifest.on_failure,
         version: found.manifest.version.clone(),
+        granted: Arc::default(),
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{QueueName, TaskId, TaskName, UniqueKey};
+use crate::id::{Digest, QueueName, TaskId, TaskName, UniqueKey};
 use crate::retry::RetryPolicy;
 use crate::time::Timestamp;
 
@@ -21,6 +21,8 @@ pub const HEADER_BYTES: usize = 4096;
 pub const MEDIA_TYPE_BYTES: usize = 255;
 /// Most retries a producer may ask for.
 pub const MAX_RETRIES: u32 = 1_000;
+/// Deepest chain of tasks that enqueue tasks.
+pub const DEPTH: u32 = 16;
 /// The longest hard limit a producer may ask for.
 pub const TIMEOUT_CAP: Duration = Duration::from_hours(168);
 
@@ -126,6 +128,10 @@ pub struct Envelope {
     pub parent_id: Option<TaskId>,
     /// The first task of the chain; the task itself when nothing enqueued it.
     pub root_id: TaskId,
+    /// How many tasks of the chain are above this one; 0 when nothing enqueued it.
+    pub depth: u32,
+    /// Only this build may run it, whichever serves the name.
+    pub module: Option<Digest>,
     /// The producer's own.
     pub headers: BTreeMap<String, String>,
 }
@@ -173,6 +179,8 @@ impl Envelope {
             unique_key: None,
             trace_parent: None,
             parent_id: None,
+            depth: 0,
+            module: None,
             headers: BTreeMap::new(),
         }
     }
@@ -197,6 +205,15 @@ impl Envelope {
             && serde_json::from_slice::<serde::de::IgnoredAny>(&self.payload.bytes).is_err()
         {
             return field("payload", "says application/json and is not valid JSON".to_owned());
+        }
+        if crate::revoke::module_of(&self.id).is_some() {
+            return field(
+                "task id",
+                format!("{} is kept for revocations of modules; choose another", self.id),
+            );
+        }
+        if self.depth > DEPTH {
+            return field("depth", format!("is {}; a chain has at most {DEPTH} tasks", self.depth));
         }
         if self.retry.max_retries > MAX_RETRIES {
             return field(

@@ -12,23 +12,27 @@
 //! | [`task`] | task states, the one table of legal moves, the record an operator reads |
 //! | [`outcome`] | how an attempt ended, as data |
 //! | [`limits`] | what an attempt may use, and what it used |
+//! | [`grants`] | what an isolate may reach, and what a policy leaves of it |
+//! | [`release`] | which build of a module serves a task name |
 //! | [`retry`] | when to try again |
 //! | [`revoke`] | revocations and the cache a worker keeps of them |
 //! | [`control`] | commands to workers and their replies |
 //! | [`settlement`] | the moves by which a delivery leaves a worker's hands |
 //! | [`machine`] | the state machines: attempt, intake, lifecycle |
-//! | [`backend`] | the traits: broker, result backend, revoke store, control plane, presence, dead letters |
+//! | [`backend`] | the traits: broker, result backend, revoke store, control plane, presence, dead letters, modules, buckets |
 //! | [`observe`] | what those who watch a worker are told |
 //! | [`trace`] | the trace context that a task carries |
 
 pub mod backend;
 pub mod control;
 pub mod envelope;
+pub mod grants;
 pub mod id;
 pub mod limits;
 pub mod machine;
 pub mod observe;
 pub mod outcome;
+pub mod release;
 pub mod retry;
 pub mod revoke;
 pub mod settlement;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Namespace, TaskId};
+use crate::id::{Digest, Namespace, TaskId};
 use crate::time::Timestamp;
 
 /// How long a store keeps the trace of a revocation that was taken back, for those who follow it. Who has not looked for
@@ -46,13 +46,26 @@ pub struct RevokeRequest {
     pub expires_at: Option<Timestamp>,
 }
 
+/// Before the digest of a module in the key of its revocation. Task ids that begin so are refused where tasks are made.
+const MODULE: &str = "module:";
+
+/// The key by which stores keep the revocation of a build, beside those of tasks.
+pub fn module_key(digest: &Digest) -> TaskId {
+    TaskId::new(format!("{MODULE}{digest}")).expect("a digest holds what names may")
+}
+
+/// The build that a key is about; `None` if it is a task's.
+pub fn module_of(key: &TaskId) -> Option<Digest> {
+    key.as_str().strip_prefix(MODULE)?.parse().ok()
+}
+
 /// An operator's order that a task must not (further) run. Unique by namespace and task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Revocation {
     /// Its scope.
     pub namespace: Namespace,
-    /// The task, which need not exist yet.
+    /// The task, which need not exist yet; or the [`module_key`] of a build.
     pub task_id: TaskId,
     /// The store's.
     pub version: Version,
@@ -98,6 +111,20 @@ impl RevocationChange {
         match self {
             Self::Revoked(revocation) => &revocation.task_id,
             Self::Undone { task, .. } => task,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_a_build_is_told_from_a_task() {
+        let digest = Digest([7; 32]);
+        assert_eq!(module_of(&module_key(&digest)), Some(digest));
+        for task in ["module:x", "module:sha256:00", "0198"] {
+            assert_eq!(module_of(&TaskId::new(task).unwrap()), None, "{task}");
         }
     }
 }

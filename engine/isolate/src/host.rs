@@ -11,11 +11,15 @@ pub(crate) mod raw;
 pub(crate) mod stdio;
 mod stop_events;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use stem_core::backend::buckets::{Changed, Entry, When};
+use stem_core::envelope::Payload;
+use stem_core::id::{QueueName, TaskId, TaskName};
 use stem_core::limits::Limits;
 use stem_core::outcome::{StopHow, StopNotice};
 use stem_core::task::Progress;
@@ -39,6 +43,39 @@ pub enum Refusal {
     Unavailable(String),
 }
 
+impl Refusal {
+    /// Of a host that has no such service.
+    fn nobody(does: &str) -> Self {
+        Self::Unavailable(format!("nobody here {does}"))
+    }
+}
+
+/// A task that a guest enqueues.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Child {
+    /// Which handler; the attempt's grants allow it.
+    pub name: TaskName,
+    /// Where it waits; `None` where its parent did.
+    pub queue: Option<QueueName>,
+    /// The arguments, within the bounds of an envelope.
+    pub input: Payload,
+    /// Not to be delivered earlier.
+    pub delay: Option<Duration>,
+    /// Children of one task with the same key are one child, over all attempts.
+    pub dedup_key: Option<String>,
+    /// The guest's own, within the bounds of an envelope.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// When a child is enqueued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// At once.
+    Now,
+    /// In the same step as the attempt's success; never if it does not succeed.
+    OnSuccess,
+}
+
 /// What the worker does for one attempt. The functions without `async` are called often and must not wait.
 #[async_trait]
 pub trait AttemptHost: Send + Sync + fmt::Debug + 'static {
@@ -59,6 +96,30 @@ pub trait AttemptHost: Send + Sync + fmt::Debug + 'static {
     async fn load_checkpoint(&self) -> Result<Option<Vec<u8>>, Refusal>;
     /// Keeps state for the next attempt, already bounded.
     async fn save_checkpoint(&self, state: Vec<u8>) -> Result<(), Refusal>;
+    /// Enqueues children, granted and bounded already, and answers their ids in order. With [`Release::OnSuccess`] they
+    /// are only remembered. All or none are enqueued, as far as one call to the broker is all or none.
+    async fn enqueue(&self, _: Vec<Child>, _: Release) -> Result<Vec<TaskId>, Refusal> {
+        Err(Refusal::nobody("enqueues tasks"))
+    }
+    /// A value of a granted bucket.
+    async fn read_bucket(&self, _: &str, _: &str) -> Result<Option<Entry>, Refusal> {
+        Err(Refusal::nobody("keeps buckets"))
+    }
+    /// Writes a value of a bucket that is granted for writing, already bounded.
+    async fn write_bucket(
+        &self,
+        _: &str,
+        _: &str,
+        _: Vec<u8>,
+        _: When,
+        _: Option<Duration>,
+    ) -> Result<Changed, Refusal> {
+        Err(Refusal::nobody("keeps buckets"))
+    }
+    /// Removes a value of a bucket that is granted for writing.
+    async fn remove_from_bucket(&self, _: &str, _: &str, _: When) -> Result<Changed, Refusal> {
+        Err(Refusal::nobody("keeps buckets"))
+    }
 }
 
 /// What host functions know of the attempt they are called from.

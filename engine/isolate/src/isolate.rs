@@ -17,6 +17,7 @@ use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 
 use crate::config;
 use crate::exit::{self, Circumstances, HostTrap};
+use crate::granted::Granted;
 use crate::host::abi::{self, types};
 use crate::host::raw::RawState;
 use crate::host::stdio::Output;
@@ -76,6 +77,8 @@ pub struct AttemptSpec {
     pub limits: Limits,
     /// What a failure without words means.
     pub on_failure: OnFailure,
+    /// What it may reach.
+    pub granted: Arc<Granted>,
 }
 
 /// How an attempt ended, and what it used.

@@ -12,6 +12,7 @@
 //! | [`module`] | [`Module`]: compiled, linked, shared by all attempts |
 //! | [`interrupt`] | stopping a guest from outside, wherever it is |
 //! | `ticker` | turns for guests, repeated stops, and taking down what stopped guests leave |
+//! | [`granted`] | what an attempt may reach beside its own memory |
 //! | [`limiter`] | memory and tables, summed over the isolate |
 //! | [`isolate`] | one attempt: store, limits, run |
 //! | [`exit`] | traps and errors → outcomes; the only place that classifies them |
@@ -23,6 +24,7 @@ pub mod cache;
 pub mod compile;
 pub mod config;
 pub mod exit;
+pub mod granted;
 pub mod host;
 pub mod interrupt;
 pub mod isolate;
@@ -34,7 +36,8 @@ pub mod runtime;
 mod ticker;
 
 pub use config::{Compiler, RuntimeConfig};
-pub use host::{AttemptHost, LogLevel, Refusal};
+pub use granted::{Granted, Secret};
+pub use host::{AttemptHost, Child, LogLevel, Refusal, Release};
 pub use interrupt::InterruptHandle;
 pub use isolate::{AttemptSpec, Exit, RunningIsolate, TaskInfo};
 pub use module::{LoadError, Module, ModuleKind, OnFailure};

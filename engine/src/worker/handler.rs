@@ -203,7 +203,9 @@ impl Handler {
     ) -> Started {
         match (self, &threads.isolates) {
             (Self::Isolate(module), Some(runtime)) => {
-                let spec = AttemptSpec { input, info, limits, on_failure: module.on_failure };
+                let granted = Arc::clone(&module.granted);
+                let spec =
+                    AttemptSpec { input, info, limits, on_failure: module.on_failure, granted };
                 let (interrupt, exit) = runtime.start(&module.module, spec, host).into_parts();
                 Started { interrupt: Interrupt::Isolate(interrupt), exit: Box::pin(exit) }
             }

@@ -74,6 +74,7 @@ pub(crate) fn spec(input: &str) -> AttemptSpec {
         },
         limits: Limits::DEFAULT,
         on_failure: OnFailure::Retry,
+        granted: std::sync::Arc::default(),
     }
 }
 
@@ -166,6 +167,7 @@ async fn through_worker(module: Option<&[u8]>, input: &str) -> anyhow::Result<f6
                 module,
                 limits: Limits::DEFAULT,
                 on_failure: OnFailure::Retry,
+                granted: std::sync::Arc::default(),
                 version: None,
             })
         }

@@ -82,6 +82,7 @@ async fn worker(
                 module,
                 limits: Limits::DEFAULT,
                 on_failure: OnFailure::Retry,
+                granted: std::sync::Arc::default(),
                 version: None,
             })
         }

@@ -94,6 +94,7 @@ pub(crate) async fn child() -> anyhow::Result<()> {
             module,
             limits: Limits::DEFAULT,
             on_failure: OnFailure::Retry,
+            granted: std::sync::Arc::default(),
             version: None,
         })
         .build()?;

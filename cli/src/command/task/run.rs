@@ -107,6 +107,7 @@ pub(super) async fn run(
         info: info(&handler.name),
         limits: handler.limits.clone(),
         on_failure: handler.on_failure,
+        granted: Arc::clone(&handler.granted),
     };
     // Listened for from before the guest runs, so that no Ctrl-C is missed.
     let ctrl_c = signal(SignalKind::interrupt()).map_err(|error| {

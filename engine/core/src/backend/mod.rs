@@ -8,14 +8,18 @@
 //! | [`ControlPlane`] | operators, workers | commands and replies |
 //! | [`Presence`] | workers, operators | heartbeats |
 //! | [`DeadLetters`] | operators | envelopes that were given up |
+//! | [`ModuleStore`] | publishers, workers | builds of modules, and which serve |
+//! | [`Buckets`] | tasks | small shared values |
 //!
 //! The doctrine: a stale token, an absent task, a duplicate are values. An `Err` means that the backend could not do
 //! its work; [`BackendError::class`] says what a caller can do about it. Every call is bounded in time by the backend.
 //! Every call is cancel-safe in this sense: a dropped call has either happened whole or not at all.
 
 pub mod broker;
+pub mod buckets;
 pub mod control;
 pub mod dead_letter;
+pub mod modules;
 pub mod presence;
 pub mod result;
 pub mod revoke;
@@ -24,8 +28,10 @@ use std::error::Error;
 use std::fmt;
 
 pub use broker::Broker;
+pub use buckets::Buckets;
 pub use control::ControlPlane;
 pub use dead_letter::DeadLetters;
+pub use modules::ModuleStore;
 pub use presence::Presence;
 pub use result::ResultBackend;
 pub use revoke::RevokeStore;

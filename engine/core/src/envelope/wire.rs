@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Envelope, HEADER_BYTES, HEADERS, Payload, Priority};
-use crate::id::{QueueName, TaskId, TaskName, UniqueKey};
+use crate::id::{Digest, QueueName, TaskId, TaskName, UniqueKey};
 use crate::retry::RetryPolicy;
 use crate::time::Timestamp;
 
@@ -76,8 +76,17 @@ struct Header<'a> {
     parent_id: Option<TaskId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     root_id: Option<TaskId>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    depth: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    module: Option<Digest>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     headers: BTreeMap<String, String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(depth: &u32) -> bool {
+    *depth == 0
 }
 
 /// Reads only the version, so that a newer form is told from a broken one.
@@ -107,6 +116,8 @@ pub fn encode(envelope: &Envelope) -> Vec<u8> {
         trace_parent: envelope.trace_parent.clone(),
         parent_id: envelope.parent_id.clone(),
         root_id: Some(&envelope.root_id).filter(|root| **root != envelope.id).cloned(),
+        depth: envelope.depth,
+        module: envelope.module,
         headers: envelope.headers.clone(),
     };
     let mut bytes = serde_json::to_vec(&header).expect("a header holds only text and numbers");
@@ -161,6 +172,8 @@ pub fn decode(bytes: &[u8]) -> Result<Envelope, WireError> {
         unique_key: header.unique_key,
         trace_parent: header.trace_parent,
         parent_id: header.parent_id,
+        depth: header.depth,
+        module: header.module,
         headers: header.headers,
     };
     envelope.check().map_err(|error| malformed(error.to_string()))?;

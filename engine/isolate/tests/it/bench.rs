@@ -167,6 +167,7 @@ pub(crate) fn spec(input: &[u8], limits: Limits) -> AttemptSpec {
         info: info(),
         limits,
         on_failure: OnFailure::Retry,
+        granted: Arc::default(),
     }
 }
 
