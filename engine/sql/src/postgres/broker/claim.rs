@@ -100,7 +100,8 @@ const LEASE: &str = "
         ) - stem_now($8) AS due_in,
         leased.seq, leased.task, leased.queue, leased.name, leased.priority::bigint AS priority, leased.at,
         leased.token, leased.retries, leased.deliveries, leased.losses,
-        (SELECT wire FROM envelopes WHERE envelopes.seq = leased.seq) AS wire
+        (SELECT wire FROM envelopes WHERE envelopes.seq = leased.seq) AS wire,
+        CASE WHEN leased.task IS NOT NULL THEN pg_current_xact_id()::text END AS xact
     FROM due LEFT JOIN leased ON true";
 
 /// Whether a claim is worth trying, and otherwise when.
@@ -139,6 +140,7 @@ struct Row {
     deliveries: Option<i64>,
     losses: Option<i64>,
     wire: Option<Vec<u8>>,
+    xact: Option<String>,
 }
 
 pub(super) struct Claim {
@@ -154,6 +156,8 @@ pub(super) struct Claimed {
     pub(super) due_in: Option<Duration>,
     /// There was something, and others took it at the same moment.
     pub(super) contended: bool,
+    /// The transaction that leased them.
+    pub(super) transaction: Option<String>,
     promoted: bool,
 }
 
@@ -203,6 +207,7 @@ impl Operation for Claim {
         });
         for row in rows {
             let Some(task) = &row.task else { continue };
+            claimed.transaction.clone_from(&row.xact);
             claimed.contended = false;
             let queue = QueueName::new(row.queue.as_deref().unwrap_or_default())?;
             let name = row.name.as_deref().unwrap_or_default();
@@ -299,6 +304,42 @@ impl Operation for Look {
         }
         Ok(Outlook::Nothing {
             due_in: due_in.map(|millis| Duration::from_millis(unsigned(millis))),
+        })
+    }
+}
+
+/// What became of a transaction whose commit nobody confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It has happened.
+    Committed,
+    /// It has not, and will not.
+    Aborted,
+    /// That is not decided yet.
+    Open,
+}
+
+/// Asks for it.
+pub(super) struct AskFate {
+    pub(super) transaction: String,
+}
+
+#[async_trait]
+impl Operation for AskFate {
+    type Output = Fate;
+    const ACTION: &'static str = Claim::ACTION;
+    const READS: bool = true;
+
+    async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<Fate, Trouble> {
+        let status: Option<String> = sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)")
+            .bind(&self.transaction)
+            .fetch_one(conn)
+            .await?;
+        Ok(match status.as_deref() {
+            Some("committed") => Fate::Committed,
+            Some("in progress") => Fate::Open,
+            // No status is kept of a transaction from long before, whose leases are over.
+            _ => Fate::Aborted,
         })
     }
 }
