@@ -33,8 +33,9 @@ const SLACK: Duration = Duration::from_millis(5);
 pub struct Rules {
     /// From the last fault, or the last task that was enqueued after it, until all are final.
     pub drain: Duration,
-    /// A server that is killed may forget what it acknowledged so shortly before: Redis with `appendfsync everysec` holds
-    /// writes back for up to two seconds while it waits for the disk. Such losses are counted apart.
+    /// A server that is killed may forget what it acknowledged so shortly before its last answer: Redis with `appendfsync
+    /// everysec` holds writes back for up to two seconds while it waits for the disk; after that it answers nobody until
+    /// they are written, however long that takes. Such losses are counted apart.
     pub forgets: Option<Duration>,
 }
 
@@ -228,7 +229,8 @@ impl Checker<'_> {
     /// Whether a server that was killed may have forgotten what it did then.
     fn may_be_forgotten(&self, at: Moment) -> bool {
         let Some(window) = self.rules.forgets else { return false };
-        self.run.server_kills.iter().any(|kill| at <= *kill && *kill <= at.after(window))
+        let mut kills = self.run.server_kills.iter();
+        kills.any(|kill| at <= kill.at && kill.last_answer <= at.after(window))
     }
 
     /// Notes a violation, or counts it where a killed server explains it by what it forgot.

@@ -10,11 +10,19 @@ use crate::history::{Answered, Event, Held, History, Line, Moment, SERVER_KILLED
 #[derive(Debug, Default)]
 pub(super) struct Run {
     pub(super) tasks: BTreeMap<TaskId, Task>,
-    pub(super) server_kills: Vec<Moment>,
+    pub(super) server_kills: Vec<Kill>,
     /// When the last one was over.
     pub(super) last_fault: Moment,
     pub(super) faults: usize,
     pub(super) refused: usize,
+}
+
+/// A server that was killed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kill {
+    pub(super) at: Moment,
+    /// When anybody last had an answer before, from any server.
+    pub(super) last_answer: Moment,
 }
 
 /// One task.
@@ -88,10 +96,17 @@ impl Task {
 impl Run {
     pub(super) fn of(histories: &[History]) -> Self {
         let mut run = Self::default();
+        let mut answers = Vec::new();
         for (process, history) in histories.iter().enumerate() {
             for Line(at, _, event) in &history.lines {
                 run.take(process, *at, event);
+                answers.extend(is_answer(event).then_some(*at));
             }
+        }
+        answers.sort_unstable();
+        for kill in &mut run.server_kills {
+            let before = answers.partition_point(|at| *at <= kill.at);
+            kill.last_answer = before.checked_sub(1).map_or(kill.at, |last| answers[last]);
         }
         run
     }
@@ -149,7 +164,7 @@ impl Run {
             }
             Event::Fault { kind, on } => {
                 if kind == SERVER_KILLED && *on {
-                    self.server_kills.push(at);
+                    self.server_kills.push(Kill { at, last_answer: at });
                 }
                 self.fault(at, *on);
             }
@@ -157,5 +172,31 @@ impl Run {
             Event::Thawed(_) => self.fault(at, false),
             Event::Ready | Event::End { .. } | Event::CtlRecv(_) | Event::CtlReply(_) => {}
         }
+    }
+}
+
+/// Whether a server said that it did something.
+fn is_answer(event: &Event) -> bool {
+    match event {
+        Event::EnqOk(_)
+        | Event::Lease { .. }
+        | Event::Renewed { .. }
+        | Event::Begun(_)
+        | Event::SettleOk(_)
+        | Event::RecordOk(_) => true,
+        Event::EnqTry(_)
+        | Event::Start(_)
+        | Event::GiveBack(_)
+        | Event::RenewStale(_)
+        | Event::SettleStale(_)
+        | Event::RecordStale(_)
+        | Event::Fault { .. }
+        | Event::Killed(_)
+        | Event::Frozen(_)
+        | Event::Thawed(_)
+        | Event::Ready
+        | Event::End { .. }
+        | Event::CtlRecv(_)
+        | Event::CtlReply(_) => false,
     }
 }

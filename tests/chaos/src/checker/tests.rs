@@ -227,13 +227,18 @@ fn a_stale_token_records_nothing() {
     assert_eq!(first(6), [Violation::StaleAccepted(id("a"), LeaseToken(1), LeaseToken(2))]);
 }
 
+/// Somebody whom the server answered in the second before.
+fn heard(kill: u64) -> History {
+    history("p2.1", vec![(kill - 1, Event::EnqOk(Vec::new()))])
+}
+
 #[test]
 fn what_a_killed_server_forgot_is_told_apart_from_what_was_lost() {
     let rules = Rules { forgets: Some(Duration::from_secs(2)), ..Rules::STRICT };
     let verdict = |kill: u64, stored: &Stored, rules| {
         let again =
             history("w2.1", vec![(8, lease("a", 1, 9)), (8, start("a", 1)), done("a", 1, 9)]);
-        let all = [producer(), good(), again, history("harness", killed(kill))];
+        let all = [producer(), good(), again, heard(kill), history("harness", killed(kill))];
         let verdict = check(&all, stored, rules);
         (verdict.violations.is_empty(), verdict.forgotten > 0)
     };
@@ -241,10 +246,16 @@ fn what_a_killed_server_forgot_is_told_apart_from_what_was_lost() {
     assert_eq!(verdict(7, &succeeded(), rules), (false, false), "it had seconds to write");
     assert_eq!(verdict(4, &succeeded(), Rules::STRICT), (false, false));
     let gone = |kill: u64| {
-        let verdict = check(&[producer(), history("harness", killed(kill))], &stored(&[]), rules);
+        let all = [producer(), heard(kill), history("harness", killed(kill))];
+        let verdict = check(&all, &stored(&[]), rules);
         (verdict.lost(), verdict.forgotten)
     };
     assert_eq!((gone(2), gone(5)), ((0, 1), (1, 0)));
+
+    // Blocked by its disk from the second 2 on, it wrote nothing and answered nobody.
+    let all = [producer(), history("harness", killed(9))];
+    let verdict = check(&all, &stored(&[]), rules);
+    assert_eq!((verdict.lost(), verdict.forgotten), (0, 1));
 }
 
 #[test]
