@@ -28,7 +28,7 @@ const CALM: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 const AWAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// What Redis may hold back with `appendfsync everysec` while the disk is slow: two seconds, by a clock of its own that it
 /// reads ten times a second; see `flushAppendOnlyFile` there. The rest is for answers that a busy machine reads late.
-const EVERYSEC: Duration = Duration::from_millis(2_500);
+pub(crate) const EVERYSEC: Duration = Duration::from_millis(2_500);
 
 #[derive(Clone, Copy, Debug)]
 enum Act {

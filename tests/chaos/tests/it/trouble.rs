@@ -10,6 +10,7 @@ use stem_services::{Fsync, PostgresServer, RedisServer, RedisSettings};
 
 use crate::lab::{Lab, must_hold};
 use crate::process::{Process, Program, Tail, until};
+use crate::storm::EVERYSEC;
 
 /// Tasks a second, until the producer is killed.
 const RATE: u64 = 300;
@@ -23,8 +24,6 @@ const AWAY: Duration = Duration::from_secs(4);
 const STORM: Duration = Duration::from_secs(2);
 /// How many settlements must have been accepted before a fault, and again after it.
 const FLOWING: usize = 150;
-/// What Redis may forget with `appendfsync everysec` when it is killed.
-const EVERYSEC: Duration = Duration::from_secs(2);
 
 /// Does it again and again, for as long as a storm lasts.
 fn storm(every: Duration, mut act: impl FnMut()) {
