@@ -6,6 +6,7 @@
 )]
 
 mod dead;
+mod module;
 mod multi;
 mod probe;
 mod task;
@@ -17,10 +18,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use stem_core::id::{Namespace, QueueName, TaskId};
+use stem_core::id::{Digest, Namespace, QueueName, TaskId, TaskName};
 use stem_engine::units::duration;
 
 pub use self::dead::*;
+pub use self::module::*;
 pub use self::multi::*;
 pub use self::probe::*;
 pub use self::task::*;
@@ -68,6 +70,9 @@ pub struct ServiceArgs {
     /// Where revocations are kept (also file:///path or a bare path); default: the result backend [env: STEM_REVOKE_STORE_URL]
     #[arg(long, global = true, value_name = "URL")]
     pub revoke_store: Option<String>,
+    /// Where pushed modules are kept (also file:///directory or a bare path); default: the broker [env: STEM_MODULE_STORE_URL]
+    #[arg(long, global = true, value_name = "URL")]
+    pub module_store: Option<String>,
 }
 
 /// How the answer is written.
@@ -76,6 +81,14 @@ pub struct JsonArg {
     /// Write one JSON document to standard output
     #[arg(long)]
     pub json: bool,
+}
+
+/// What modules may reach.
+#[derive(Args, Clone, Debug)]
+pub struct PolicyArg {
+    /// Give modules no more than this file allows, and the values of settings, secrets and inputs that it holds [env: STEM_POLICY]
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
 }
 
 /// The scope of control commands, revocations and heartbeats.
@@ -127,11 +140,14 @@ Examples:
   stem task run word-count.wasm --args '{\"text\":\"a b a\"}'"
     )]
     Task(Task),
-    /// Look at modules before a worker is given them
+    /// Look at modules, and ship them to the workers
     #[command(
         subcommand,
-        after_help = "Example:
-  stem module check word-count.wasm"
+        after_help = "Examples:
+  stem module check word-count.wasm
+  stem module push word-count.wasm --canary 10%
+  stem module promote word-count
+  stem module rollback word-count"
     )]
     Module(Module),
     /// Look at tasks that were given up; replay or remove them
@@ -157,7 +173,7 @@ Examples:
   stem config show --json"
     )]
     Config(Config),
-    /// Ask broker, result backend and revoke store whether they can be used
+    /// Ask broker, result backend, revoke store and module store whether they can be used
     #[command(
         after_help = "Exit code: 0 all can be used, 1 one answers and is unhealthy, 5 one cannot be reached or refuses to write.
 
@@ -231,15 +247,21 @@ pub enum Revokes {
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Take a revocation back, so that the task may run
-    #[command(after_help = "A task that was already ended by it stays revoked.
+    /// Take a revocation back, so that the task, or the build, may run
+    #[command(
+        after_help = "A task that was already ended by it stays revoked; one that waited for a recalled build goes on.
 
-Example:
-  stem revokes undo --task 0198c0de-0000-7000-8000-000000000000")]
+Examples:
+  stem revokes undo --task 0198c0de-0000-7000-8000-000000000000
+  stem revokes undo --module sha256:b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9"
+    )]
     Undo {
         /// The task
-        #[arg(long, value_name = "ID")]
-        task: TaskId,
+        #[arg(long, value_name = "ID", required_unless_present = "module")]
+        task: Option<TaskId>,
+        /// The build of a module
+        #[arg(long, value_name = "DIGEST", conflicts_with = "task")]
+        module: Option<Digest>,
         /// Which scope.
         #[command(flatten)]
         namespace: NamespaceArg,
@@ -279,19 +301,94 @@ pub enum Module {
     /// Say what a module needs and gives, and whether a worker would admit it
     #[command(
         after_help = "Where a stem.toml beside the file names it, the manifest is checked too.
-Exit code 1 if the module is refused, 2 if the file or its manifest cannot be read.
+For each kind of grant it says what the manifest asks for, what the policy leaves of that, and which imports need it.
+A module that lacks a grant is admitted with a warning: what it asks for is denied while it runs.
+Exit code 1 if the module is refused, 2 if the file, its manifest or the policy cannot be used.
 
 Examples:
   stem module check word-count.wasm
-  stem module check word-count.wasm --json"
+  stem module check fetch.wasm --policy /etc/stem/policy.toml --json"
     )]
     Check {
         /// The module
         file: PathBuf,
+        /// What modules may reach.
+        #[command(flatten)]
+        policy: PolicyArg,
         /// How to answer.
         #[command(flatten)]
         json: JsonArg,
     },
+    /// Ship a module to the workers, which change over to it without a restart
+    #[command(
+        after_help = "It is checked here as by `stem module check`, stored with the part of its manifest that describes it, and then served:
+by every worker at once, to a part of the tasks (--canary), or not yet (--hold). Attempts that run finish on what they began
+with. Pushing again what was pushed last makes no new version.
+Exit code 1 if the module is refused or recalled, 2 if a file cannot be used.
+
+Examples:
+  stem module push word-count.wasm
+  stem module push build/fetch.wasm --name fetch --manifest ./stem.toml
+  stem module push word-count.wasm --canary 10% --sign-key publisher.key
+  stem module push word-count.wasm --hold --json"
+    )]
+    Push(PushArgs),
+    /// List what was pushed and serves
+    #[command(after_help = "Example:
+  stem module list --json")]
+    List(JsonArg),
+    /// Show every version that was pushed for a task name
+    #[command(after_help = "Example:
+  stem module show word-count --json")]
+    Show {
+        /// The task name
+        name: TaskName,
+        /// How to answer.
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Let a version serve that was there before; ends a canary
+    #[command(
+        after_help = "Without --to a canary is ended, and what serves beside it serves every task; where there is none, the newest version
+before the one that serves does, but for one that is recalled. Name one with --to where versions were held back.
+
+Examples:
+  stem module rollback word-count
+  stem module rollback word-count --to 3"
+    )]
+    Rollback(RollbackArgs),
+    /// Let a canary, or another version, serve every task
+    #[command(after_help = "Examples:
+  stem module promote word-count
+  stem module promote word-count --version 4")]
+    Promote(PromoteArgs),
+    /// Put a version on trial for a part of the tasks, or change how large a part
+    #[command(
+        after_help = "Which tasks those are is decided by their ids: each stays with its build in every attempt, and who is among 10% is among
+50% too.
+
+Examples:
+  stem module canary word-count --percent 50%
+  stem module canary word-count --percent 1% --version 4"
+    )]
+    Canary(CanaryArgs),
+    /// Remove a version that serves nothing
+    #[command(
+        after_help = "Tasks that are pinned to its build go to the dead letters when they come up.
+
+Examples:
+  stem module remove word-count 3 --dry-run
+  stem module remove word-count 3 --yes"
+    )]
+    Remove(RemoveArgs),
+    /// Make and show the keys by which publishers sign what they push
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  stem module key new publisher.key
+  stem module push word-count.wasm --sign-key publisher.key"
+    )]
+    Key(Key),
 }
 
 /// `stem queue …`

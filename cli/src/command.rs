@@ -48,6 +48,7 @@ impl Context {
             broker: self.services.broker.clone(),
             backend: self.services.backend.clone(),
             revoke_store: self.services.revoke_store.clone(),
+            module_store: self.services.module_store.clone(),
             ..Flags::default()
         };
         own(&mut flags);

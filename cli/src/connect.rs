@@ -6,7 +6,7 @@
 //! | `redis://[user[:password]@]host[:port][/database]`, `rediss://` with TLS | a Redis; `?prefix=name` keeps several apart |
 //! | `postgres://[user[:password]@]host[:port]/database`, `postgresql://` | a Postgres database; `?sslmode=verify-full` for TLS, `schema=name` keeps several apart |
 //! | `memory://` | this process's memory; gone when it ends |
-//! | `file:///path`, or a bare path | a file of JSON lines; revocations only |
+//! | `file:///path`, or a bare path | a file of JSON lines for revocations, a directory for modules; nothing else |
 
 mod late;
 mod tls;
@@ -17,9 +17,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stem_core::backend::{BackendError, Broker, Presence, ResultBackend, RevokeStore};
+use stem_core::backend::{BackendError, Broker, ModuleStore, Presence, ResultBackend, RevokeStore};
 use stem_engine::{Backends, RevokePolicy, SystemClock};
-use stem_file::{FileStore, FileStoreOptions};
+use stem_file::{FileStore, FileStoreOptions, ModuleDirectory, ModuleDirectoryOptions};
 use stem_memory::Memory;
 use stem_redis::{Redis, RedisOptions};
 use stem_sql::{Postgres, PostgresOptions, Sqlite, SqliteOptions};
@@ -65,7 +65,7 @@ impl Service {
                 Self::Postgres(Postgres::open(PostgresOptions::new(url)).await?)
             }
             ServiceUrl::File(_) => {
-                let what = "a file can hold revocations and nothing else";
+                let what = "a file can hold revocations or modules and nothing else";
                 return Err(CliError::usage(what, SUPPORTED));
             }
         })
@@ -100,8 +100,27 @@ impl<'a> Opener<'a> {
         }
     }
 
-    /// Everything. Presence lies with the results; control and dead letters with the broker. A worker that is to fail open
-    /// is not kept from starting by a revoke store that cannot be opened: it is opened when it can be.
+    /// The module store alone.
+    pub async fn modules(&mut self) -> Result<Arc<dyn ModuleStore>, CliError> {
+        match &self.settings.module_store_url.value {
+            ServiceUrl::File(path) => Ok(module_directory(path)),
+            _ => Ok(self.open(&self.settings.module_store_url).await?.backends().modules),
+        }
+    }
+
+    /// The same, opened with the first call unless it is one of the services that are open: who needs no module need not
+    /// wait for it.
+    fn modules_when_asked(&self) -> Arc<dyn ModuleStore> {
+        let url = &self.settings.module_store_url.value;
+        match (url, self.opened.iter().find(|(opened, _)| opened == url)) {
+            (ServiceUrl::File(path), _) => module_directory(path),
+            (_, Some((_, service))) => service.backends().modules,
+            (_, None) => late::store(url.clone(), self.tls.clone()),
+        }
+    }
+
+    /// Everything. Presence and buckets lie with the results; control and dead letters with the broker. A worker that is
+    /// to fail open is not kept from starting by a revoke store that cannot be opened: it is opened when it can be.
     pub async fn all(&mut self, policy: RevokePolicy) -> Result<Backends, CliError> {
         let broker = self.open(&self.settings.broker_url).await?.backends();
         let results = self.open(&self.settings.result_backend_url).await?.backends();
@@ -114,7 +133,15 @@ impl<'a> Opener<'a> {
             }
             Err(error) => return Err(error),
         };
-        Ok(Backends { results: results.results, presence: results.presence, revokes, ..broker })
+        let modules = self.modules_when_asked();
+        Ok(Backends {
+            results: results.results,
+            presence: results.presence,
+            buckets: results.buckets,
+            revokes,
+            modules,
+            ..broker
+        })
     }
 
     async fn open(&mut self, setting: &Setting<ServiceUrl>) -> Result<Service, CliError> {
@@ -129,11 +156,20 @@ impl<'a> Opener<'a> {
 }
 
 /// The hint under a URL that cannot be used.
-pub const SUPPORTED: &str = "supported are sqlite:///path, redis://host:port, rediss://host:port, postgres://host/database and memory://, and for revocations file:///path too";
+pub const SUPPORTED: &str = "supported are sqlite:///path, redis://host:port, rediss://host:port, postgres://host/database and memory://, and for revocations and modules file:///path too";
 
 /// A file of revocations. Nothing is looked at yet.
 pub fn revoke_file(path: &Path) -> Arc<FileStore> {
     FileStore::open(FileStoreOptions {
+        path: path.to_owned(),
+        clock: Arc::new(SystemClock),
+        lock_timeout: FileStoreOptions::DEFAULT_LOCK_TIMEOUT,
+    })
+}
+
+/// A directory of modules. Nothing is looked at yet.
+fn module_directory(path: &Path) -> Arc<ModuleDirectory> {
+    ModuleDirectory::open(ModuleDirectoryOptions {
         path: path.to_owned(),
         clock: Arc::new(SystemClock),
         lock_timeout: FileStoreOptions::DEFAULT_LOCK_TIMEOUT,
@@ -202,4 +238,9 @@ pub async fn results(settings: &Settings) -> Result<Arc<dyn ResultBackend>, CliE
 /// Opens the revoke store alone.
 pub async fn revokes(settings: &Settings) -> Result<Arc<dyn RevokeStore>, CliError> {
     Opener::new(settings).revokes().await
+}
+
+/// Opens the module store alone.
+pub async fn modules(settings: &Settings) -> Result<Arc<dyn ModuleStore>, CliError> {
+    Opener::new(settings).modules().await
 }

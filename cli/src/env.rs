@@ -38,6 +38,7 @@ variables! {
     BROKER_URL = "STEM_BROKER_URL", "Where tasks wait: sqlite:///path, sqlite://relative/path, redis://host, rediss://host, postgres://host/database, or memory://.", "a SQLite file in the user's state directory, stem/stem.db";
     RESULT_BACKEND_URL = "STEM_RESULT_BACKEND_URL", "Where records, results and heartbeats are kept; the same schemes.", "the broker";
     REVOKE_STORE_URL = "STEM_REVOKE_STORE_URL", "Where revocations are kept; the same schemes, and a file of lines: file:///path or a bare path.", "the result backend, then the broker";
+    MODULE_STORE_URL = "STEM_MODULE_STORE_URL", "Where pushed modules are kept; the same schemes as for the broker, and a directory: file:///path or a bare path.", "the broker";
     TLS_CA_CERT = "STEM_TLS_CA_CERT", "A PEM file: who signs the certificates of Redis (rediss://) and Postgres, where the URL does not say.", "the system's";
     TLS_CLIENT_CERT = "STEM_TLS_CLIENT_CERT", "A PEM file: the certificate to show to them, where the URL does not say.", "none";
     TLS_CLIENT_KEY = "STEM_TLS_CLIENT_KEY", "A PEM file: the key to that certificate.", "none";
@@ -50,7 +51,9 @@ variables! {
     DEFAULT_MAX_RETRIES = "STEM_DEFAULT_MAX_RETRIES", "Retries of a task that names no number.", "3";
     PREFETCH_MULTIPLIER = "STEM_PREFETCH_MULTIPLIER", "A worker asks the broker for at most so many times its concurrency at once.", "1";
     METRICS = "STEM_METRICS", "Where a worker's metrics are to be read by Prometheus, for instance 127.0.0.1:9464; port 0 takes one that is free.", "nowhere";
+    POLICY = "STEM_POLICY", "A file that says what modules may reach and use at most, like --policy of worker start, task run and module check.", "modules of --modules and of task run get what the manifest beside them asks for; pushed ones get no more than scratch space, children and buckets";
     OTLP_ENDPOINT = "STEM_OTLP_ENDPOINT", "Where metrics and traces are sent, as OTLP over HTTP: http://host:4318 or https://…", "nowhere";
+    MODULE_TRUST = "STEM_MODULE_TRUST", "A file of publishers' public keys, like --trust of worker start: only pushed modules that one of them signed are fetched and run. `module push` warns by it.", "whoever can write to the module store is trusted";
     LOG = "STEM_LOG", "What is logged on standard error: off, error, warn, info, debug, trace, or target=level, with commas between them.", "info for worker start and task run, warn for the rest";
     LOG_FORMAT = "STEM_LOG_FORMAT", "How it is logged: pretty, or json (one object a line).", "pretty";
     WORKER_NODES = "STEM_WORKER_NODES", "The nodes of worker multi where none is named, with spaces between them.", "none";

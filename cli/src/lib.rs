@@ -9,6 +9,8 @@
 //! | [`connect`] | URL → backend; the only place that names concrete backends |
 //! | [`control`] | one command to workers, and their answers |
 //! | [`follow`] | a task followed to its end, with progress |
+//! | [`project`] | a task's project: how its module is built and tested |
+//! | [`skeleton`] | what a new project is made of |
 //! | [`sandbox`] | the sandbox and modules as this program sets them up |
 //! | [`view`] | records as JSON and as text |
 //! | [`telemetry`] | metrics and traces as this program sets them up |
@@ -30,9 +32,11 @@ pub mod identity;
 pub mod logging;
 pub mod nodes;
 pub mod output;
+pub mod project;
 pub mod sandbox;
 pub mod service_manager;
 pub mod settings;
+pub mod skeleton;
 pub mod telemetry;
 pub mod view;
 

@@ -8,13 +8,16 @@ use stem_core::id::{TaskName, WorkerId};
 use stem_core::limits::Limits;
 use stem_engine::manifest::HandlerManifest;
 use stem_engine::modules::{self, Found, ModulesError};
+use stem_engine::policy::PolicyFile;
+use stem_engine::signing::Trust;
 use stem_engine::{WorkerConfig, units};
 use stem_isolate::compile::CompileError;
 use stem_isolate::runtime::RuntimeError;
 use stem_isolate::{Compiler, IsolateRuntime, LoadError, RuntimeConfig};
 
 use crate::error::CliError;
-use crate::settings::module_cache;
+use crate::output::say;
+use crate::settings::{Settings, module_cache};
 
 /// A sandbox for so many isolates at once. Compiles in a child process; keeps compiled code in the user's cache.
 pub fn start(isolates: u32) -> Result<Arc<IsolateRuntime>, CliError> {
@@ -28,6 +31,7 @@ pub fn start(isolates: u32) -> Result<Arc<IsolateRuntime>, CliError> {
             args: vec![crate::COMPILE.to_owned()],
         },
         cache_dir: module_cache(),
+        scratch_dir: None,
     };
     let started = match IsolateRuntime::new(&config) {
         Err(RuntimeError::Cache(error)) => {
@@ -45,10 +49,36 @@ pub fn start(isolates: u32) -> Result<Arc<IsolateRuntime>, CliError> {
     })
 }
 
+/// Whose pushed modules may run; anybody's where no list is named.
+pub fn trust(settings: &Settings) -> Result<Option<Trust>, CliError> {
+    let Some(path) = &settings.module_trust.value else { return Ok(None) };
+    Trust::open(path).map(Some).map_err(|problem| {
+        CliError::usage(
+            format!("the trust list {} cannot be used: {problem}", path.display()),
+            "write a public key (`stem module key show FILE`), a space and a name on each line",
+        )
+    })
+}
+
 /// What no handler gets more of.
 pub fn limits_cap() -> Limits {
     let name = WorkerId::new("limits").expect("a constant that follows the rules");
     WorkerConfig::new(name).limits_cap
+}
+
+/// What says how modules are capped; nothing does where no file is named. Says what is unsafe about it.
+pub fn policy(settings: &Settings) -> Result<Arc<PolicyFile>, CliError> {
+    let Some(path) = &settings.policy.value else { return Ok(Arc::default()) };
+    let file = PolicyFile::open(path).map_err(|error| {
+        CliError::usage(
+            format!("the policy {error}"),
+            "correct the file, or name another with --policy; docs/operations.md has a whole one",
+        )
+    })?;
+    for warning in file.current().warnings() {
+        say(format!("warning: {warning}"));
+    }
+    Ok(Arc::new(file))
 }
 
 /// A module's file with what the `stem.toml` beside it says, if it names it; else with the defaults.

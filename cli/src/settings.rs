@@ -79,6 +79,8 @@ pub struct Flags {
     pub backend: Option<String>,
     /// `--revoke-store`.
     pub revoke_store: Option<String>,
+    /// `--module-store`.
+    pub module_store: Option<String>,
     /// `--namespace`.
     pub namespace: Option<Namespace>,
     /// `--timeout`.
@@ -91,6 +93,10 @@ pub struct Flags {
     pub max_retries: Option<u32>,
     /// `--metrics`.
     pub metrics: Option<SocketAddr>,
+    /// `--policy`.
+    pub policy: Option<PathBuf>,
+    /// `--trust`.
+    pub module_trust: Option<PathBuf>,
 }
 
 /// Every setting.
@@ -102,6 +108,8 @@ pub struct Settings {
     pub result_backend_url: Setting<ServiceUrl>,
     /// Where revocations are kept.
     pub revoke_store_url: Setting<ServiceUrl>,
+    /// Where pushed modules are kept.
+    pub module_store_url: Setting<ServiceUrl>,
     /// Who signs the servers' certificates, where a URL names nobody.
     pub tls_ca_cert: Setting<Option<PathBuf>>,
     /// The client's own certificate, where a URL names none.
@@ -124,6 +132,10 @@ pub struct Settings {
     pub prefetch_multiplier: Setting<u32>,
     /// Where a worker's metrics are to be read.
     pub metrics: Setting<Option<SocketAddr>>,
+    /// What says what modules may reach.
+    pub policy: Setting<Option<PathBuf>>,
+    /// Who is trusted to have published what runs.
+    pub module_trust: Setting<Option<PathBuf>>,
     /// Where metrics and traces are sent.
     pub otlp_endpoint: Setting<Option<Endpoint>>,
     /// What is logged; `None` leaves it to the command.
@@ -133,10 +145,11 @@ pub struct Settings {
 }
 
 /// Every key of the table `[settings]`.
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 20] = [
     "broker-url",
     "result-backend-url",
     "revoke-store-url",
+    "module-store-url",
     "tls-ca-cert",
     "tls-client-cert",
     "tls-client-key",
@@ -148,6 +161,8 @@ pub const KEYS: [&str; 17] = [
     "max-retries",
     "prefetch-multiplier",
     "metrics",
+    "policy",
+    "module-trust",
     "otlp-endpoint",
     "log",
     "log-format",
@@ -195,6 +210,22 @@ impl Settings {
             .unwrap_or_else(|| Setting {
                 value: result_backend_url.value.clone(),
                 source: Source::Follows("result-backend-url"),
+            });
+        let module_store_url = from
+            .resolve(
+                url_flag(
+                    flags.module_store.as_deref(),
+                    "--module-store",
+                    ServiceUrl::parse_module_store,
+                )?,
+                "--module-store",
+                &[env::MODULE_STORE_URL],
+                "module-store-url",
+                ServiceUrl::parse_module_store,
+            )?
+            .unwrap_or_else(|| Setting {
+                value: broker_url.value.clone(),
+                source: Source::Follows("broker-url"),
             });
         let default_queue = from
             .resolve(
@@ -276,6 +307,20 @@ impl Settings {
                 "metrics",
                 telemetry::address,
             )?),
+            policy: optional(from.resolve(
+                flags.policy.clone(),
+                "--policy",
+                &[env::POLICY],
+                "policy",
+                |text| Ok(PathBuf::from(text)),
+            )?),
+            module_trust: optional(from.resolve(
+                flags.module_trust.clone(),
+                "--trust",
+                &[env::MODULE_TRUST],
+                "module-trust",
+                |text| Ok(PathBuf::from(text)),
+            )?),
             otlp_endpoint: optional(from.resolve(
                 None,
                 "",
@@ -293,6 +338,7 @@ impl Settings {
             broker_url,
             result_backend_url,
             revoke_store_url,
+            module_store_url,
             default_queue,
             worker_queues,
         })
@@ -325,6 +371,7 @@ impl Settings {
                 &self.result_backend_url.source,
             ),
             ("revoke-store-url", text(&self.revoke_store_url.value), &self.revoke_store_url.source),
+            ("module-store-url", text(&self.module_store_url.value), &self.module_store_url.source),
             ("tls-ca-cert", path(&self.tls_ca_cert), &self.tls_ca_cert.source),
             ("tls-client-cert", path(&self.tls_client_cert), &self.tls_client_cert.source),
             ("tls-client-key", path(&self.tls_client_key), &self.tls_client_key.source),
@@ -344,6 +391,8 @@ impl Settings {
                 &self.prefetch_multiplier.source,
             ),
             ("metrics", self.metrics.value.map(|at| at.to_string()).into(), &self.metrics.source),
+            ("policy", path(&self.policy), &self.policy.source),
+            ("module-trust", path(&self.module_trust), &self.module_trust.source),
             (
                 "otlp-endpoint",
                 self.otlp_endpoint.value.as_ref().map(ToString::to_string).into(),
@@ -450,10 +499,11 @@ impl SettingsFile {
             file.refuse(format!("{at}{}", error.message()))
         })?;
         let settings = all.remove("settings");
-        // The rest of the file is the manifest of modules, which is read where modules are.
+        // The rest of the file is the manifest of modules and how they are built, which is read where modules are.
         all.remove("handlers");
+        all.remove("build");
         if let Some(unknown) = all.keys().next() {
-            return Err(file.refuse(unknown_key("", unknown, &["settings", "handlers"])));
+            return Err(file.refuse(unknown_key("", unknown, &["settings", "handlers", "build"])));
         }
         match settings {
             None => {}
@@ -595,6 +645,7 @@ mod tests {
             [("STEM_BROKER_URL", "sqlite:///b"), ("STEM_RESULT_BACKEND_URL", "sqlite:///r")];
         let settings = load("", &environment, &Flags::default()).unwrap();
         assert_eq!(settings.revoke_store_url.value, ServiceUrl::Sqlite("/r".into()));
+        assert_eq!(settings.module_store_url.value, ServiceUrl::Sqlite("/b".into()));
         let settings = load("", &environment[..1], &Flags::default()).unwrap();
         assert_eq!(settings.result_backend_url.value, ServiceUrl::Sqlite("/b".into()));
         assert_eq!(settings.revoke_store_url.value, ServiceUrl::Sqlite("/b".into()));

@@ -193,7 +193,7 @@ fn services_are_asked_where_a_url_is_set_and_unsafe_settings_say_what_is_lost() 
     let place = Place::new();
     place.write("w.env", format!("STEM_BROKER_URL={}\n", unsafe_one.url()));
     let found = checks(&place, &[], &["--env-file", "w.env"], 0);
-    for check in ["broker", "result-backend", "revoke-store"] {
+    for check in ["broker", "result-backend", "revoke-store", "module-store"] {
         has(&found, check, "info", "answers");
     }
     has(&found, "broker", "warning", "a crash loses every task");
@@ -204,8 +204,10 @@ fn services_are_asked_where_a_url_is_set_and_unsafe_settings_say_what_is_lost() 
     let away = [
         ("STEM_BROKER_URL", "sqlite://stem.db"),
         ("STEM_REVOKE_STORE_URL", "redis://u:hunter2@127.0.0.1:1"),
+        ("STEM_MODULE_STORE_URL", "no/such/modules"),
     ];
     let found = checks(&place, &away, &[], 1);
+    has(&found, "module-store", "error", "does not exist");
     has(&found, "broker", "info", "answers");
     has(&found, "revoke-store", "error", "127.0.0.1:1");
     assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");

@@ -1,7 +1,9 @@
-//! Every command that the documents tell people to type is one that there is, with flags that it has.
+//! Every command that the documents tell people to type is one that there is, with flags that it has; every manifest and
+//! policy that they show is one that is taken.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
@@ -74,4 +76,46 @@ fn every_command_that_is_named_in_a_sentence_is_one_that_there_is() {
         }
     }
     assert!(count > 40, "{count}");
+}
+
+/// The blocks of TOML in a document that have a table of this name.
+fn blocks(text: &str, table: &str) -> Vec<String> {
+    let blocks = text.split("```toml\n").skip(1);
+    blocks
+        .map(|block| block.split("```").next().unwrap_or_default().to_owned())
+        .filter(|block| block.lines().any(|line| line.starts_with(table)))
+        .collect()
+}
+
+#[test]
+fn every_manifest_and_policy_that_is_shown_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("srv/models")).unwrap();
+    let (mut manifests, mut policies) = (0, 0);
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).unwrap();
+        for block in blocks(&text, "[handlers.") {
+            if block.contains("source = ") {
+                let read = stem_engine::manifest::read(&document, &block);
+                assert!(read.is_ok(), "{block}: {}", read.unwrap_err());
+                manifests += 1;
+            }
+        }
+        for block in blocks(&text, "[grants]") {
+            let key = dir.path().join("key");
+            std::fs::write(&key, "of no worth").unwrap();
+            // The files that it names lie elsewhere than here.
+            let here =
+                |text: String, from: &str, to: &Path| text.replace(from, &to.display().to_string());
+            let block = here(block, "/etc/stem/api-key", &key);
+            let block = here(block, "/srv/models", &dir.path().join("srv/models"));
+            let path = dir.path().join("policy.toml");
+            std::fs::write(&path, &block).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+            let read = stem_engine::policy::Policy::open(&path);
+            assert!(read.is_ok(), "{block}: {}", read.unwrap_err());
+            policies += 1;
+        }
+    }
+    assert!(manifests > 1 && policies > 0, "{manifests} {policies}");
 }

@@ -14,10 +14,11 @@ use stem_core::backend::control::Position;
 use stem_core::control::{Answer, ControlError, Reply};
 use stem_core::envelope::Payload;
 use stem_core::id::{Namespace, QueueName, TaskId, TaskName, WorkerId};
-use stem_core::revoke::RevokeRequest;
+use stem_core::release::{Push, Rollout};
+use stem_core::revoke::{RevokeRequest, module_key};
 use stem_core::time::Clock;
 use stem_engine::{Backends, Client, EnqueueOptions, SystemClock};
-use support::{Live, Place, Ran, appear, assert_keys, fill};
+use support::{BUILD, Live, Place, Ran, appear, assert_keys, fill};
 
 /// What the world is like when a command runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,6 +74,8 @@ const REVOKED: &str =
     "requestId namespace expected missing elapsedMs replies persisted store acknowledgedBy";
 const HEARTBEAT: &str = "[] status silentMs worker bootId namespace state host pid startedAt seenAt intervalMs concurrency queues tasks inflight oldestWithoutProgress?";
 const RECORD: &str = "[] namespace taskId version issuedAt terminate cooperative graceMs? reason? requestedBy? expiresAt?";
+const RELEASE: &str =
+    "[] name version digest size pushedAt pushedBy? signatures recalled canaryPercent";
 const QUEUE: &str =
     "[] name depth delayed inflight paused pausedSince? pauseReason? unroutable tasks";
 
@@ -97,6 +100,12 @@ const TABLE: &[Row] = &[
         cells: [Code(0), Code(0), Code(3), Code(4), Code(1), Code(5), Code(5), Code(2)],
     },
     Row {
+        words: &["worker", "revoke", "--module", BUILD],
+        keys: REVOKED,
+        tells_nothing: true,
+        cells: [Code(0), Code(0), Code(3), Code(4), Code(1), Code(5), Code(5), Code(2)],
+    },
+    Row {
         words: &["worker", "status"],
         keys: HEARTBEAT,
         tells_nothing: true,
@@ -118,6 +127,13 @@ const TABLE: &[Row] = &[
         tells_nothing: false,
         cells: writer(Code(3)),
     },
+    Row {
+        words: &["revokes", "undo", "--module", BUILD],
+        keys: "taskId namespace version undone",
+        tells_nothing: false,
+        cells: writer(Code(3)),
+    },
+    Row { words: &["module", "list"], keys: RELEASE, tells_nothing: false, cells: reader(Code(0)) },
     Row {
         words: &["revokes", "prune"],
         keys: "namespace pruned",
@@ -173,12 +189,24 @@ const fn writer(empty: Cell) -> [Cell; 8] {
     [Code(0), empty, ASKS_NOBODY, ALL_OR_NOTHING, ASKS_NOBODY, Code(5), Code(5), Code(2)]
 }
 
-/// `t` is revoked, a revocation has expired, queue `q` holds a task that nobody takes, and queue `held` is paused.
+/// `t` is revoked and a build recalled, a revocation has expired, queue `q` holds a task that nobody takes, queue `held`
+/// is paused, and a release serves.
 async fn furnish(backends: &Backends) {
     let expired = RevokeRequest { expires_at: Some(SystemClock.now()), ..RevokeRequest::default() };
     let tasks = [("t", RevokeRequest::default()), ("gone", expired)];
-    let tasks = tasks.map(|(task, request)| (TaskId::new(task).unwrap(), request));
+    let mut tasks = tasks.map(|(task, request)| (TaskId::new(task).unwrap(), request)).to_vec();
+    tasks.push((module_key(&BUILD.parse().unwrap()), RevokeRequest::default()));
     backends.revokes.revoke(&Namespace::new("stem").unwrap(), &tasks).await.unwrap();
+    let push = Push {
+        name: TaskName::new("job").unwrap(),
+        digest: BUILD.parse().unwrap(),
+        size: 11,
+        manifest: String::new(),
+        pushed_by: Some("ann".into()),
+        signatures: Vec::new(),
+    };
+    backends.modules.put(&push.digest, b"hello world").await.unwrap();
+    backends.modules.push(&push, Rollout::Whole).await.unwrap();
     let pause = Pause { reason: None, since: SystemClock.now() };
     backends.broker.set_paused(&QueueName::new("held").unwrap(), Some(pause)).await.unwrap();
     let options =

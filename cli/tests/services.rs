@@ -14,10 +14,10 @@ fn on_empty(words: &[&str]) -> i32 {
         ["worker", "revoke", ..]
         | ["revokes", "list" | "prune"]
         | ["task", "enqueue" | "list", ..]
-        | ["dlq", "list"]
+        | ["module" | "dlq", "list"]
         | ["queue", "list" | "pause" | "resume", ..]
         | ["health"] => 0,
-        ["worker" | "revokes" | "task" | "dlq" | "queue", ..] => 3,
+        ["worker" | "revokes" | "task" | "module" | "dlq" | "queue", ..] => 3,
         other => panic!("no expectation for {other:?}"),
     }
 }
@@ -115,7 +115,12 @@ fn health_tells_each_service() {
         .collect();
     assert_eq!(
         serde_json::json!(ok),
-        serde_json::json!([["broker", true], ["results", true], ["revokes", false]])
+        serde_json::json!([
+            ["broker", true],
+            ["results", true],
+            ["revokes", false],
+            ["modules", true]
+        ])
     );
     assert_eq!(place.stem(&["health", "--json"]).expect(0).json()["status"], "ok");
 }

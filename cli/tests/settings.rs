@@ -29,6 +29,7 @@ fn config_show_tells_value_and_source() {
         &json!({"key": "broker-url", "value": default, "source": "default"})
     );
     assert_eq!(setting(&shown, "revoke-store-url")["follows"], "result-backend-url");
+    assert_eq!(setting(&shown, "module-store-url")["follows"], "broker-url");
 
     place.write("stem.toml", "[settings]\nnamespace = \"file\"\nmax-retries = 7\nworker-queues = [\"a\", \"b\"]\n[handlers.x]\nsource = \"file:x.wasm\"\n");
     let ran = place
@@ -141,6 +142,29 @@ fn urls_of_the_environment_choose_the_stores() {
     let flags =
         ["--broker", "sqlite://other.db", "--backend", "sqlite://other.db", "task", "show", "t"];
     place.stem_env(&environment, &flags).expect(3);
+}
+
+#[test]
+fn the_module_store_is_the_flags_then_the_variables_then_the_brokers() {
+    let place = Place::new();
+    let asked = |environment: &[(&str, &str)], args: &[&str], ending: &str| {
+        let args = [args, &["health", "--json"]].concat();
+        let health = place.stem_env(environment, &args).expect(0).json();
+        let found = health["checks"].as_array().unwrap().iter().find(|it| it["check"] == "modules");
+        let service = found.unwrap()["service"].as_str().unwrap();
+        assert!(service.ends_with(ending), "{service}");
+    };
+    asked(&[], &[], "stem.db");
+    place.write("stem.toml", "[settings]\nmodule-store-url = \"sqlite://filed.db\"\n");
+    asked(&[], &[], "filed.db");
+    let variable = [("STEM_MODULE_STORE_URL", "sqlite://named.db")];
+    asked(&variable, &[], "named.db");
+    std::fs::create_dir(place.path("pushed")).unwrap();
+    asked(&variable, &["--module-store", "pushed"], "/pushed");
+    let url = format!("file://{}", place.path("pushed").display());
+    asked(&variable, &["--module-store", &url], "/pushed");
+    let wrong = ["--module-store", "fil:///x", "health"];
+    place.stem(&wrong).expect(2).complains().says("did you mean file://");
 }
 
 #[test]

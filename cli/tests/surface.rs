@@ -133,7 +133,12 @@ fn wrong_usage_is_code_2_with_a_hint_and_no_output() {
     place.stem(&["tsk"]).expect(2).complains().says("task");
     for command in WITH_SERVICES.iter().copied().chain([
         &["task", "run", "x.wasm"][..],
+        &["task", "new", "x", "--lang", "c"],
+        &["task", "build"],
+        &["task", "test"],
         &["module", "check", "x.wasm"],
+        &["module", "push", "x.wasm"],
+        &["module", "key", "new", "x.key"],
         &["config", "show"],
         &["completions", "bash"],
         &["man"],
@@ -155,6 +160,9 @@ fn wrong_usage_is_code_2_with_a_hint_and_no_output() {
         &["dlq", "show"],
         &["queue", "purge"],
         &["module", "check"],
+        &["module", "push"],
+        &["module", "canary", "job"],
+        &["module", "remove", "job"],
         &["completions"],
     ] {
         place.stem(missing).expect(2).complains();
@@ -235,6 +243,9 @@ fn bad_values_are_refused_with_the_offending_text() {
         &["worker", "revoke", "--task", "t", "--grace", "1s", "--cooperative"],
         &["worker", "revoke", "--task", "t", "--expires-in", "0s"],
         &["worker", "revoke", "--task", "t", "--reason", ""],
+        &["worker", "revoke", "--module", "sha256:12"],
+        &["module", "canary", "job", "--percent", "0"],
+        &["module", "push", "x.wasm", "--canary", "5", "--hold"],
         &["worker", "start", "--concurrency", "0"],
         &["worker", "start", "--lease", "10ms"],
         &["worker", "start", "--queue", "a b"],

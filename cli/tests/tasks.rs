@@ -17,29 +17,38 @@ use stem_core::time::Clock;
 use stem_engine::{Backends, SystemClock};
 use support::{Place, Ran, command_module, talking_spin};
 
-/// Plays the worker: takes the task and settles it.
-async fn settle(backends: &Backends, settlement: Settlement) {
-    let worker = WorkerId::new("w").unwrap();
+fn worker() -> WorkerId {
+    WorkerId::new("w").unwrap()
+}
+
+/// Plays the worker: takes the task.
+async fn receive(backends: &Backends) -> Delivery {
     let request = ReceiveRequest {
         queues: vec![QueueName::new("default").unwrap()],
         names: Arc::from([TaskName::new("x").unwrap()]),
         max: 1,
         lease: Duration::from_mins(1),
         owner: Incarnation(uuid::Uuid::now_v7()),
-        worker: worker.clone(),
+        worker: worker(),
         wait: Duration::from_secs(5),
         records: backends.records(),
     };
     let mut deliveries: Vec<Delivery> = backends.broker.receive(&request).await.unwrap();
-    let delivery = deliveries.pop().expect("a task waits");
+    deliveries.pop().expect("a task waits")
+}
+
+/// Plays the worker: takes the task and settles it.
+async fn settle(backends: &Backends, settlement: Settlement) {
+    let delivery = receive(backends).await;
     let settle = Settle {
         receipt: delivery.receipt,
         settlement,
         at: SystemClock.now(),
-        worker,
+        worker: worker(),
         attempt: delivery.attempt,
         usage: None,
         module: None,
+        children: Vec::new(),
     };
     backends.broker.settle(&[settle], backends.records()).await.unwrap();
 }
@@ -132,6 +141,26 @@ fn options_are_carried() {
         .stem(&["task", "enqueue", "x", "--header", "a=1", "--header", "a=2"])
         .expect(2)
         .complains();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_may_be_pinned_to_a_build() {
+    let place = Place::new();
+    let digest = format!("sha256:{}", "5a".repeat(32));
+    let enqueue = |more: &[&str]| {
+        let mut args = vec!["task", "enqueue", "x", "--id", "a", "--json", "--module"];
+        args.extend(more);
+        place.stem(&args)
+    };
+    let said = enqueue(&[&digest]).expect(0).json();
+    assert_eq!(said, json!({"id": "a", "deduplicated": false, "module": digest}));
+    // The one that was there is not pinned by asking again.
+    let other = format!("sha256:{}", "00".repeat(32));
+    assert_eq!(enqueue(&[&other]).expect(0).json(), json!({"id": "a", "deduplicated": true}));
+    let backends = place.backends().await;
+    let delivery = receive(&backends).await;
+    assert_eq!(delivery.envelope.module.map(|digest| digest.to_string()), Some(digest));
+    enqueue(&["5a5a"]).expect(2).complains().says("sha256:");
 }
 
 #[test]
@@ -321,6 +350,58 @@ fn a_module_runs_here_without_a_broker() {
     place.stem(&["task", "run", "absent.wasm"]).expect(2).complains().says("absent.wasm");
     place.write("bad.wasm", "hello");
     place.stem(&["task", "run", "bad.wasm"]).expect(2).complains().says("not a WebAssembly module");
+}
+
+/// Puts a value, reads it back, and enqueues `b` at once and `a` with its success; fails if its payload is 1.
+const REACHES_OUT: &str = r#"(module
+  (import "stem0" "input_read" (func $input_read (param i32 i64 i32) (result i32)))
+  (import "stem0" "output_write" (func $output_write (param i32 i32) (result i32)))
+  (import "stem0" "children_enqueue" (func $enqueue (param i32 i32 i32 i32 i32) (result i32)))
+  (import "stem0" "kv_get" (func $get (param i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "stem0" "kv_put" (func $put (param i32 i32 i32 i32 i32 i32 i32 i64 i64) (result i64)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "[{\"task_name\":\"a\",\"queue\":\"q\",\"delay_ms\":1500}]")
+  (data (i32.const 512) "[{\"task_name\":\"b\",\"dedup_key\":\"k\"},{\"task_name\":\"b\",\"dedup_key\":\"k\"}]")
+  (data (i32.const 800) "seen")
+  (func (export "stem_run") (result i32)
+    (drop (call $input_read (i32.const 1024) (i64.const 0) (i32.const 1)))
+    (if (i64.lt_s (call $put (i32.const 800) (i32.const 4) (i32.const 800) (i32.const 1) (i32.const 1024) (i32.const 1)
+      (i32.const 1) (i64.const 0) (i64.const 0)) (i64.const 0)) (then unreachable))
+    (if (i32.ne (call $get (i32.const 800) (i32.const 4) (i32.const 800) (i32.const 1) (i32.const 2048) (i32.const 9)
+      (i32.const 2040)) (i32.const 1)) (then unreachable))
+    (drop (call $output_write (i32.const 2048) (i32.const 1)))
+    (if (i32.lt_s (call $enqueue (i32.const 0) (i32.const 47) (i32.const 1) (i32.const 4096) (i32.const 999)) (i32.const 0))
+      (then unreachable))
+    (if (i32.lt_s (call $enqueue (i32.const 512) (i32.const 69) (i32.const 0) (i32.const 4096) (i32.const 999)) (i32.const 0))
+      (then unreachable))
+    (i32.eq (i32.load8_u (i32.const 1024)) (i32.const 49))))"#;
+
+#[test]
+fn what_a_module_would_enqueue_is_told_and_its_values_last_as_long_as_it_runs() {
+    let place = Place::new();
+    place.write("m.wasm", wat::parse_str(REACHES_OUT).unwrap());
+    place.write(
+        "stem.toml",
+        "[handlers.m]\nsource = \"file:m.wasm\"\n[handlers.m.grants]\nchildren = [\"*\"]\nkv = [\"seen:rw\"]\n",
+    );
+    let ran = place
+        .stem(&["task", "run", "m.wasm", "--args", "7"])
+        .expect(0)
+        .says("would enqueue a in q after 1500ms: null")
+        .says("would enqueue b: null");
+    assert_eq!(ran.stdout, "7\n");
+    let ran = place.stem(&["task", "run", "m.wasm", "--args", "7", "--json"]).expect(0).json();
+    let children = ran["children"].as_array().unwrap();
+    assert_eq!(children.len(), 2, "one for each key: {ran}");
+    assert_eq!(
+        (&children[0]["name"], &children[0]["release"]),
+        (&json!("a"), &json!("on-success"))
+    );
+    assert_eq!((&children[0]["queue"], &children[0]["delayMs"]), (&json!("q"), &json!(1500)));
+    assert_eq!((&children[1]["dedupKey"], &children[1]["release"]), (&json!("k"), &json!("now")));
+    let ran = place.stem(&["task", "run", "m.wasm", "--args", "1", "--json"]).expect(1).json();
+    let children = ran["children"].as_array().unwrap();
+    assert_eq!((children.len(), &children[0]["name"]), (1, &json!("b")), "{ran}");
 }
 
 #[test]

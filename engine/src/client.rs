@@ -9,7 +9,7 @@ use stem_core::backend::dead_letter::{DeadFilter, Replayed};
 use stem_core::backend::result::Until;
 use stem_core::backend::{BackendError, Records};
 use stem_core::envelope::{Envelope, EnvelopeError, Payload, Priority};
-use stem_core::id::{Namespace, QueueName, TaskId, TaskName, UniqueKey};
+use stem_core::id::{Digest, Namespace, QueueName, TaskId, TaskName, UniqueKey};
 use stem_core::retry::RetryPolicy;
 use stem_core::revoke::{Revocation, RevokeRequest};
 use stem_core::task::TaskRecord;
@@ -43,6 +43,8 @@ pub struct EnqueueOptions {
     pub id: Option<TaskId>,
     /// While a task with this key is not final, another enqueue changes nothing.
     pub unique_key: Option<UniqueKey>,
+    /// Only this build may run it, whichever serves the name.
+    pub module: Option<Digest>,
     /// W3C `traceparent`.
     pub trace_parent: Option<String>,
     /// The producer's own.
@@ -60,6 +62,7 @@ impl Default for EnqueueOptions {
             timeout: None,
             id: None,
             unique_key: None,
+            module: None,
             trace_parent: None,
             headers: BTreeMap::new(),
         }
@@ -119,6 +122,7 @@ impl Client {
             retry: options.retry,
             timeout: options.timeout,
             unique_key: options.unique_key,
+            module: options.module,
             trace_parent: options.trace_parent,
             headers: options.headers,
             ..Envelope::new(id, name, options.queue, payload, self.clock.now())
@@ -141,27 +145,7 @@ impl Client {
 
     /// Stores tasks in one step. The envelopes must have passed [`Envelope::check`].
     pub async fn enqueue_all(&self, envelopes: &[Envelope]) -> Result<Vec<Enqueued>, EnqueueError> {
-        let records = self.backends.records();
-        if records == Records::Elsewhere {
-            // The record first: a crash in between leaves a queued record that a repeated enqueue with the same id heals,
-            // never a task that runs and cannot be seen.
-            self.backends.results.record_queued(envelopes).await?;
-        }
-        let published = self.backends.broker.publish(envelopes, records).await?;
-        if records == Records::Elsewhere {
-            // Another task has the unique key, so these never come to be. Without this their records say queued for ever.
-            let unborn: Vec<TaskId> = envelopes
-                .iter()
-                .zip(&published)
-                .filter(|(envelope, published)| {
-                    matches!(published, Published::Duplicate { existing } if *existing != envelope.id)
-                })
-                .map(|(envelope, _)| envelope.id.clone())
-                .collect();
-            if !unborn.is_empty() {
-                self.backends.results.forget(&unborn).await?;
-            }
-        }
+        let published = self.backends.publish(envelopes).await?;
         Ok(envelopes
             .iter()
             .zip(published)

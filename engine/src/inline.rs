@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stem_core::envelope::Payload;
+use stem_core::id::TaskId;
 use stem_core::limits::{Limits, Usage};
 use stem_core::outcome::{
     Failure, FailureKind, Outcome, RetryAdvice, StopHow, StopNotice, StopReason,
 };
 use stem_core::task::Progress;
-use stem_isolate::{AttemptHost, Exit, LogLevel, Refusal, TaskInfo};
+use stem_isolate::{AttemptHost, Child, Exit, LogLevel, Refusal, Release, TaskInfo};
 use tokio::sync::Notify;
 
 /// From a stop by force until the handler is dropped at its next await: what it has to reach a checkpoint and end in
@@ -133,7 +134,9 @@ impl TaskContext {
         match self.host.extend_lease(by).await {
             Ok(left) => Ok(left),
             Err(Refusal::LeaseLost) => Err(Interrupted { code: "worker-stop" }),
-            Err(Refusal::Unavailable(_)) => Ok(Duration::ZERO),
+            Err(Refusal::Unavailable(_) | Refusal::Quota(_) | Refusal::Invalid(_)) => {
+                Ok(Duration::ZERO)
+            }
         }
     }
 
@@ -164,6 +167,23 @@ impl TaskContext {
         self.host.save_checkpoint(state).await.map_err(refused)
     }
 
+    /// Enqueues tasks whose parent is this one, and returns their ids in order: now, or with this attempt's success and never
+    /// otherwise. An attempt may enqueue [`CHILDREN`](stem_core::settlement::CHILDREN) tasks of
+    /// [`CHILDREN_BYTES`](stem_core::settlement::CHILDREN_BYTES) together, and a chain is at most
+    /// [`DEPTH`](stem_core::envelope::DEPTH) deep.
+    ///
+    /// An attempt that runs again enqueues again; give children a key to make them the same ones. Where broker and result
+    /// backend are two services, the children of a success are enqueued just before it counts: a worker that dies in that
+    /// moment has enqueued them, and the attempt is made again.
+    pub async fn enqueue(
+        &self,
+        children: Vec<Child>,
+        release: Release,
+    ) -> Result<Vec<TaskId>, TaskError> {
+        self.heartbeat()?;
+        self.host.enqueue(children, release).await.map_err(refused)
+    }
+
     /// Writes a line to the worker's log, under the task's name and id.
     pub fn log(&self, level: LogLevel, message: &str) {
         self.host.log(level, &stem_core::text::printable(message, 4096), &[]);
@@ -174,6 +194,8 @@ fn refused(refusal: Refusal) -> TaskError {
     match refusal {
         Refusal::LeaseLost => Interrupted { code: "worker-stop" }.into(),
         Refusal::Unavailable(problem) => TaskError::retryable("unavailable", problem),
+        Refusal::Quota(what) => TaskError::fatal("quota", what),
+        Refusal::Invalid(what) => TaskError::fatal("invalid", what),
     }
 }
 
@@ -210,7 +232,9 @@ impl Shared {
             let code = match reason {
                 StopReason::Revoked => "revoked",
                 StopReason::TimeLimit => "soft-time-limit",
-                StopReason::Shutdown | StopReason::LeaseLost => "worker-stop",
+                StopReason::Shutdown | StopReason::Recalled | StopReason::LeaseLost => {
+                    "worker-stop"
+                }
             };
             return Some(Interrupted { code });
         }

@@ -7,7 +7,9 @@
 //! | [`worker`] | [`Worker`]: takes deliveries, runs attempts, obeys operators; its documentation is the life of a task |
 //! | [`inline`] | [`TaskContext`]: what a native handler is given |
 //! | [`manifest`] | `stem.toml`: what a module asks for |
+//! | [`signing`] | who published a release, and who is trusted |
 //! | [`modules`] | a directory of modules, read and loaded |
+//! | [`policy`] | the worker's policy: the most that handlers get, and values behind names |
 //! | [`clock`] | the only readers of the system's clock |
 //! | [`units`] | durations and sizes as people write them |
 //!
@@ -47,7 +49,9 @@ pub mod clock;
 pub mod inline;
 pub mod manifest;
 pub mod modules;
+pub mod policy;
 pub mod revocations;
+pub mod signing;
 pub mod units;
 pub mod worker;
 
@@ -55,6 +59,7 @@ pub use backends::{Backends, purge};
 pub use client::{Client, EnqueueError, EnqueueOptions, Enqueued};
 pub use clock::SystemClock;
 pub use inline::{Interrupted, TaskContext, TaskError};
+pub use stem_isolate::{Child, Release};
 pub use worker::{
     AutoscaleRules, RevokePolicy, Worker, WorkerBuilder, WorkerConfig, WorkerError, WorkerHandle,
 };

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use stem_core::id::TaskName;
 use stem_core::limits::Limits;
 use stem_core::task::ModuleRef;
-use stem_isolate::{Granted, IsolateRuntime, LoadError, Module, OnFailure};
+use stem_isolate::{Granted, IsolateRuntime, LoadError, Module, ModuleKind, OnFailure};
 
 use crate::manifest::{self, HandlerManifest, ManifestError};
+use crate::policy::{Origin, Policy, Resolved};
 
 /// Largest manifest.
 const MANIFEST_BYTES: u64 = 1 << 20;
@@ -35,6 +36,18 @@ pub struct ModuleHandler {
 }
 
 impl ModuleHandler {
+    /// A module that serves a name as its manifest says, with what it gets.
+    pub fn new(manifest: &HandlerManifest, module: Arc<Module>, resolved: Resolved) -> Self {
+        Self {
+            name: manifest.name.clone(),
+            module,
+            limits: resolved.limits,
+            on_failure: manifest.on_failure,
+            version: manifest.version.clone(),
+            granted: resolved.granted,
+        }
+    }
+
     /// What is written into the task's record.
     pub fn reference(&self) -> ModuleRef {
         ModuleRef { digest: self.module.digest(), version: self.version.clone() }
@@ -168,11 +181,21 @@ fn insert(
     Ok(())
 }
 
-/// Loads one module as its manifest describes it.
+/// Loads one module as its manifest describes it, with all that the manifest asks for, which is the word of whoever put
+/// it beside the module; `cap` bounds its limits.
 pub async fn load(
     runtime: &IsolateRuntime,
     found: &Found,
     cap: &Limits,
+) -> Result<ModuleHandler, ModulesError> {
+    load_with(runtime, found, Policy::none().resolve(&found.manifest, Origin::Local, cap)).await
+}
+
+/// Loads one module as its manifest describes it, with what it gets.
+pub async fn load_with(
+    runtime: &IsolateRuntime,
+    found: &Found,
+    resolved: Resolved,
 ) -> Result<ModuleHandler, ModulesError> {
     let path = &found.path;
     let size = std::fs::metadata(path).map_err(read_error(path))?.len();
@@ -186,13 +209,24 @@ pub async fn load(
         return Err(ModulesError::Load { path: path.clone(), source: source.into() });
     }
     let wasm = std::fs::read(path).map_err(read_error(path))?;
+    prepare(runtime, found, &wasm, resolved).await
+}
+
+/// Prepares a module from its bytes, as its manifest describes it; the path is only what it is called.
+pub(crate) async fn prepare(
+    runtime: &IsolateRuntime,
+    found: &Found,
+    wasm: &[u8],
+    resolved: Resolved,
+) -> Result<ModuleHandler, ModulesError> {
+    let path = &found.path;
     let mismatch = |problem: String| ModulesError::Mismatch { path: path.clone(), problem };
-    let digest = stem_isolate::admission::digest(&wasm);
+    let digest = stem_isolate::admission::digest(wasm);
     if let Some(wanted) = found.manifest.digest.filter(|wanted| *wanted != digest) {
         return Err(mismatch(format!("the manifest asks for {wanted} and the file is {digest}")));
     }
     let module = runtime
-        .load(&wasm)
+        .load(wasm)
         .await
         .map_err(|source| ModulesError::Load { path: path.clone(), source })?;
     if let Some(kind) = found.manifest.kind.filter(|kind| *kind != module.kind()) {
@@ -202,25 +236,35 @@ pub async fn load(
             module.kind().as_str()
         )));
     }
-    Ok(ModuleHandler {
-        name: found.manifest.name.clone(),
-        module,
-        limits: found.manifest.limits.capped_by(cap),
-        on_failure: found.manifest.on_failure,
-        version: found.manifest.version.clone(),
-        granted: Arc::default(),
-    })
+    let HandlerManifest { arguments, input_file, result_file, .. } = &found.manifest;
+    let for_commands = [
+        ("arguments", !arguments.is_empty()),
+        ("input-file", input_file.is_some()),
+        ("result-file", result_file.is_some()),
+    ];
+    for (key, is_there) in for_commands {
+        if is_there && module.kind() != ModuleKind::Command {
+            return Err(mismatch(format!(
+                "the manifest has {key}, which is for a command, and the module is a {}",
+                module.kind().as_str()
+            )));
+        }
+    }
+    Ok(ModuleHandler::new(&found.manifest, module, resolved))
 }
 
-/// Loads every module of a directory; the first that is refused stops it.
+/// Loads every module of a directory; the first that is refused stops it. Warns of grants that are not given.
 pub async fn load_dir(
     runtime: &IsolateRuntime,
     dir: &Path,
+    policy: &Policy,
     cap: &Limits,
 ) -> Result<Vec<ModuleHandler>, ModulesError> {
     let mut handlers = Vec::new();
-    for found in find(dir)?.values() {
-        handlers.push(load(runtime, found, cap).await?);
+    for (name, found) in find(dir)? {
+        let resolved = policy.resolve(&found.manifest, Origin::Local, cap);
+        resolved.warn(&name);
+        handlers.push(load_with(runtime, &found, resolved).await?);
     }
     Ok(handlers)
 }

@@ -65,6 +65,16 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(refuse)
 }
 
+/// Writes a size so that [`bytes`] reads it back, in the largest unit that is exact.
+pub fn write_bytes(bytes: u64) -> String {
+    for (unit, size) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+        if bytes > 0 && bytes.is_multiple_of(size) {
+            return format!("{}{unit}", bytes / size);
+        }
+    }
+    format!("{bytes}B")
+}
+
 /// Of these words, the one that is nearest to `given`, if it is near enough to be a slip.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
@@ -115,6 +125,9 @@ mod tests {
     fn sizes_need_a_unit() {
         assert_eq!(bytes("128MiB"), Ok(128 << 20));
         assert_eq!(bytes("7B"), Ok(7));
+        for text in ["0B", "1023B", "3KiB", "128MiB", "2GiB"] {
+            assert_eq!(write_bytes(bytes(text).unwrap()), text);
+        }
         for bad in ["", "5", "5MB", "5mib", "MiB", "99999999999GiB"] {
             assert!(bytes(bad).is_err(), "{bad}");
         }

@@ -17,6 +17,7 @@
 mod attempt;
 mod autoscale;
 mod builder;
+mod children;
 mod config;
 mod control;
 mod driver;
@@ -32,7 +33,9 @@ mod progress;
 mod recycle;
 mod reload;
 mod revocations;
+mod routes;
 mod shared;
+mod shipping;
 mod signals;
 mod slots;
 mod watchdog;

@@ -29,6 +29,8 @@ fn through(faulty: &Arc<Faulty>, inner: &Backends) -> Backends {
         control: faulty.control(Arc::clone(&inner.control)),
         presence: faulty.presence(Arc::clone(&inner.presence)),
         dead_letters: faulty.dead(Arc::clone(&inner.dead_letters)),
+        modules: faulty.modules(Arc::clone(&inner.modules)),
+        buckets: faulty.buckets(Arc::clone(&inner.buckets)),
     }
 }
 

@@ -149,6 +149,7 @@ impl Modules {
             slice: RuntimeConfig::SLICE,
             compiler: Compiler::InProcess,
             cache_dir: None,
+            scratch_dir: None,
         };
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("small.wasm"), module_with_pages(1)).unwrap();
@@ -158,8 +159,10 @@ impl Modules {
 
     async fn start(&self, backends: Backends, config: WorkerConfig) -> Bench {
         let cap = config.limits_cap.clone();
-        let modules =
-            stem_engine::modules::load_dir(&self.runtime, self.dir.path(), &cap).await.unwrap();
+        let policy = config.policy.current();
+        let modules = stem_engine::modules::load_dir(&self.runtime, self.dir.path(), &policy, &cap)
+            .await
+            .unwrap();
         start(backends, config, |builder| {
             let builder = builder.isolates(Arc::clone(&self.runtime));
             modules

@@ -44,6 +44,30 @@ pub const LEASE_EXTENSIONS_PER_SECOND: u32 = 1;
 /// A saved checkpoint. Over it the call is refused as too large and the former value stays.
 pub const CHECKPOINT_BYTES: usize = 256 * KIB;
 
+/// Tasks of one `children.enqueue`. With more the call is refused as invalid.
+pub const CHILDREN_PER_CALL: usize = 100;
+
+/// Tasks that one attempt enqueues. A call that would pass it is refused for its quota.
+pub const CHILDREN_PER_ATTEMPT: usize = 1000;
+
+/// The longest delay of a child; longer ones are taken as this.
+pub const CHILD_DELAY_CAP: Duration = Duration::from_hours(24 * 365);
+
+/// The name of a bucket. Over it the call is refused as too large.
+pub const KV_BUCKET_BYTES: usize = 128;
+
+/// A key in a bucket. Over it the call is refused as too large.
+pub const KV_KEY_BYTES: usize = 512;
+
+/// A value in a bucket. Over it the call is refused as too large.
+pub const KV_VALUE_BYTES: usize = 64 * KIB;
+
+/// The longest that a value with a time to live is kept; longer ones are taken as this.
+pub const KV_TTL_CAP: Duration = Duration::from_hours(24 * 3650);
+
+/// The name of a setting or of a secret. Over it the call is refused as too large.
+pub const SETTING_NAME_BYTES: usize = 128;
+
 /// A task's payload. Over it the task is refused when enqueued.
 pub const PAYLOAD_BYTES: usize = MIB;
 

@@ -31,9 +31,29 @@ pub const SLEEP: &str = "sleep";
 pub const TIME_LEFT: &str = "time_left";
 /// `(dst i32, cap i32) -> i32`: task info as JSON, returns its full size.
 pub const INFO: &str = "info";
+/// `(dst i32, cap i32) -> i32`: the checkpoint, returns its full size.
+pub const CHECKPOINT_LOAD: &str = "checkpoint_load";
+/// `(src i32, len i32) -> i32`: replaces the checkpoint, returns 0.
+pub const CHECKPOINT_SAVE: &str = "checkpoint_save";
+/// `(src i32, len i32, release i32, dst i32, cap i32) -> i32`: enqueues tasks, returns the full size of their ids as JSON.
+pub const CHILDREN_ENQUEUE: &str = "children_enqueue";
+/// `(bucket i32, bucket_len i32, key i32, key_len i32, dst i32, cap i32, version i32) -> i32`: a value, returns its full
+/// size.
+pub const KV_GET: &str = "kv_get";
+/// `(bucket i32, bucket_len i32, key i32, key_len i32, src i32, len i32, when i32, version i64, ttl_ms i64) -> i64`:
+/// replaces a value, returns its version.
+pub const KV_PUT: &str = "kv_put";
+/// `(bucket i32, bucket_len i32, key i32, key_len i32, when i32, version i64) -> i32`: removes a value, returns 0.
+pub const KV_REMOVE: &str = "kv_remove";
+/// `(key i32, key_len i32, dst i32, cap i32) -> i32`: a setting, returns its full size.
+pub const CONFIG_GET: &str = "config_get";
+/// `(name i32, name_len i32, dst i32, cap i32) -> i32`: what stands for a secret, returns its full size.
+pub const SECRET_PLACEHOLDER: &str = "secret_placeholder";
+/// `(name i32, name_len i32, dst i32, cap i32) -> i32`: a secret, returns its full size.
+pub const SECRET_REVEAL: &str = "secret_reveal";
 
 /// Every function of [`MODULE`], in the README's order.
-pub const FUNCTIONS: [&str; 11] = [
+pub const FUNCTIONS: [&str; 20] = [
     INPUT_LEN,
     INPUT_READ,
     OUTPUT_WRITE,
@@ -45,6 +65,15 @@ pub const FUNCTIONS: [&str; 11] = [
     SLEEP,
     TIME_LEFT,
     INFO,
+    CHECKPOINT_LOAD,
+    CHECKPOINT_SAVE,
+    CHILDREN_ENQUEUE,
+    KV_GET,
+    KV_PUT,
+    KV_REMOVE,
+    CONFIG_GET,
+    SECRET_PLACEHOLDER,
+    SECRET_REVEAL,
 ];
 
 /// No grant covers the call.
@@ -88,3 +117,18 @@ pub const TIME_LEFT_SOFT: i32 = 0;
 pub const TIME_LEFT_HARD: i32 = 1;
 /// `time_left` answers this where no limit is set; here it is not [`ERR_DENIED`].
 pub const NO_LIMIT: i64 = -1;
+
+/// The JSON text of one `children_enqueue` call. Over it the call returns [`ERR_TOO_LARGE`] and enqueues nothing.
+pub const CHILDREN_BYTES: usize = 2 * 1024 * 1024;
+
+/// `children_enqueue`: at once.
+pub const RELEASE_NOW: i32 = 0;
+/// `children_enqueue`: with this attempt's success.
+pub const RELEASE_ON_SUCCESS: i32 = 1;
+
+/// `kv_put`, `kv_remove`: in any case.
+pub const KV_ALWAYS: i32 = 0;
+/// `kv_put`: if there is no value.
+pub const KV_IF_ABSENT: i32 = 1;
+/// `kv_put`, `kv_remove`: if the value has the given version.
+pub const KV_IF_VERSION: i32 = 2;

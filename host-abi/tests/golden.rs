@@ -112,6 +112,52 @@ fn fail_texts_have_a_code_and_a_message() {
     }
 }
 
+/// Reads a task of `children_enqueue` as the README says.
+fn read_child(child: &Value) -> Option<(&str, Value, Vec<u8>)> {
+    let name = child["task_name"].as_str()?;
+    let media_type = child.get("media_type").cloned().unwrap_or(json!(stem_host_abi::JSON));
+    let bytes = match (child.get("input"), child.get("input_base64")) {
+        (Some(input), None) => input.to_string().into_bytes(),
+        (None, Some(text)) => {
+            let letters = text.as_str()?.trim_end_matches('=').bytes().map(|letter| match letter {
+                b'A'..=b'Z' => u32::from(letter - b'A'),
+                b'a'..=b'z' => u32::from(letter - b'a') + 26,
+                b'0'..=b'9' => u32::from(letter - b'0') + 52,
+                b'+' => 62,
+                _ => 63,
+            });
+            let letters: Vec<u32> = letters.collect();
+            let bytes = letters.chunks(4).flat_map(|four| {
+                let bits = four.iter().fold(0, |bits, letter| bits << 6 | letter);
+                let bits = bits << (6 * (4 - four.len()));
+                bits.to_be_bytes()[1..].iter().copied().take(four.len() - 1).collect::<Vec<_>>()
+            });
+            bytes.collect()
+        }
+        (None, None) => b"null".to_vec(),
+        (Some(_), Some(_)) => return None,
+    };
+    Some((name, media_type, bytes))
+}
+
+#[test]
+fn children_have_a_name_and_json_or_bytes() {
+    let full: Vec<Value> = serde_json::from_str(&golden("children.json")).unwrap();
+    let read: Vec<_> = full.iter().map(|child| read_child(child).unwrap()).collect();
+    assert_eq!(
+        read,
+        [
+            ("thumb.small", json!("application/json"), br#"{"picture":"a.png"}"#.to_vec()),
+            ("thumb.large", json!("image/png"), b"\x89PNG".to_vec()),
+        ]
+    );
+    let minimal: Vec<Value> = serde_json::from_str(&golden("children.minimal.json")).unwrap();
+    assert_eq!(
+        minimal.iter().map(read_child).collect::<Vec<_>>(),
+        [Some(("thumb.small", json!("application/json"), b"null".to_vec()))]
+    );
+}
+
 /// The README's tables are for people; a number changed in one place only would mislead them.
 #[test]
 fn the_readme_names_every_constant() {
@@ -148,6 +194,22 @@ fn the_readme_names_every_constant() {
         limits::PROGRESS_MESSAGE_BYTES / 1024,
         limits::PROGRESS_DATA_BYTES / 1024
     ));
+    line(format!("| children of a call, of an attempt | {}, 1,000 |", limits::CHILDREN_PER_CALL));
+    assert_eq!(limits::CHILDREN_PER_ATTEMPT, 1000);
+    line(format!("| `children_enqueue` text | {} MiB |", raw::CHILDREN_BYTES >> 20));
+    line(format!(
+        "| delay of a child | {} days |",
+        limits::CHILD_DELAY_CAP.as_secs() / (24 * 3600)
+    ));
+    line(format!(
+        "| bucket name, key, value | {} bytes, {} bytes, {} KiB |",
+        limits::KV_BUCKET_BYTES,
+        limits::KV_KEY_BYTES,
+        limits::KV_VALUE_BYTES / 1024
+    ));
+    line("| time to live of a value | 3,650 days |".to_owned());
+    assert_eq!(limits::KV_TTL_CAP.as_secs(), 3650 * 24 * 3600);
+    line(format!("| name of a setting or secret | {} bytes |", limits::SETTING_NAME_BYTES));
     line(format!("| progress | {} a second |", limits::PROGRESS_UPDATES_PER_SECOND));
     line(format!("passed on within {} s |", limits::HEARTBEAT_FLUSH.as_secs()));
     line(format!("| lease extension | {} a second |", limits::LEASE_EXTENSIONS_PER_SECOND));

@@ -72,7 +72,20 @@ fn a_pure_task_reaches_nothing_outside() {
 
 #[test]
 fn what_an_sdk_binds_needs_no_wasi_and_fits_a_task() {
-    assert_eq!(imports("guest"), ours(&["checkpoint", "context", "lifecycle", "log", "types"]));
+    assert_eq!(
+        imports("guest"),
+        ours(&[
+            "checkpoint",
+            "children",
+            "config",
+            "context",
+            "kv",
+            "lifecycle",
+            "log",
+            "secrets",
+            "types"
+        ])
+    );
     assert_eq!(exports("guest"), exports("task"));
     let offered = imports("task");
     assert!(imports("guest").iter().all(|import| offered.contains(import)));
@@ -83,7 +96,18 @@ fn a_task_has_all_of_a_pure_task_and_wasi() {
     let offered = imports("task");
     assert_eq!(
         only_ours(offered.clone()),
-        ours(&["checkpoint", "context", "lifecycle", "log", "stop-events", "types"])
+        ours(&[
+            "checkpoint",
+            "children",
+            "config",
+            "context",
+            "kv",
+            "lifecycle",
+            "log",
+            "secrets",
+            "stop-events",
+            "types"
+        ])
     );
     assert!(offered.contains(&"wasi:clocks/monotonic-clock@0.2.12".to_owned()));
     assert!(!offered.iter().any(|import| import.starts_with("wasi:http")));
@@ -93,5 +117,5 @@ fn a_task_has_all_of_a_pure_task_and_wasi() {
 #[test]
 fn a_command_runs_by_wasi_alone() {
     assert_eq!(exports("command"), ["wasi:cli/run@0.2.12"]);
-    assert_eq!(only_ours(imports("command")), ours(&["context", "lifecycle", "log", "types"]));
+    assert_eq!(only_ours(imports("command")), imports("guest"));
 }

@@ -7,14 +7,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use stem_core::envelope::{MAX_RETRIES, Priority};
-use stem_core::id::{QueueName, TaskId, TaskName, UniqueKey};
+use stem_core::id::{Digest, QueueName, TaskId, TaskName, UniqueKey};
 use stem_core::task::TaskState;
 use stem_core::time::Timestamp;
 use stem_engine::units::duration;
 
-use super::{JsonArg, NamespaceArg};
+use super::{JsonArg, NamespaceArg, PolicyArg};
 
 /// `stem task …`
 #[derive(Debug, Subcommand)]
@@ -22,6 +22,7 @@ pub enum Task {
     /// Store a task durably; prints its id
     #[command(
         after_help = "Without arguments the task gets {}. With --wait the id goes to standard error and the result to standard output.
+With --module only that build runs it, whichever serves its name; `stem module show` prints digests.
 
 Examples:
   stem task enqueue word-count --json-args '{\"text\":\"a b a\"}'
@@ -95,18 +96,75 @@ Examples:
         #[command(flatten)]
         json: JsonArg,
     },
-    /// Run a module once, here, without a broker
+    /// Begin a project: a task that works, its test, and how it is built
     #[command(
-        after_help = "It gets the limits and the host functions a worker would give it: those of the stem.toml beside the file
-that names it, else the defaults. Checkpoints are kept until it ends. Ctrl-C stops it.
+        after_help = "It is written into a new folder of that name, with all that it needs of Stem; nothing is downloaded.
 
 Examples:
+  stem task new add-up --lang rust
+  stem task new add-up --lang python --json"
+    )]
+    New {
+        /// The task's name, and the folder's
+        name: TaskName,
+        /// What to write it in
+        #[arg(long, value_name = "LANGUAGE")]
+        lang: Language,
+        /// How to answer.
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Build the module of a project
+    #[command(
+        after_help = "Does what [build] in the folder's stem.toml says, and puts the module where [handlers] says. Tools that the project pins are
+downloaded into it at the first time; what those that must be there need is said if it is missing. What tools say goes to standard
+error, the module's path to standard output. Exit code 1 if the build fails, 2 if a tool is missing.
+
+Examples:
+  stem task build
+  stem task build add-up --json"
+    )]
+    Build {
+        /// The project
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+        /// How to answer.
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Test the task of a project natively, without WebAssembly and without a worker
+    #[command(
+        after_help = "Does what [build] in the folder's stem.toml says. Exit code 1 if a test fails, 2 if a tool is missing.
+
+Examples:
+  stem task test
+  stem task test add-up"
+    )]
+    Test {
+        /// The project
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+        /// How to answer.
+        #[command(flatten)]
+        json: JsonArg,
+    },
+    /// Run a module once, here, without a broker
+    #[command(
+        after_help = "It gets the limits, the grants and the host functions a worker would give it: those of the stem.toml beside the file
+that names it, capped by the policy if there is one; else the defaults and no grants. Checkpoints are kept until it ends. Ctrl-C stops it.
+
+Examples:
+  stem task run --args '{\"numbers\":[1,2,3]}'
   stem task run word-count.wasm --args '{\"text\":\"a b a\"}'
-  stem task run render-image.wasm --args-file args.json > picture.png"
+  stem task run render-image.wasm --args-file args.json > picture.png
+  stem task run fetch.wasm --policy ./policy.toml"
     )]
     Run {
-        /// The module
-        file: PathBuf,
+        /// The module, or a project's folder [default: the current folder]
+        module: Option<PathBuf>,
+        /// What modules may reach.
+        #[command(flatten)]
+        policy: PolicyArg,
         /// The arguments
         #[command(flatten)]
         arguments: RunArguments,
@@ -117,6 +175,40 @@ Examples:
         #[command(flatten)]
         json: JsonArg,
     },
+}
+
+/// What a project is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Language {
+    /// Rust
+    Rust,
+    /// JavaScript
+    #[value(name = "js", alias = "javascript")]
+    Javascript,
+    /// TypeScript
+    #[value(name = "ts", alias = "typescript")]
+    Typescript,
+    /// Python
+    #[value(alias = "py")]
+    Python,
+    /// C
+    C,
+    /// Go
+    Go,
+}
+
+impl Language {
+    /// As people write it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Rust => "Rust",
+            Self::Javascript => "JavaScript",
+            Self::Typescript => "TypeScript",
+            Self::Python => "Python",
+            Self::C => "C",
+            Self::Go => "Go",
+        }
+    }
 }
 
 /// Where the arguments of a local run come from.
@@ -172,6 +264,9 @@ pub struct EnqueueArgs {
     /// While a task with this key has not ended, another enqueue changes nothing
     #[arg(long, value_name = "KEY")]
     pub unique: Option<UniqueKey>,
+    /// Only the build with this digest may run it, whichever serves the name
+    #[arg(long, value_name = "DIGEST")]
+    pub module: Option<Digest>,
     /// A header for the handler (repeatable)
     #[arg(long, value_name = "K=V", value_parser = header)]
     pub header: Vec<(String, String)>,

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use stem_core::control::Drain;
-use stem_core::id::{QueueName, TaskId, WorkerId};
+use stem_core::id::{Digest, QueueName, TaskId, WorkerId};
 use stem_core::time::Timestamp;
 use stem_engine::RevokePolicy;
 use stem_engine::units::{bytes, duration, write_duration};
 
-use super::{DiagnoseArgs, HealthcheckArgs, JsonArg, Multi, NamespaceArg};
+use super::{DiagnoseArgs, HealthcheckArgs, JsonArg, Multi, NamespaceArg, PolicyArg};
 use crate::telemetry::address;
 
 /// `stem worker …`
@@ -69,6 +69,8 @@ Examples:
     #[command(
         after_help = "The order is stored first, then told to the workers; one that starts later obeys it too.
 Without --terminate, --grace or --cooperative an attempt that runs is left to finish.
+With --module DIGEST a build is recalled (`stem module show` prints digests): tasks whose name it serves wait until another serves it, and those that only it may run
+go to the dead letters.
 
 Examples:
   stem worker revoke --task 0198c0de-0000-7000-8000-000000000000
@@ -175,9 +177,15 @@ pub struct WorkerStart {
     /// Serve this queue (repeatable, or with commas; the preferred first) [env: STEM_WORKER_QUEUES] [default: default]
     #[arg(long, value_name = "Q", value_delimiter = ',')]
     pub queue: Vec<QueueName>,
-    /// Serve the modules of this directory and of those right below it; changes are picked up while it runs
+    /// Serve the modules of this directory and of those right below it; changes are picked up while it runs. What it has goes before what `stem module push` shipped
     #[arg(long, value_name = "DIR")]
     pub modules: Option<PathBuf>,
+    /// How modules are capped, and the values behind the names in their manifests.
+    #[command(flatten)]
+    pub policy: PolicyArg,
+    /// Run only pushed modules that a publisher signed whose public key and name stand on a line of this file [env: STEM_MODULE_TRUST]
+    #[arg(long, value_name = "FILE")]
+    pub trust: Option<PathBuf>,
     /// Attempts that may run at once [default: four for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub concurrency: Option<u32>,
@@ -275,8 +283,11 @@ pub struct RevokeArgs {
     #[command(flatten)]
     pub control: ControlArgs,
     /// The task (repeatable, or with commas)
-    #[arg(long, value_name = "ID", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "ID", value_delimiter = ',', required_unless_present = "module")]
     pub task: Vec<TaskId>,
+    /// A build of a module (repeatable, or with commas): what runs on it is stopped and goes back to its queue, and it runs nothing any more; implies --terminate
+    #[arg(long, value_name = "DIGEST", value_delimiter = ',')]
+    pub module: Vec<Digest>,
     /// Also stop an attempt that runs
     #[arg(long)]
     pub terminate: bool,
@@ -286,9 +297,9 @@ pub struct RevokeArgs {
     /// Stop a running attempt only at a checkpoint, never by force; implies --terminate
     #[arg(long)]
     pub cooperative: bool,
-    /// When the order may be forgotten: a duration, or never
-    #[arg(long, value_name = "D", value_parser = duration_or_never, default_value_t = Expiry::DEFAULT)]
-    pub expires_in: Expiry,
+    /// When the order may be forgotten: a duration, or never [default: 30d; for a module never]
+    #[arg(long, value_name = "D", value_parser = duration_or_never)]
+    pub expires_in: Option<Expiry>,
     /// Why; shown in the task's record
     #[arg(long, value_name = "TEXT", value_parser = words)]
     pub reason: Option<String>,

@@ -19,15 +19,17 @@ pub(super) struct Check {
     pub(super) found: Result<Health, CliError>,
 }
 
-/// Asks all three at the same time. Each is opened by itself: one that is away must not hide what the others say.
-pub(super) async fn look(settings: &Settings) -> [Check; 3] {
+/// Asks all four at the same time. Each is opened by itself: one that is away must not hide what the others say.
+pub(super) async fn look(settings: &Settings) -> [Check; 4] {
+    // On the heap: to open a service takes many steps, and all are prepared at once.
     let answer = |health: Result<Health, BackendError>| health.map_err(CliError::from);
-    let (broker, results, revokes) = tokio::join!(
-        async { answer(connect::broker(settings).await?.health().await) },
-        async { answer(connect::results(settings).await?.health().await) },
-        async { answer(connect::revokes(settings).await?.health().await) },
+    let (broker, results, revokes, modules) = tokio::join!(
+        Box::pin(async { answer(connect::broker(settings).await?.health().await) }),
+        Box::pin(async { answer(connect::results(settings).await?.health().await) }),
+        Box::pin(async { answer(connect::revokes(settings).await?.health().await) }),
+        Box::pin(async { answer(connect::modules(settings).await?.health().await) }),
     );
-    [("broker", broker), ("results", results), ("revokes", revokes)]
+    [("broker", broker), ("results", results), ("revokes", revokes), ("modules", modules)]
         .map(|(name, found)| Check { name, found })
 }
 

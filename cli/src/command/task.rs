@@ -1,8 +1,11 @@
 //! `stem task …`
 
 mod arguments;
+mod build;
 mod enqueue;
 mod list;
+mod local;
+mod new;
 mod result;
 mod run;
 mod show;
@@ -17,6 +20,7 @@ use super::Context;
 use crate::args::Task;
 use crate::connect;
 use crate::error::{CliError, Outcome};
+use crate::project;
 use crate::settings::Settings;
 
 pub(super) async fn run(context: &Context, command: Task) -> Outcome {
@@ -36,8 +40,12 @@ pub(super) async fn run(context: &Context, command: Task) -> Outcome {
         Task::Result { id, output, json } => {
             result::run(context, &id, output.as_deref(), json).await
         }
-        Task::Run { file, arguments, name, json } => {
-            run::run(context, &file, arguments, name, json).await
+        Task::New { name, lang, json } => new::run(&name, lang, json),
+        Task::Build { folder, json } => build::build(folder, json).await,
+        Task::Test { folder, json } => build::test(folder, json).await,
+        Task::Run { module, policy, arguments, name, json } => {
+            let file = project::module(module.as_deref(), name.as_ref())?;
+            run::run(context, &file, policy, arguments, name, json).await
         }
     }
 }

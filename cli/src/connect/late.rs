@@ -1,41 +1,52 @@
-//! A revoke store that could not be opened yet: every call tries again.
+//! A store that is not opened yet: every call tries again until it is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stem_core::backend::{BackendError, ErrorClass, Health, RevokeStore, ServiceId};
-use stem_core::id::{Namespace, TaskId};
+use stem_core::backend::modules::{Assigned, History, Pushed, Removed};
+use stem_core::backend::{BackendError, ErrorClass, Health, ModuleStore, RevokeStore, ServiceId};
+use stem_core::id::{Digest, Namespace, TaskId, TaskName};
+use stem_core::release::{Assignment, Catalogue, Push, Rollout};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
+use stem_engine::Backends;
 use tokio::sync::OnceCell;
 
 use super::{Service, ServiceUrl, Tls};
 use crate::error::CliError;
 
 #[derive(Debug)]
-struct Late {
+pub(super) struct Late {
     service: ServiceId,
     url: ServiceUrl,
     tls: Tls,
-    opened: OnceCell<Arc<dyn RevokeStore>>,
+    opened: OnceCell<Backends>,
 }
 
 /// The store at this place, when it can be opened.
-pub(super) fn store(url: ServiceUrl, tls: Tls) -> Arc<dyn RevokeStore> {
+pub(super) fn store(url: ServiceUrl, tls: Tls) -> Arc<Late> {
     let service = ServiceId(url.to_string());
     Arc::new(Late { service, url, tls, opened: OnceCell::new() })
 }
 
 impl Late {
-    async fn store(&self) -> Result<&Arc<dyn RevokeStore>, BackendError> {
+    async fn backends(&self) -> Result<&Backends, BackendError> {
         let open = async || match Service::open(&self.url, &self.tls).await {
-            Ok(service) => Ok(service.backends().revokes),
+            Ok(service) => Ok(service.backends()),
             Err(CliError { what, .. }) => {
                 let class = ErrorClass::Transient;
-                Err(BackendError::new(class, &self.service.0, "open the revoke store", what))
+                Err(BackendError::new(class, &self.service.0, "open the store", what))
             }
         };
         self.opened.get_or_try_init(open).await
+    }
+
+    async fn revokes(&self) -> Result<&dyn RevokeStore, BackendError> {
+        Ok(&*self.backends().await?.revokes)
+    }
+
+    async fn modules(&self) -> Result<&dyn ModuleStore, BackendError> {
+        Ok(&*self.backends().await?.modules)
     }
 }
 
@@ -50,7 +61,7 @@ impl RevokeStore for Late {
         namespace: &Namespace,
         requests: &[(TaskId, RevokeRequest)],
     ) -> Result<Vec<Revocation>, BackendError> {
-        self.store().await?.revoke(namespace, requests).await
+        self.revokes().await?.revoke(namespace, requests).await
     }
 
     async fn undo(
@@ -58,7 +69,7 @@ impl RevokeStore for Late {
         namespace: &Namespace,
         task: &TaskId,
     ) -> Result<Option<Version>, BackendError> {
-        self.store().await?.undo(namespace, task).await
+        self.revokes().await?.undo(namespace, task).await
     }
 
     async fn since(
@@ -67,18 +78,66 @@ impl RevokeStore for Late {
         after: Version,
         limit: usize,
     ) -> Result<Vec<RevocationChange>, BackendError> {
-        self.store().await?.since(namespace, after, limit).await
+        self.revokes().await?.since(namespace, after, limit).await
     }
 
     async fn prune(&self, namespace: &Namespace) -> Result<u64, BackendError> {
-        self.store().await?.prune(namespace).await
+        self.revokes().await?.prune(namespace).await
     }
 
     async fn changed(&self, wait: Duration) -> Result<(), BackendError> {
-        self.store().await?.changed(wait).await
+        self.revokes().await?.changed(wait).await
     }
 
     async fn health(&self) -> Result<Health, BackendError> {
-        self.store().await?.health().await
+        self.revokes().await?.health().await
+    }
+}
+
+#[async_trait]
+impl ModuleStore for Late {
+    fn service(&self) -> &ServiceId {
+        &self.service
+    }
+
+    async fn put(&self, digest: &Digest, bytes: &[u8]) -> Result<(), BackendError> {
+        self.modules().await?.put(digest, bytes).await
+    }
+
+    async fn get(&self, digest: &Digest) -> Result<Option<Vec<u8>>, BackendError> {
+        self.modules().await?.get(digest).await
+    }
+
+    async fn push(&self, push: &Push, rollout: Rollout) -> Result<Pushed, BackendError> {
+        self.modules().await?.push(push, rollout).await
+    }
+
+    async fn assign(
+        &self,
+        name: &TaskName,
+        seen: Option<Assignment>,
+        assignment: Option<Assignment>,
+    ) -> Result<Assigned, BackendError> {
+        self.modules().await?.assign(name, seen, assignment).await
+    }
+
+    async fn remove(&self, name: &TaskName, version: u32) -> Result<Removed, BackendError> {
+        self.modules().await?.remove(name, version).await
+    }
+
+    async fn history(&self, name: &TaskName) -> Result<Option<History>, BackendError> {
+        self.modules().await?.history(name).await
+    }
+
+    async fn catalogue(&self) -> Result<Catalogue, BackendError> {
+        self.modules().await?.catalogue().await
+    }
+
+    async fn changed(&self, seen: u64, wait: Duration) -> Result<(), BackendError> {
+        self.modules().await?.changed(seen, wait).await
+    }
+
+    async fn health(&self) -> Result<Health, BackendError> {
+        self.modules().await?.health().await
     }
 }

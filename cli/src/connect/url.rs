@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use stem_engine::units;
 use url::Url;
 
-/// Every scheme; `file` for revocations only.
+/// Every scheme; `file` for revocations and modules only.
 const SCHEMES: [&str; 7] =
     ["sqlite", "redis", "rediss", "postgres", "postgresql", "memory", "file"];
 /// Words that make a query parameter a secret.
@@ -19,7 +19,7 @@ pub enum ServiceUrl {
     Sqlite(PathBuf),
     /// This process's memory.
     Memory,
-    /// A file of revocations.
+    /// A file of revocations, or a directory of modules.
     File(PathBuf),
     /// A Redis, with its credentials.
     Redis(Secret),
@@ -83,7 +83,7 @@ impl ServiceUrl {
             ("memory", Some("" | "/")) => Ok(Self::Memory),
             ("memory", Some(_)) => Err(format!("{:?} names a place; write memory://", mask(text))),
             ("file", Some(_)) => Err(format!(
-                "{:?} is a file, which can hold revocations and nothing else; write sqlite:///path/to/stem.db",
+                "{:?} is a file, which can hold revocations or modules and nothing else; write sqlite:///path/to/stem.db",
                 mask(text)
             )),
             ("redis" | "rediss", Some(_)) => stem_redis::check_url(text)
@@ -112,6 +112,11 @@ impl ServiceUrl {
             },
             Some(_) => Self::parse(text),
         }
+    }
+
+    /// Reads the URL of a module store, which may also be a bare path, of a directory.
+    pub fn parse_module_store(text: &str) -> Result<Self, String> {
+        Self::parse_revoke_store(text)
     }
 }
 
@@ -250,7 +255,7 @@ mod tests {
             ("postgres://h/d?schema=No", "not valid"),
             ("redis://h?nonsense=1", "known are prefix"),
             ("redis://h/x", "cannot be used"),
-            ("file:///var/revokes", "revocations and nothing else"),
+            ("file:///var/revokes", "revocations or modules and nothing else"),
         ] {
             let problem = ServiceUrl::parse(url).unwrap_err();
             assert!(problem.contains(words), "{url}: {problem}");

@@ -276,6 +276,10 @@ pub(crate) fn talking_spin() -> Vec<u8> {
     .unwrap()
 }
 
+/// The digest of some module.
+pub(crate) const BUILD: &str =
+    "sha256:b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
+
 /// Every command that needs a service, with arguments that are right.
 pub(crate) const WITH_SERVICES: &[&[&str]] = &[
     &["worker", "start"],
@@ -287,9 +291,17 @@ pub(crate) const WITH_SERVICES: &[&[&str]] = &[
     &["worker", "pause", "--queue", "q"],
     &["worker", "resume", "--queue", "q"],
     &["worker", "status"],
+    &["worker", "revoke", "--module", BUILD],
     &["revokes", "list"],
     &["revokes", "undo", "--task", "t"],
+    &["revokes", "undo", "--module", BUILD],
     &["revokes", "prune"],
+    &["module", "list"],
+    &["module", "show", "job"],
+    &["module", "rollback", "job"],
+    &["module", "promote", "job"],
+    &["module", "canary", "job", "--percent", "5%"],
+    &["module", "remove", "job", "1", "--yes"],
     &["task", "enqueue", "x"],
     &["task", "show", "t"],
     &["task", "wait", "t"],

@@ -64,6 +64,7 @@ fn a_password_in_every_url_comes_out_nowhere() {
         ("STEM_BROKER_URL", url.as_str()),
         ("STEM_RESULT_BACKEND_URL", &url),
         ("STEM_REVOKE_STORE_URL", &url),
+        ("STEM_MODULE_STORE_URL", &url),
         ("STEM_OTLP_ENDPOINT", &collector),
         ("STEM_LOG", "trace"),
     ];
@@ -104,6 +105,7 @@ fn a_password_in_every_url_comes_out_nowhere() {
             "STEM_BROKER_URL",
             "STEM_RESULT_BACKEND_URL",
             "STEM_REVOKE_STORE_URL",
+            "STEM_MODULE_STORE_URL",
             "STEM_OTLP_ENDPOINT",
         ] {
             let one_wrong = [environment[0], (variable, wrong.as_str()), ("STEM_LOG", "trace")];
@@ -116,7 +118,7 @@ fn a_password_in_every_url_comes_out_nowhere() {
                 clean(&one_wrong, words);
             }
         }
-        for flag in ["--broker", "--backend", "--revoke-store"] {
+        for flag in ["--broker", "--backend", "--revoke-store", "--module-store"] {
             clean(&[("STEM_LOG", "trace")], &[flag, wrong, "health", "--json"]);
         }
     }

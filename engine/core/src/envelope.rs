@@ -213,7 +213,10 @@ impl Envelope {
             );
         }
         if self.depth > DEPTH {
-            return field("depth", format!("is {}; a chain has at most {DEPTH} tasks", self.depth));
+            return field(
+                "depth",
+                format!("is {}; at most {DEPTH} tasks stand above one", self.depth),
+            );
         }
         if self.retry.max_retries > MAX_RETRIES {
             return field(

@@ -237,7 +237,7 @@ impl HostPattern {
         };
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         if let Some(address) = bare.or(host.contains(':').then_some(host)) {
-            let address: std::net::Ipv6Addr =
+            let address: core::net::Ipv6Addr =
                 address.parse().map_err(|_| "it is not an IPv6 address".to_owned())?;
             return Ok(Self { host: address.to_string(), port });
         }
@@ -263,7 +263,8 @@ impl HostPattern {
         }
         // An address must be written in the one way that leaves no doubt.
         let last = host.rsplit('.').next().unwrap_or_default();
-        if last.bytes().all(|b| b.is_ascii_digit()) && host.parse::<std::net::Ipv4Addr>().is_err() {
+        if last.bytes().all(|b| b.is_ascii_digit()) && host.parse::<core::net::Ipv4Addr>().is_err()
+        {
             return Err("an address is four numbers in 0 to 255 without leading zeros".to_owned());
         }
         Ok(Self { host, port })
@@ -277,7 +278,7 @@ impl HostPattern {
         if self.port.is_some_and(|ours| ours != port) {
             return false;
         }
-        let address = host.parse::<std::net::IpAddr>().is_ok();
+        let address = host.parse::<core::net::IpAddr>().is_ok();
         loop {
             match (ours.next(), theirs.next()) {
                 (None, None) => return true,
@@ -292,7 +293,7 @@ impl HostPattern {
     pub fn covers(&self, other: &Self) -> bool {
         let ports = self.port.is_none() || self.port == other.port;
         let (mut ours, mut theirs) = (self.host.split('.'), other.host.split('.'));
-        let address = other.host.parse::<std::net::IpAddr>().is_ok();
+        let address = other.host.parse::<core::net::IpAddr>().is_ok();
         ports
             && loop {
                 match (ours.next(), theirs.next()) {
@@ -306,7 +307,7 @@ impl HostPattern {
 
     /// Whether it is spelled out as an address.
     pub fn is_address(&self) -> bool {
-        self.host.parse::<std::net::IpAddr>().is_ok()
+        self.host.parse::<core::net::IpAddr>().is_ok()
     }
 }
 

@@ -121,6 +121,10 @@ name!(
     RequestId, "request id"
 );
 name!(
+    /// A bucket of small values.
+    BucketName, "bucket name"
+);
+name!(
     /// What makes an enqueue idempotent: while a task with this key is not final, another enqueue returns that task.
     UniqueKey, "unique key"
 );

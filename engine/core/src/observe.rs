@@ -142,6 +142,8 @@ pub enum Service {
     Control,
     /// Heartbeats.
     Presence,
+    /// Builds of modules.
+    Modules,
 }
 
 impl Service {
@@ -153,6 +155,7 @@ impl Service {
             Self::Revokes => "revokes",
             Self::Control => "control",
             Self::Presence => "presence",
+            Self::Modules => "modules",
         }
     }
 }

@@ -120,6 +120,8 @@ pub enum StopReason {
     TimeLimit,
     /// The worker is shutting down; the task goes back to its queue.
     Shutdown,
+    /// An operator recalled the build that it runs; the task goes back to its queue.
+    Recalled,
     /// An operator revoked the task with terminate.
     Revoked,
     /// Somebody else owns the task now, or the lease could not be renewed in time.

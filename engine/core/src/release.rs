@@ -1,7 +1,18 @@
 //! Releases: which build of a module serves a task name, now and before.
 
+mod ask;
+mod at_hand;
+mod shelf;
+mod shelves;
+
+pub use ask::{Ask, Assign, Change, Remove};
+pub use at_hand::AtHand;
+pub use shelf::{Shelf, Shelved};
+pub use shelves::Shelves;
+
 use serde::{Deserialize, Serialize};
 
+use crate::backend::modules::MODULE_BYTES;
 use crate::id::{Digest, TaskId, TaskName};
 use crate::time::Timestamp;
 
@@ -9,6 +20,8 @@ use crate::time::Timestamp;
 pub const MANIFEST_BYTES: usize = 64 << 10;
 /// Most signatures of a release.
 pub const SIGNATURES: usize = 16;
+/// Longest name of whoever pushed a release, and longest key and signature in base64, in bytes.
+pub const WORD_BYTES: usize = 256;
 /// Most releases that are kept of one task name; the oldest that serves nothing goes when another comes.
 pub const RELEASES: usize = 100;
 
@@ -67,6 +80,23 @@ impl Push {
     /// What publishers sign.
     pub fn signed_bytes(&self) -> Vec<u8> {
         signed_bytes(&self.name, &self.digest, &self.manifest)
+    }
+
+    /// Refuses what is larger than a store takes.
+    pub fn check(&self) -> Result<(), String> {
+        let words = self.signatures.iter().flat_map(|it| [&it.key, &it.signature]);
+        let longest = words.chain(&self.pushed_by).map(String::len).max().unwrap_or_default();
+        for (what, has, most) in [
+            ("the manifest's bytes", self.manifest.len() as u64, MANIFEST_BYTES as u64),
+            ("the signatures", self.signatures.len() as u64, SIGNATURES as u64),
+            ("the bytes of a signature or name", longest as u64, WORD_BYTES as u64),
+            ("the module's bytes", self.size, MODULE_BYTES as u64),
+        ] {
+            if has > most {
+                return Err(format!("{what} are {has}; a store takes {most} at most"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -184,10 +214,17 @@ impl Served {
     }
 }
 
+/// The revision of a store after a change: above the one before, and not below the time in microseconds, so that a store
+/// which was restored from an older copy gives none out again that somebody has seen.
+pub fn next_revision(last: u64, now: Timestamp) -> u64 {
+    let micros = u64::try_from(now.unix_millis()).unwrap_or(0).saturating_mul(1_000);
+    (last + 1).max(micros)
+}
+
 /// Every task name that something serves, as one consistent picture.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalogue {
-    /// Grows with every change of the store.
+    /// Grows with every change of the store; 0 before the first.
     pub revision: u64,
     /// Sorted by name.
     pub served: Vec<Served>,

@@ -2,12 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::envelope::Payload;
+use crate::envelope::{Envelope, Payload};
 use crate::id::{Incarnation, LeaseToken, QueueName, TaskId, WorkerId};
 use crate::limits::Usage;
 use crate::outcome::{Failure, StopHow};
 use crate::task::{FailedAttempt, ModuleRef, RevocationEnd, TaskState};
 use crate::time::Timestamp;
+
+/// Most children that an attempt enqueues, and so of one settlement.
+pub const CHILDREN: usize = 1_000;
+/// Most bytes that the wire forms of an attempt's children have together: what a store takes in one step without keeping
+/// others waiting.
+pub const CHILDREN_BYTES: usize = 4 << 20;
 
 /// Proof of holding a delivery. Every settlement, renewal, progress and checkpoint names it; one whose token is not
 /// the newest changes nothing.
@@ -129,9 +135,27 @@ pub struct Settle {
     pub usage: Option<Usage>,
     /// Which code ran.
     pub module: Option<ModuleRef>,
+    /// Tasks that come to be with this attempt's success: at most [`CHILDREN`], of at most [`CHILDREN_BYTES`]. Each has
+    /// passed [`Envelope::check`]. See [`publishes`](Self::publishes).
+    pub children: Vec<Envelope>,
 }
 
 impl Settle {
+    /// The children that a broker publishes in the same atomic step as the settlement, if that is done; in their order,
+    /// and after the delivery has gone, so that a unique key which it held is free for them. A child that is there already,
+    /// by its id or its unique key, is left as it is and spoils nothing. None unless the settlement is a success.
+    pub fn publishes(&self) -> &[Envelope] {
+        match &self.settlement {
+            Settlement::Succeed(_) => &self.children,
+            Settlement::Fail { .. }
+            | Settlement::Retry { .. }
+            | Settlement::Revoke(_)
+            | Settlement::Expire
+            | Settlement::Release
+            | Settlement::Discard => &[],
+        }
+    }
+
     /// The entry that it adds to the task's history; `None` where no attempt failed.
     pub fn failed_attempt(&self) -> Option<FailedAttempt> {
         let failure = match &self.settlement {

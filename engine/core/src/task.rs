@@ -55,7 +55,11 @@ pub const MOVES: &[Move] = {
         step(Running, Running, "delivered again at once after a lost lease"),
         step(Running, Succeeded, "the handler returned a result"),
         step(Running, Retrying, "the attempt failed and another is left"),
-        step(Running, Queued, "released by a worker that shuts down, or its lease ran out"),
+        step(
+            Running,
+            Queued,
+            "released by a worker that shuts down, its module was recalled, or its lease ran out",
+        ),
         step(Running, Failed, "the attempt failed for good, or took its worker down too often"),
         step(Queued, Failed, "its envelope cannot be read, or no worker knew its name in time"),
         step(Retrying, Failed, "its envelope cannot be read, or no worker knew its name in time"),

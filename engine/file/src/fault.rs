@@ -41,6 +41,20 @@ impl Fault {
         Self { class: ErrorClass::Corrupt, problem, source: None }
     }
 
+    /// What no version of ours wrote, or was damaged.
+    pub(crate) fn damaged(problem: impl Into<String>) -> Self {
+        Self { class: ErrorClass::Corrupt, problem: problem.into(), source: None }
+    }
+
+    /// Work that did not come to its end.
+    pub(crate) fn lost(error: &tokio::task::JoinError) -> Self {
+        Self::transient(if error.is_panic() {
+            "the call broke down"
+        } else {
+            "the runtime is shutting down"
+        })
+    }
+
     /// A system call on the file or what lies beside it.
     pub(crate) fn io(what: impl Display, error: io::Error) -> Self {
         let problem = match error.kind() {

@@ -18,6 +18,7 @@
 //! | `revoke`, `compact`, `repair`, `health` | what is done with it |
 //! | `follow` | waiting for a change |
 //! | `store` | the trait |
+//! | `modules` | modules in a directory, beside all this: the trait of module stores |
 
 mod compact;
 mod fault;
@@ -26,6 +27,7 @@ mod health;
 mod index;
 mod journal;
 mod lock;
+mod modules;
 mod place;
 mod repair;
 mod revoke;
@@ -33,5 +35,6 @@ mod store;
 mod window;
 mod wire;
 
+pub use modules::{ModuleDirectory, ModuleDirectoryOptions};
 pub use repair::Repaired;
 pub use store::{FileStore, FileStoreOptions};

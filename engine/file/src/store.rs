@@ -96,13 +96,7 @@ impl FileStore {
                     Fault::transient(format!("another call here has kept it for {millis} ms"))
                 })?;
             let working = tokio::task::spawn_blocking(move || work(&mut journal, deadline));
-            working.await.map_err(|error| {
-                Fault::transient(if error.is_panic() {
-                    "the call broke down"
-                } else {
-                    "the runtime is shutting down"
-                })
-            })?
+            working.await.map_err(|error| Fault::lost(&error))?
         };
         done.await.map_err(|fault| fault.during(&self.service, action))
     }

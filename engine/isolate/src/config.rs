@@ -42,6 +42,9 @@ pub struct RuntimeConfig {
     pub compiler: Compiler,
     /// Where compiled code is kept between starts; `None` compiles at each start.
     pub cache_dir: Option<PathBuf>,
+    /// Where scratch directories lie, in a directory of this user alone; `None` for the system's place for temporary
+    /// files (`TMPDIR`). It should be on a disk with room for as many quotas as there are isolates.
+    pub scratch_dir: Option<PathBuf>,
 }
 
 impl RuntimeConfig {

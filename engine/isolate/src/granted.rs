@@ -41,4 +41,11 @@ pub struct Granted {
     pub inputs: BTreeMap<String, PathBuf>,
     /// Arguments of a command after its name.
     pub arguments: Vec<String>,
+    /// Where a command finds its payload instead of on its standard input, which is then empty: the path of a file
+    /// right in the scratch directory, for instance `/scratch/in.png`. Needs the grant of one. A payload that is one JSON
+    /// string is its text there.
+    pub input_file: Option<String>,
+    /// Where a command leaves its result instead of on its standard output, whose lines then go to the log: the path of
+    /// a file right in the scratch directory. Needs the grant of one.
+    pub result_file: Option<String>,
 }

@@ -4,14 +4,21 @@
 
 pub(crate) mod abi;
 mod checkpoint;
+mod children;
+mod config;
 mod context;
+mod denial;
+pub(crate) mod files;
+pub(crate) mod http;
+mod kv;
 mod lifecycle;
 mod log;
 pub(crate) mod raw;
+pub(crate) mod secrets;
 pub(crate) mod stdio;
 mod stop_events;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,11 +34,16 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use self::abi::types::HostError;
+use self::denial::Denials;
+use self::files::{CoreFiles, FileRules};
 pub use self::log::LogLevel;
 pub(crate) use self::log::Logs;
+use self::secrets::Placeholders;
 use crate::exit::HostTrap;
+use crate::granted::Granted;
 use crate::interrupt::Shared;
-use crate::isolate::TaskInfo;
+use crate::isolate::{AttemptSpec, TaskInfo};
 use crate::limiter::Limiter;
 
 /// Why the worker could not do what a guest asked of it.
@@ -41,6 +53,10 @@ pub enum Refusal {
     LeaseLost,
     /// The service behind it failed; asking again may work.
     Unavailable(String),
+    /// The attempt has used up a count; the text names it.
+    Quota(String),
+    /// An argument is out of its bounds; the text names it.
+    Invalid(String),
 }
 
 impl Refusal {
@@ -59,12 +75,19 @@ pub struct Child {
     pub queue: Option<QueueName>,
     /// The arguments, within the bounds of an envelope.
     pub input: Payload,
-    /// Not to be delivered earlier.
+    /// Not to be delivered earlier: from now, or from the success it waits for.
     pub delay: Option<Duration>,
     /// Children of one task with the same key are one child, over all attempts.
     pub dedup_key: Option<String>,
     /// The guest's own, within the bounds of an envelope.
     pub headers: BTreeMap<String, String>,
+}
+
+impl Child {
+    /// To be run where its parent is, as soon as it is enqueued.
+    pub fn new(name: TaskName, input: Payload) -> Self {
+        Self { name, queue: None, input, delay: None, dedup_key: None, headers: BTreeMap::new() }
+    }
 }
 
 /// When a child is enqueued.
@@ -130,6 +153,14 @@ pub(crate) struct AttemptState {
     pub(crate) limits: Limits,
     pub(crate) limiter: Limiter,
     pub(crate) logs: Logs,
+    pub(crate) granted: Arc<Granted>,
+    /// What stands for secrets; requests get the secrets from it.
+    pub(crate) placeholders: Placeholders,
+    denials: Denials,
+    /// Secrets that the log says were revealed.
+    revealed: BTreeSet<String>,
+    /// Tasks that it has enqueued.
+    enqueued: usize,
     calls: u64,
     calls_allowed: u64,
     extended: Option<(Instant, Duration)>,
@@ -139,13 +170,27 @@ impl AttemptState {
     pub(crate) fn new(
         shared: Arc<Shared>,
         host: Arc<dyn AttemptHost>,
-        info: Arc<TaskInfo>,
-        limits: Limits,
+        spec: &AttemptSpec,
         logs: Logs,
     ) -> Self {
+        let limits = spec.limits.clone();
         let limiter = Limiter::new(limits.memory_bytes, limits.table_entries, Arc::clone(&shared));
-        let calls_allowed = limits.host_calls_per_second;
-        Self { shared, host, info, limits, limiter, logs, calls: 0, calls_allowed, extended: None }
+        Self {
+            shared,
+            host,
+            info: Arc::new(spec.info.clone()),
+            calls_allowed: limits.host_calls_per_second,
+            limits,
+            limiter,
+            logs,
+            granted: Arc::clone(&spec.granted),
+            placeholders: Placeholders::new(Arc::clone(&spec.granted)),
+            denials: Denials::default(),
+            revealed: BTreeSet::new(),
+            enqueued: 0,
+            calls: 0,
+            extended: None,
+        }
     }
 
     /// Ends the guest here if it is to stop, or calls too often.
@@ -242,6 +287,17 @@ impl AttemptState {
         }
     }
 
+    /// Asks the worker, and puts what it refuses into the guest's words.
+    async fn ask<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> wasmtime::Result<Result<T, HostError>> {
+        match self.unless_stopped(work).await? {
+            Err(Refusal::LeaseLost) => Err(Self::trap_lease_lost()),
+            answer => Ok(answer.map_err(Into::into)),
+        }
+    }
+
     /// Waits for the worker, and no longer than until the attempt is stopped.
     async fn unless_stopped<T>(&mut self, work: impl Future<Output = T>) -> wasmtime::Result<T> {
         let shared = Arc::clone(&self.shared);
@@ -267,7 +323,9 @@ impl AttemptState {
 /// The state behind a component.
 pub(crate) struct ComponentState {
     pub(crate) wasi: WasiCtx,
+    pub(crate) http: http::Http,
     pub(crate) table: ResourceTable,
+    pub(crate) files: FileRules,
     pub(crate) attempt: AttemptState,
 }
 
@@ -280,6 +338,7 @@ impl WasiView for ComponentState {
 /// The state behind a core module.
 pub(crate) struct CoreState {
     pub(crate) wasi: WasiP1Ctx,
+    pub(crate) files: CoreFiles,
     pub(crate) attempt: AttemptState,
     pub(crate) raw: raw::RawState,
 }

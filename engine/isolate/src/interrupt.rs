@@ -57,8 +57,9 @@ fn encode(reason: StopReason, force: bool) -> u8 {
     let rank = match reason {
         StopReason::TimeLimit => 1,
         StopReason::Shutdown => 2,
-        StopReason::Revoked => 3,
-        StopReason::LeaseLost => 4,
+        StopReason::Recalled => 3,
+        StopReason::Revoked => 4,
+        StopReason::LeaseLost => 5,
     };
     rank | if force { FORCE } else { 0 }
 }
@@ -67,8 +68,9 @@ fn decode(order: u8) -> Option<(StopReason, bool)> {
     let reason = match order & !FORCE {
         1 => StopReason::TimeLimit,
         2 => StopReason::Shutdown,
-        3 => StopReason::Revoked,
-        4 => StopReason::LeaseLost,
+        3 => StopReason::Recalled,
+        4 => StopReason::Revoked,
+        5 => StopReason::LeaseLost,
         _ => return None,
     };
     Some((reason, order & FORCE != 0))
@@ -418,6 +420,7 @@ mod tests {
         let reasons = [
             StopReason::TimeLimit,
             StopReason::Shutdown,
+            StopReason::Recalled,
             StopReason::Revoked,
             StopReason::LeaseLost,
         ];

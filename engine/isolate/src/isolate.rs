@@ -19,12 +19,14 @@ use crate::config;
 use crate::exit::{self, Circumstances, HostTrap};
 use crate::granted::Granted;
 use crate::host::abi::{self, types};
+use crate::host::files::{self, FileRules, Files, Scratches};
+use crate::host::http::{Http, Network};
 use crate::host::raw::RawState;
 use crate::host::stdio::Output;
 use crate::host::{AttemptHost, AttemptState, ComponentState, CoreState, LogLevel, Logs};
 use crate::interrupt::{Driver, InterruptHandle, Shared};
-use crate::limiter::Limiter;
-use crate::module::{Linked, Module, OnFailure};
+use crate::limiter::{Limiter, Refused};
+use crate::module::{self, Linked, Module, ModuleKind, OnFailure};
 use crate::report::{Kind, Report};
 use crate::runtime::IsolateRuntime;
 
@@ -136,6 +138,8 @@ impl IsolateRuntime {
             engine: self.engine.clone(),
             slices: self.ticker.slices(),
             room: Arc::clone(&self.room),
+            network: Arc::clone(&self.network),
+            scratches: Arc::clone(&self.scratches),
         };
         let call = run(sandbox, Arc::clone(module), spec, host, Arc::clone(&shared));
         shared.fill(Box::pin(call));
@@ -149,6 +153,8 @@ struct Sandbox {
     engine: Engine,
     slices: Arc<AtomicU64>,
     room: Arc<Semaphore>,
+    network: Arc<Network>,
+    scratches: Arc<Scratches>,
 }
 
 /// A store with every limit set.
@@ -188,7 +194,7 @@ fn store<T: 'static>(
     store
 }
 
-/// The WASI side of an attempt: nothing but output, clocks and randomness.
+/// The WASI side of an attempt: nothing but output, clocks and randomness; files come to it later.
 fn wasi(
     spec: &AttemptSpec,
     stdout: Output,
@@ -203,8 +209,13 @@ fn wasi(
     wasi
 }
 
-/// What a command finds in its environment.
+/// What a command finds in its environment and after its name. No setting stands for what the contract says.
 fn environment(wasi: &mut WasiCtxBuilder, spec: &AttemptSpec) {
+    wasi.args(&spec.granted.arguments);
+    let is_ours = |name: &str| name.starts_with("STEM_") || name == command::ENV_TRACEPARENT;
+    for (name, value) in spec.granted.settings.iter().filter(|(name, _)| !is_ours(name)) {
+        wasi.env(name, value);
+    }
     let info = &spec.info;
     let deadline = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -234,7 +245,7 @@ async fn run(
 ) -> Outcome {
     // Isolates that were just stopped hold their slots until they are taken down; the next ones wait here for them
     // instead of failing. Given back when everything below is gone.
-    let _room = Arc::clone(&sandbox.room)
+    let room = Arc::clone(&sandbox.room)
         .acquire_many_owned(module.slots)
         .await
         .expect("the semaphore is never closed");
@@ -242,16 +253,23 @@ async fn run(
         return Outcome::not_begun();
     }
     let logs = Logs::new(Arc::clone(&host), spec.limits.log_bytes);
-    let input = std::mem::take(&mut spec.input.bytes);
+    let mut input = std::mem::take(&mut spec.input.bytes);
     let spec = Arc::new(spec);
-    let attempt = AttemptState::new(
-        Arc::clone(&shared),
-        Arc::clone(&host),
-        Arc::new(spec.info.clone()),
-        spec.limits.clone(),
-        logs.clone(),
-    );
-    let run = Run { sandbox, spec, shared, logs: logs.clone() };
+    let (files, _room) = if spec.granted.needs_files() {
+        if module.kind == ModuleKind::Command && spec.granted.input_file.is_some() {
+            input = files::as_file(input, &spec.input.media_type);
+        }
+        let payload = (module.kind == ModuleKind::Command).then_some(&mut input);
+        let scratches = Arc::clone(&sandbox.scratches);
+        match Files::prepare(scratches, Arc::clone(&spec.granted), payload, room).await {
+            Ok(files) => (Some(files), None),
+            Err(outcome) => return outcome,
+        }
+    } else {
+        (None, Some(room))
+    };
+    let attempt = AttemptState::new(Arc::clone(&shared), Arc::clone(&host), &spec, logs.clone());
+    let run = Run { sandbox, spec, shared, logs: logs.clone(), files };
     let outcome = match &module.linked {
         Linked::Task(pre) => run.task(pre, input, attempt).await,
         Linked::Command(pre) => run.command(pre, input, attempt).await,
@@ -280,9 +298,26 @@ struct Run {
     spec: Arc<AttemptSpec>,
     shared: Arc<Shared>,
     logs: Logs,
+    files: Option<Files>,
 }
 
 impl Run {
+    /// Gives the WASI side the attempt's files. An error is the attempt's outcome.
+    async fn mounted(&self, wasi: WasiCtxBuilder) -> Result<(WasiCtxBuilder, FileRules), Outcome> {
+        match &self.files {
+            Some(files) => files.mount(wasi).await.map(|wasi| (wasi, files.rules())),
+            None => Ok((wasi, FileRules::default())),
+        }
+    }
+
+    /// Where a command prints: its result, unless that is in a file.
+    fn printed(&self) -> Output {
+        match &self.spec.granted.result_file {
+            Some(_) => Output::lines(self.logs.clone(), LogLevel::Info),
+            None => Output::result(self.spec.limits.result_bytes),
+        }
+    }
+
     fn classify(&self, error: &wasmtime::Error, limiter: &Limiter) -> Outcome {
         exit::classify(
             error,
@@ -348,8 +383,12 @@ impl Run {
         }
     }
 
-    /// A failure without words.
-    fn failed_silently(&self, code: &str, message: &str) -> Outcome {
+    /// A failure without words. A guest that was refused memory has mostly failed of that: runtimes that find none exit.
+    fn failed_silently(&self, code: &str, message: &str, refused: Option<Refused>) -> Outcome {
+        if let Some(refused) = refused {
+            let Limits { memory_bytes, table_entries, .. } = self.spec.limits;
+            return exit::over_memory(refused, memory_bytes, table_entries);
+        }
         match self.spec.on_failure {
             OnFailure::Retry => Outcome::failed(FailureKind::Error, code, message),
             OnFailure::Fail => Outcome::fatal(FailureKind::Error, code, message),
@@ -366,10 +405,14 @@ impl Run {
         let stderr = Output::lines(self.logs.clone(), LogLevel::Info);
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES);
-        let wasi = wasi(&self.spec, stdout.clone(), stderr.clone(), None).build();
-        let mut store = store(&self.sandbox, ComponentState { wasi, table, attempt }, |state| {
-            &mut state.attempt
-        });
+        let http = Http::new(&attempt, Arc::clone(&self.sandbox.network));
+        let wasi = wasi(&self.spec, stdout.clone(), stderr.clone(), None);
+        let (mut wasi, files) = match self.mounted(wasi).await {
+            Ok(mounted) => mounted,
+            Err(outcome) => return outcome,
+        };
+        let state = ComponentState { wasi: wasi.build(), http, table, files, attempt };
+        let mut store = store(&self.sandbox, state, |state| &mut state.attempt);
         store.set_max_component_handles(HANDLES);
         let media_type = self.spec.input.media_type.clone();
         let called = async {
@@ -411,16 +454,19 @@ impl Run {
         input: Vec<u8>,
         attempt: AttemptState,
     ) -> Outcome {
-        let stdout = Output::result(self.spec.limits.result_bytes);
+        let stdout = self.printed();
         let stderr = Output::lines(self.logs.clone(), LogLevel::Info);
         let mut table = ResourceTable::new();
         table.set_max_capacity(HANDLES);
+        let http = Http::new(&attempt, Arc::clone(&self.sandbox.network));
         let mut wasi = wasi(&self.spec, stdout.clone(), stderr.clone(), Some(input));
         environment(&mut wasi, &self.spec);
-        let mut store =
-            store(&self.sandbox, ComponentState { wasi: wasi.build(), table, attempt }, |state| {
-                &mut state.attempt
-            });
+        let (mut wasi, files) = match self.mounted(wasi).await {
+            Ok(mounted) => mounted,
+            Err(outcome) => return outcome,
+        };
+        let state = ComponentState { wasi: wasi.build(), http, table, files, attempt };
+        let mut store = store(&self.sandbox, state, |state| &mut state.attempt);
         store.set_max_component_handles(HANDLES);
         let called = async {
             let command = pre.instantiate_async(&mut store).await?;
@@ -428,13 +474,16 @@ impl Run {
         }
         .await;
         let report = stderr.finish();
+        let refused = store.data().attempt.limiter.refused();
         match called {
-            Ok(Ok(())) => self.command_ended(Some(0), &stdout, report),
-            Ok(Err(())) => self.command_ended(None, &stdout, report),
+            Ok(Ok(())) => self.command_ended(Some(0), &stdout, report, refused).await,
+            Ok(Err(())) => self.command_ended(None, &stdout, report, refused).await,
             Err(error) => match error.downcast_ref::<I32Exit>() {
                 // The exit call of WASI 0.2 knows success and failure only; a failure arrives as 1.
-                Some(I32Exit(1)) => self.command_ended(None, &stdout, report),
-                Some(I32Exit(code)) => self.command_ended(Some(*code), &stdout, report),
+                Some(I32Exit(1)) => self.command_ended(None, &stdout, report, refused).await,
+                Some(I32Exit(code)) => {
+                    self.command_ended(Some(*code), &stdout, report, refused).await
+                }
                 None => self.command_broke(&error, &store.data().attempt.limiter, &stdout),
             },
         }
@@ -454,9 +503,25 @@ impl Run {
     }
 
     /// What a command's end means; `None` is a failure without a code.
-    fn command_ended(&self, code: Option<i32>, stdout: &Output, report: Option<Report>) -> Outcome {
+    async fn command_ended(
+        &self,
+        code: Option<i32>,
+        stdout: &Output,
+        report: Option<Report>,
+        refused: Option<Refused>,
+    ) -> Outcome {
+        stdout.finish();
         if code == Some(command::EXIT_OK) {
-            return match stdout.take_result() {
+            let result = match (&self.spec.granted.result_file, &self.files) {
+                (Some(path), Some(files)) => {
+                    match files.result(path, self.spec.limits.result_bytes).await {
+                        Ok(result) => result,
+                        Err(outcome) => return outcome,
+                    }
+                }
+                _ => stdout.take_result(),
+            };
+            return match result {
                 Some(bytes) => {
                     self.succeeded(Payload { media_type: media_type_of(&bytes).to_owned(), bytes })
                 }
@@ -481,7 +546,7 @@ impl Run {
                 retry_after: Duration::ZERO,
                 left_out: None,
             }),
-            (None, None) => self.failed_silently(&name, words),
+            (None, None) => self.failed_silently(&name, words, refused),
         }
     }
 
@@ -493,7 +558,7 @@ impl Run {
         entry: Entry,
     ) -> Outcome {
         let stdout = match entry {
-            Entry::Start => Output::result(self.spec.limits.result_bytes),
+            Entry::Start => self.printed(),
             Entry::Run => Output::lines(self.logs.clone(), LogLevel::Info),
         };
         let stderr = Output::lines(self.logs.clone(), LogLevel::Info);
@@ -502,7 +567,12 @@ impl Run {
         environment(&mut wasi, &self.spec);
         let info =
             serde_json::to_vec(&self.spec.info).expect("task info holds only text and numbers");
-        let state = CoreState { wasi: wasi.build_p1(), attempt, raw: RawState::new(input, info) };
+        let (mut wasi, files) = match self.mounted(wasi).await {
+            Ok(mounted) => mounted,
+            Err(outcome) => return outcome,
+        };
+        let raw = RawState::new(input, info);
+        let state = CoreState { wasi: wasi.build_p1(), files: files.into(), attempt, raw };
         let mut store = store(&self.sandbox, state, |state| &mut state.attempt);
         let called = async {
             let instance = pre.instantiate_async(&mut store).await?;
@@ -510,11 +580,7 @@ impl Run {
                 initialize.typed::<(), ()>(&store)?.call_async(&mut store, ()).await?;
             }
             match entry {
-                Entry::Start => instance
-                    .get_typed_func::<(), ()>(&mut store, "_start")?
-                    .call_async(&mut store, ())
-                    .await
-                    .map(|()| 0),
+                Entry::Start => started(&instance, &mut store).await,
                 Entry::Run => {
                     let name = stem_host_abi::raw::EXPORT_RUN;
                     instance
@@ -527,6 +593,7 @@ impl Run {
         .await;
         let line = stderr.finish();
         stdout.finish();
+        let refused = store.data().attempt.limiter.refused();
         let told = store.data_mut().raw.report.take();
         let output = std::mem::take(&mut store.data_mut().raw.output);
         match (called, entry) {
@@ -539,15 +606,37 @@ impl Run {
                 None => self.failed_silently(
                     &format!("exit-{code}"),
                     &format!("stem_run returned {code} and told nothing"),
+                    refused,
                 ),
             },
-            (Ok(_), Entry::Start) => self.command_ended(Some(0), &stdout, line.or(told)),
+            (Ok(code), Entry::Start) => {
+                self.command_ended(Some(code), &stdout, line.or(told), refused).await
+            }
             (Err(error), _) => match error.downcast_ref::<I32Exit>() {
-                Some(I32Exit(code)) => self.command_ended(Some(*code), &stdout, line.or(told)),
+                Some(I32Exit(code)) => {
+                    self.command_ended(Some(*code), &stdout, line.or(told), refused).await
+                }
                 None => self.command_broke(&error, &store.data().attempt.limiter, &stdout),
             },
         }
     }
+}
+
+/// Runs a command, and returns its exit code where it does not exit by itself.
+async fn started(
+    instance: &wasmtime::Instance,
+    store: &mut Store<CoreState>,
+) -> wasmtime::Result<i32> {
+    if instance.get_func(&mut *store, module::START).is_some() {
+        let start = instance.get_typed_func::<(), ()>(&mut *store, module::START)?;
+        return start.call_async(&mut *store, ()).await.map(|()| 0);
+    }
+    let start = instance.get_typed_func::<(), i32>(&mut *store, module::DELAYED_START)?;
+    let code = start.call_async(&mut *store, ()).await?;
+    if let Ok(exit) = instance.get_typed_func::<i32, ()>(&mut *store, module::DELAYED_EXIT) {
+        exit.call_async(&mut *store, code).await?;
+    }
+    Ok(code)
 }
 
 /// What a command's output is: JSON if it is one JSON document, else bytes.

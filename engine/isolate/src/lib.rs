@@ -37,6 +37,7 @@ mod ticker;
 
 pub use config::{Compiler, RuntimeConfig};
 pub use granted::{Granted, Secret};
+pub use host::files::is_scratch_file;
 pub use host::{AttemptHost, Child, LogLevel, Refusal, Release};
 pub use interrupt::InterruptHandle;
 pub use isolate::{AttemptSpec, Exit, RunningIsolate, TaskInfo};

@@ -140,10 +140,20 @@ impl Module {
 }
 
 /// Interfaces of ours, without their version.
-const TASK_INTERFACES: [&str; 6] =
-    ["types", "context", "lifecycle", "stop-events", "log", "checkpoint"];
+const TASK_INTERFACES: [&str; 10] = [
+    "types",
+    "context",
+    "lifecycle",
+    "stop-events",
+    "log",
+    "checkpoint",
+    "children",
+    "kv",
+    "config",
+    "secrets",
+];
 /// WASI 0.2 interfaces that a worker links, as package and interface.
-const WASI_INTERFACES: [&str; 25] = [
+const WASI_INTERFACES: [&str; 27] = [
     "io/error",
     "io/poll",
     "io/streams",
@@ -164,6 +174,8 @@ const WASI_INTERFACES: [&str; 25] = [
     "random/random",
     "random/insecure",
     "random/insecure-seed",
+    "http/types",
+    "http/outgoing-handler",
     "sockets/network",
     "sockets/instance-network",
     "sockets/tcp",
@@ -221,6 +233,14 @@ pub(crate) fn outline_of_core(
     Outline { imports, exports, unknown }
 }
 
+/// Where a command begins.
+pub(crate) const START: &str = "_start";
+/// Where a command of ITK-Wasm begins instead: a `main` that returns its exit code and can be called after
+/// `_initialize`.
+pub(crate) const DELAYED_START: &str = "itk_wasm_delayed_start";
+/// Takes that code and flushes what the command has written.
+pub(crate) const DELAYED_EXIT: &str = "itk_wasm_delayed_exit";
+
 /// How a core module is run, by what it exports.
 pub(crate) fn kind_of_core(module: &wasmtime::Module) -> Option<ModuleKind> {
     let function = |name: &str, results: &[ValType]| match module.get_export(name) {
@@ -233,7 +253,7 @@ pub(crate) fn kind_of_core(module: &wasmtime::Module) -> Option<ModuleKind> {
     };
     if function(stem_host_abi::raw::EXPORT_RUN, &[ValType::I32]) {
         Some(ModuleKind::Raw)
-    } else if function("_start", &[]) {
+    } else if function(START, &[]) || function(DELAYED_START, &[ValType::I32]) {
         Some(ModuleKind::Command)
     } else {
         None
@@ -283,16 +303,18 @@ mod tests {
     fn every_wasi_02_release_up_to_ours_is_offered_and_nothing_else() {
         for good in [
             "stem:task/log@0.1.0",
+            "stem:task/kv@0.1.0",
             "wasi:cli/exit@0.2.0",
             "wasi:io/poll@0.2.6",
             "wasi:sockets/tcp@0.2.12",
+            "wasi:http/types@0.2.12",
         ] {
             assert!(offered(good), "{good}");
         }
         for bad in [
-            "stem:task/kv@0.1.0",
+            "stem:task/blobs@0.1.0",
             "stem:task/log@0.2.0",
-            "wasi:http/types@0.2.12",
+            "wasi:http/incoming-handler@0.2.12",
             "wasi:cli/exit@0.3.0",
             "wasi:cli/exit@0.2.13",
             "wasi:io/poll",

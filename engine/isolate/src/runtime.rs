@@ -15,6 +15,8 @@ use crate::admission::{self, Encoded};
 use crate::cache::{CodeCache, EntryName};
 use crate::config::{self, Allocator, Compiler, RuntimeConfig};
 use crate::host::abi::stem::task;
+use crate::host::files::{self, Scratches};
+use crate::host::http::Network;
 use crate::host::{ComponentState, CoreState, raw};
 use crate::module::{self, Linked, LoadError, Module, ModuleKind, Outline};
 use crate::ticker::{Reaper, Ticker};
@@ -52,8 +54,11 @@ pub struct IsolateRuntime {
     /// All slots there are.
     slots: u32,
     pub(crate) room: Arc<Semaphore>,
+    /// For requests of guests.
+    pub(crate) network: Arc<Network>,
     guests: Option<tokio::runtime::Runtime>,
     timers: tokio::runtime::Handle,
+    pub(crate) scratches: Arc<Scratches>,
 }
 
 impl fmt::Debug for IsolateRuntime {
@@ -97,6 +102,12 @@ impl IsolateRuntime {
         let ticker =
             Ticker::start(&engine, config.slice, reaper, timers).map_err(|error| start(&error))?;
         let (components, cores) = linkers(&engine).map_err(|error| start(&format!("{error:#}")))?;
+        let scratches = Arc::new(Scratches::new(config.scratch_dir.as_deref()));
+        let left = Arc::clone(&scratches);
+        std::thread::Builder::new()
+            .name("stem-sweep".to_owned())
+            .spawn(move || left.sweep())
+            .map_err(|error| start(&error))?;
         Ok(Arc::new(Self {
             engine,
             ticker,
@@ -111,8 +122,10 @@ impl IsolateRuntime {
             memory_cap_bytes: config.memory_cap_bytes,
             slots: config::pool_slots(config.isolates),
             room: Arc::new(Semaphore::new(config::pool_slots(config.isolates) as usize)),
+            network: Arc::default(),
             guests: Some(guests),
             timers: timer_handle,
+            scratches,
         }))
     }
 
@@ -371,8 +384,19 @@ fn linkers(
     task::stop_events::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
     task::log::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
     task::checkpoint::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    task::children::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    task::kv::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    task::config::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    task::secrets::add_to_linker::<_, HasSelf<_>>(&mut components, |state| state)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
+    components.allow_shadowing(true);
+    files::add_preview2_to_linker(&mut components)?;
+    components.allow_shadowing(false);
     let mut cores = Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut cores, |state: &mut CoreState| &mut state.wasi)?;
+    cores.allow_shadowing(true);
+    files::add_preview1_to_linker(&mut cores)?;
+    cores.allow_shadowing(false);
     raw::add_to_linker(&mut cores)?;
     Ok((components, cores))
 }

@@ -336,6 +336,10 @@ fn settle(state: &mut State, now: Timestamp, settle: &Settle, records: Records) 
             state.put(entry);
         }
     }
+    for child in settle.publishes() {
+        // What is in its way, if anything, is left as it is.
+        publish(state, now, child, records);
+    }
     Settled::Done
 }
 

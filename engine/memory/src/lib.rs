@@ -7,11 +7,13 @@
 //! |---|---|
 //! | `state` | deliveries with their indexes, and everything else |
 //! | `record` | what a claim, a settlement, a replay does to a task's record |
-//! | `broker`, `result`, `dead_letter`, `revoke`, `control`, `presence` | one trait each |
+//! | `broker`, `result`, `dead_letter`, `revoke`, `control`, `presence`, `modules`, `buckets` | one trait each |
 
 mod broker;
+mod buckets;
 mod control;
 mod dead_letter;
+mod modules;
 mod presence;
 mod record;
 mod result;
@@ -35,7 +37,7 @@ use state::State;
 /// was set back.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// All six backends over one state. Clones of the [`Arc`] are connections to the same data.
+/// All eight backends over one state. Clones of the [`Arc`] are connections to the same data.
 pub struct Memory {
     service: ServiceId,
     clock: Arc<dyn Clock>,
@@ -53,6 +55,7 @@ struct Bells {
     records: Bell,
     revocations: Bell,
     control: Bell,
+    modules: Bell,
 }
 
 /// Wakes whoever waits for one kind of change.
@@ -111,6 +114,7 @@ impl Memory {
         self.bells.records.ring();
         self.bells.revocations.ring();
         self.bells.control.ring();
+        self.bells.modules.ring();
     }
 
     /// Puts bytes into a queue that need not be an envelope, as a producer of another version might. For tests.

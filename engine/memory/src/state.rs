@@ -16,6 +16,8 @@ use stem_core::settlement::DeadReason;
 use stem_core::task::{FailedAttempt, HISTORY};
 use stem_core::time::Timestamp;
 
+use crate::buckets::Values;
+use crate::modules::Modules;
 use crate::record::Records;
 
 /// An envelope, or bytes that were planted in its place.
@@ -107,6 +109,8 @@ pub(crate) struct State {
     pub(crate) commands: BTreeMap<Position, Command>,
     pub(crate) replies: HashMap<(Namespace, RequestId), Replies>,
     pub(crate) heartbeats: BTreeMap<(Namespace, WorkerId), Heartbeat>,
+    pub(crate) modules: Modules,
+    pub(crate) values: Values,
 }
 
 impl State {

@@ -15,10 +15,11 @@ pub(crate) enum Topic {
     Work,
     Revocations,
     Control,
+    Modules,
 }
 
 impl Topic {
-    const ALL: [Self; 3] = [Self::Work, Self::Revocations, Self::Control];
+    const ALL: [Self; 4] = [Self::Work, Self::Revocations, Self::Control, Self::Modules];
 
     /// The letter that scripts publish.
     fn letter(self) -> u8 {
@@ -26,6 +27,7 @@ impl Topic {
             Self::Work => b'w',
             Self::Revocations => b'v',
             Self::Control => b'c',
+            Self::Modules => b'm',
         }
     }
 }
@@ -43,14 +45,14 @@ struct Bell {
 
 /// One bell for each topic.
 pub(crate) struct Bells {
-    bells: [Bell; 3],
+    bells: [Bell; 4],
     listened: AtomicBool,
 }
 
 impl Default for Bells {
     fn default() -> Self {
         let bell = || Bell { notify: Notify::new(), rung_at: Mutex::new(None) };
-        Self { bells: [bell(), bell(), bell()], listened: AtomicBool::new(false) }
+        Self { bells: [bell(), bell(), bell(), bell()], listened: AtomicBool::new(false) }
     }
 }
 

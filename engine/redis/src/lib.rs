@@ -14,7 +14,7 @@
 //! | `read` | answers to the core's types |
 //! | `fault` | errors as classes, with what to do about them |
 //! | `health` | what the server says of itself, and what is unsafe about it |
-//! | `broker`, `records`, `dead_letter`, `revoke`, `control`, `presence` | one trait each |
+//! | `broker`, `records`, `dead_letter`, `revoke`, `control`, `presence`, `modules`, `buckets` | one trait each |
 //!
 //! # Keys
 //!
@@ -47,16 +47,26 @@
 //! | `c/<namespace>/sent`, `c/spaces` | hash, set | places by request; namespaces with a log | as long; for ever | operators |
 //! | `a/<namespace>/<request>`, `a/kept` | hash, sorted set | replies; until when | a minute after their command has expired | workers |
 //! | `w/<namespace>` | hash | heartbeats by worker | until a worker is forgotten | workers |
+//! | `m/bytes/<digest>` | hash | of which storing a module's bytes are, and in how many pieces | until its last release is removed | publishers |
+//! | `m/put/<id>` | hash | the pieces of one storing | with what names them | publishers |
+//! | `m/loose`, `m/staged` | sorted set | by time: modules that no release names, storings that are not whole | an hour or more | publishers |
+//! | `m/named` | hash | how many releases name a module | while any does | publishers, operators |
+//! | `m/name/<name>` | hash | a task name: its releases, what serves it, its last version | the last version for ever | publishers, operators |
+//! | `m/serving`, `m/revision` | sorted set, number | names that something serves; the last change | while any is; for ever | publishers, operators |
+//! | `k/<bucket>/<key>` | hash | a value of a bucket, its version, its end | until its end, or it is removed | tasks |
+//! | `k/version` | number | the newest version of any value | for ever | tasks |
 //! | `bell` | channel | wake-ups, one letter each | | whoever changes something |
 //! | `tell/<process>` | channel | records that a process waits for | | whoever changes them |
 
 mod bell;
 mod broker;
+mod buckets;
 mod control;
 mod dead_letter;
 mod fault;
 mod health;
 mod link;
+mod modules;
 mod options;
 mod presence;
 mod read;

@@ -26,6 +26,8 @@ const TIME: &str = include_str!("scripts/lib_time.lua");
 const BELL: &str = include_str!("scripts/lib_bell.lua");
 const RECORD: &str = include_str!("scripts/lib_record.lua");
 const QUEUE: &str = include_str!("scripts/lib_queue.lua");
+const PUBLISHING: &str = include_str!("scripts/lib_publish.lua");
+const SETTLING: &str = include_str!("scripts/lib_settle.lua");
 
 /// The legal moves and the length of a history, as Lua tables, drawn from the core.
 fn constants() -> String {
@@ -85,11 +87,12 @@ macro_rules! scripts {
 }
 
 scripts! {
-    PUBLISH: Refuse [BELL, RECORD, QUEUE] "publish.lua";
+    PUBLISH: Refuse [BELL, RECORD, QUEUE, PUBLISHING] "publish.lua";
     RECEIVE: Allow [RECORD, QUEUE] "receive.lua";
     GIVE_BACK: Allow [BELL, RECORD, QUEUE] "give_back.lua";
     RENEW: Allow [RECORD, QUEUE] "renew.lua";
-    SETTLE: Allow [BELL, RECORD, QUEUE] "settle.lua";
+    SETTLE: Allow [BELL, RECORD, QUEUE, SETTLING] "settle.lua";
+    SETTLE_PUBLISH: Refuse [BELL, RECORD, QUEUE, PUBLISHING, SETTLING] "settle_publish.lua";
     QUEUES: Allow [RECORD, QUEUE] "queues.lua";
     PAUSE: Allow [] "pause.lua";
     PURGE: Allow [RECORD, QUEUE] "purge.lua";
@@ -121,6 +124,15 @@ scripts! {
     BEAT: Allow [] "beat.lua";
     LEAVE: Allow [] "leave.lua";
     WORKERS: ReadOnly [] "workers.lua";
+    MODULE_PIECE: Refuse [] "module_piece.lua";
+    MODULE_PLACE: Refuse [] "module_place.lua";
+    MODULE_NAME: ReadOnly [] "module_name.lua";
+    MODULE_PUSH: Refuse [] "module_change.lua";
+    MODULE_CHANGE: Allow [] "module_change.lua";
+    MODULE_CATALOGUE: ReadOnly [] "module_catalogue.lua";
+    BUCKET_READ: ReadOnly [] "bucket_read.lua";
+    BUCKET_WRITE: Refuse [] "bucket_write.lua";
+    BUCKET_REMOVE: Allow [] "bucket_remove.lua";
     CHECK: Refuse [] "check.lua";
 }
 

@@ -25,6 +25,7 @@ pub(crate) enum Topic {
     Records,
     Revocations,
     Control,
+    Modules,
 }
 
 /// Who is to look again after a commit.
@@ -38,12 +39,13 @@ impl Topics {
     pub(crate) const TASKS: Self = Self(1 | 2);
     pub(crate) const REVOCATIONS: Self = Self(4);
     pub(crate) const CONTROL: Self = Self(8);
-    pub(crate) const ALL: Self = Self(15);
+    pub(crate) const MODULES: Self = Self(16);
+    pub(crate) const ALL: Self = Self(31);
 }
 
 /// One generation for each topic, with the time of its change.
 #[derive(Clone)]
-pub(crate) struct Bells(Arc<[Sender<Instant>; 4]>);
+pub(crate) struct Bells(Arc<[Sender<Instant>; 5]>);
 
 impl Bells {
     pub(crate) fn new() -> Self {
@@ -85,6 +87,29 @@ impl News {
         let changed = *self.0.borrow_and_update();
         let recent = changed.elapsed() < RECENT;
         self.wait(if recent { wait.min(RECENT) } else { wait }).await;
+    }
+}
+
+/// Waits until the revision is another than this one, at most `wait`:
+/// [`ModuleStore::changed`](stem_core::backend::ModuleStore::changed) by looking at each ring, and now and then without one.
+pub(crate) async fn changed<F>(
+    mut news: News,
+    known: u64,
+    wait: Duration,
+    revision: impl Fn() -> F + Send,
+) -> Result<(), BackendError>
+where
+    F: Future<Output = Result<u64, BackendError>> + Send,
+{
+    let started = Instant::now();
+    loop {
+        news.seen();
+        let now = revision().await?;
+        let left = wait.saturating_sub(started.elapsed());
+        if now != known || left.is_zero() {
+            return Ok(());
+        }
+        news.wait(left.min(LOOK_AGAIN)).await;
     }
 }
 

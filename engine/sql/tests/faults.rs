@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, raw_sql};
 use stem_conformance::{Backends, ManualClock};
+use stem_core::backend::buckets::{Buckets, When};
 use stem_core::backend::revoke::RevokeStore;
-use stem_core::backend::{BackendError, ErrorClass};
-use stem_core::id::{Namespace, TaskId};
+use stem_core::backend::{BackendError, Broker, ErrorClass, ModuleStore};
+use stem_core::id::{Digest, Namespace, TaskId};
 use stem_core::revoke::{RevokeRequest, Version};
 use stem_core::time::{Clock, Timestamp};
 use stem_sql::{Sqlite, SqliteOptions};
@@ -173,6 +174,31 @@ async fn a_database_of_a_newer_stem_is_refused() {
     let error = refusal(&path).await;
     assert_eq!(error.class(), ErrorClass::Refused);
     assert!(error.problem.contains("newer Stem"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_is_brought_up_to_date() {
+    let (_directory, path) = place();
+    fs::write(&path, "").unwrap();
+    let mut conn = raw(&path).await;
+    raw_sql(include_str!("../migrations/sqlite/0001_initial.sql"))
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    raw_sql(
+        "INSERT INTO queues (name) VALUES ('old');
+         PRAGMA application_id = 0x5374656d; PRAGMA user_version = 1",
+    )
+    .execute(&mut conn)
+    .await
+    .unwrap();
+    conn.close().await.unwrap();
+    let store = open(&path, false).await.unwrap();
+    assert_eq!(store.queues().await.unwrap()[0].name.as_str(), "old");
+    store.put(&Digest([1; 32]), b"module").await.unwrap();
+    assert_eq!(store.catalogue().await.unwrap().revision, 0);
+    store.write("b", "k", b"x", When::Absent, None).await.unwrap();
+    assert!(store.read("b", "k").await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -20,10 +20,12 @@ use stem_core::trace::TraceParent;
 use stem_isolate::{Exit, TaskInfo};
 use tokio::sync::mpsc;
 
+use super::children::Parent;
 use super::handler::Handler;
 use super::host::{FIRST, Host};
 use super::keeper::{RenewFor, RenewOrder, SettleOrder};
 use super::shared::{Counters, InHand, RevokedEnd, Running, Shared, whole_millis};
+use super::shipping::{self, Choice};
 use super::{recycle, slots};
 
 /// A delivery as the intake hands it over.
@@ -55,10 +57,14 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     if let Some(mode) = shared.draining() {
         hand.tell(Event::Draining { mode, grace: None });
     }
-    let handler = match shared.handler(&delivery.envelope.name) {
+    let Choice { handler, instead } = shipping::choose(&shared, &delivery.envelope).await;
+    let handler = match handler {
         Some(handler) => Some(recycle::before(&shared, handler).await),
         None => None,
     };
+    if let Some(build) = handler.as_ref().map_or(delivery.envelope.module, Handler::build) {
+        shipping::note_build(&shared, &hand, build);
+    }
     let limits = handler.as_ref().map(|handler| handler.limits(&shared.config.limits_cap));
     let rules = Rules {
         lease: shared.config.lease,
@@ -79,6 +85,7 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         parent: delivery.envelope.trace_parent.as_deref().and_then(TraceParent::parse),
         delivery,
         handler,
+        instead,
         module,
         exit: None,
         usage: None,
@@ -130,6 +137,8 @@ struct Driver<'a> {
     hand: &'a Arc<InHand>,
     delivery: Delivery,
     handler: Option<Handler>,
+    /// What ends the attempt where there is no handler.
+    instead: Option<Outcome>,
     module: Option<ModuleRef>,
     exit: Option<Pin<Box<dyn Future<Output = Exit> + Send>>>,
     usage: Option<Usage>,
@@ -291,7 +300,7 @@ impl Driver<'_> {
     fn start(&mut self, machine: &Attempt) -> Option<Event> {
         let Some(handler) = self.handler.clone() else {
             // The name was taken out of service between asking and starting: another worker may know it.
-            return Some(Event::Exited(Outcome::not_begun()));
+            return Some(Event::Exited(self.instead.take().unwrap_or_else(Outcome::not_begun)));
         };
         self.observe_start();
         let told = self.trace.as_ref().map(|trace| trace.parent());
@@ -320,7 +329,8 @@ impl Driver<'_> {
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
         };
-        let host = Arc::new(Host::new(self.shared, self.hand, &envelope.name, trace_id));
+        let parent = Parent::new(envelope, told);
+        let host = Arc::new(Host::new(self.shared, self.hand, &envelope.name, trace_id, parent));
         Counters::count(&self.shared.counters.started);
         let started =
             handler.start(&self.shared.threads, envelope.payload.clone(), info, limits, host);
@@ -370,6 +380,20 @@ impl Driver<'_> {
         {
             self.shared.observer.saw(Seen::Stopped { reason, how, took: elapsed });
         }
+        // Also one that gave up by itself: whoever recalled its build wants to know what became of it.
+        if let Some(recall) = self.hand.build.get().and_then(|build| {
+            let recall = self.shared.revocations().recall(build, self.shared.wall());
+            recall.filter(|recall| recall.request.terminate)
+        }) && let Outcome::Stopped { how, elapsed, .. } = *outcome
+        {
+            Counters::count(&self.shared.counters.terminated);
+            self.shared.remember_revoked(RevokedEnd {
+                task: self.delivery.envelope.id.clone(),
+                version: Some(recall.version),
+                how,
+                elapsed_ms: (elapsed.as_secs_f64() * 1e6).round() / 1e3,
+            });
+        }
     }
 
     /// Tells those who watch how it ended.
@@ -399,6 +423,12 @@ impl Driver<'_> {
             *not_before = self.shared.as_wall(*not_before);
         }
         self.ended = Some(settlement.clone());
+        let children = if matches!(settlement, Settlement::Succeed(_)) {
+            self.hand.children.of_success(self.shared.wall())
+        } else {
+            self.hand.children.drop_all();
+            Vec::new()
+        };
         let ran = self.hand.running.get().is_some();
         let order = SettleOrder {
             settle: Settle {
@@ -409,6 +439,7 @@ impl Driver<'_> {
                 attempt: self.delivery.attempt,
                 usage: self.usage,
                 module: self.module.clone().filter(|_| ran),
+                children,
             },
             progress: self.shared.progress.take_last(&self.hand.receipt),
             hand: Arc::clone(self.hand),
@@ -489,6 +520,8 @@ fn stop_words(reason: StopReason, force: bool) -> &'static str {
         (StopReason::LeaseLost, _) => "by force: the lease is lost",
         (StopReason::Revoked, true) => "by force: the task was revoked",
         (StopReason::Revoked, false) => "at a checkpoint: the task was revoked",
+        (StopReason::Recalled, true) => "by force: its module was recalled",
+        (StopReason::Recalled, false) => "at a checkpoint: its module was recalled",
         (StopReason::Shutdown, true) => "by force: the worker shuts down",
         (StopReason::Shutdown, false) => "at a checkpoint: the worker shuts down",
     }

@@ -55,10 +55,10 @@ pub(super) async fn depth(shared: &Shared) -> Result<u64, BackendError> {
     let looked = shared.backends.broker.queues().await;
     let queues = looked.inspect_err(|error| shared.saw_failure(Service::Broker, error))?;
     shared.note_depths(&queues);
-    let known = shared.handlers();
+    let known = shared.names();
     let ours = queues
         .iter()
         .filter(|queue| shared.config.queues.contains(&queue.name) && queue.paused.is_none());
     let names = ours.flat_map(|queue| &queue.names);
-    Ok(names.filter(|(name, _)| known.contains_key(name)).map(|(_, count)| count).sum())
+    Ok(names.filter(|(name, _)| known.binary_search(name).is_ok()).map(|(_, count)| count).sum())
 }

@@ -17,10 +17,20 @@ use super::driver::{Worker, WorkerError};
 use super::handler::{Handler, Serving};
 use crate::inline::{self, TaskContext, TaskError};
 use crate::modules::ModuleHandler;
+use crate::signing::Trust;
 use crate::{Backends, modules};
 
 /// A shorter staleness would pass between two looks of a healthy store.
 const STALENESS_LEAST: Duration = Duration::from_secs(2);
+
+/// Whose pushed modules run.
+#[derive(Debug)]
+pub(super) enum Publishers {
+    /// Of everybody who can write to the store.
+    Anybody,
+    /// Of these.
+    Listed(Trust),
+}
 
 /// Puts a [`Worker`] together.
 #[derive(Debug)]
@@ -30,6 +40,8 @@ pub struct WorkerBuilder {
     pub(super) handlers: BTreeMap<TaskName, Handler>,
     pub(super) isolates: Option<Arc<IsolateRuntime>>,
     pub(super) modules_dir: Option<PathBuf>,
+    /// Whether what was pushed is served, and whose.
+    pub(super) pushed: Option<Publishers>,
     pub(super) observer: Arc<dyn Observer>,
 }
 
@@ -41,6 +53,7 @@ impl WorkerBuilder {
             handlers: BTreeMap::new(),
             isolates: None,
             modules_dir: None,
+            pushed: None,
             observer: Arc::new(Unobserved),
         }
     }
@@ -89,7 +102,9 @@ impl WorkerBuilder {
     /// refused later is logged, and the old one stays.
     pub async fn modules_dir(mut self, dir: PathBuf) -> Result<Self, modules::ModulesError> {
         if let Some(runtime) = &self.isolates {
-            for handler in modules::load_dir(runtime, &dir, &self.config.limits_cap).await? {
+            let policy = self.config.policy.current();
+            let cap = &self.config.limits_cap;
+            for handler in modules::load_dir(runtime, &dir, &policy, cap).await? {
                 self.handlers.insert(handler.name.clone(), Handler::Isolate(Serving::new(handler)));
             }
         }
@@ -97,9 +112,19 @@ impl WorkerBuilder {
         Ok(self)
     }
 
+    /// Serves what is pushed to the module store, under every name for which the worker has no handler of its own: it is
+    /// fetched when it begins to serve, and takes the place of what served without a restart. With a trust list, only
+    /// releases that are signed by somebody on it.
+    #[must_use]
+    pub fn pushed_modules(mut self, trust: Option<Trust>) -> Self {
+        self.pushed = Some(trust.map_or(Publishers::Anybody, Publishers::Listed));
+        self
+    }
+
     /// Checks that all parts are there.
     pub fn build(self) -> Result<Worker, WorkerError> {
         let needs_isolates = self.modules_dir.is_some()
+            || self.pushed.is_some()
             || self.handlers.values().any(|handler| matches!(handler, Handler::Isolate(_)));
         if needs_isolates && self.isolates.is_none() {
             return Err(WorkerError::Config(

@@ -1,11 +1,14 @@
 //! [`WorkerConfig`]: plain, complete, valid.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stem_core::id::{Namespace, QueueName, WorkerId};
 use stem_core::limits::Limits;
 
 pub use stem_core::machine::autoscale::Rules as AutoscaleRules;
+
+use crate::policy::PolicyFile;
 
 /// What a worker does while it cannot read the revocations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +72,8 @@ pub struct WorkerConfig {
     pub unroutable_after: Duration,
     /// No handler gets more than this.
     pub limits_cap: Limits,
+    /// What handlers may reach; followed while the worker runs.
+    pub policy: Arc<PolicyFile>,
     /// Whether SIGTERM, SIGINT and SIGQUIT drain it warm, soft and hard.
     pub signal_handlers: bool,
 }
@@ -105,6 +110,7 @@ impl WorkerConfig {
                 log_bytes: 8 << 20,
                 ..Limits::DEFAULT
             },
+            policy: Arc::default(),
             signal_handlers: false,
         }
     }

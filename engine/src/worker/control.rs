@@ -1,7 +1,7 @@
 //! Obeys operators: reads the log of commands from its own position, does what is asked once, and replies. Goes on until
 //! the last delivery is settled, so that a worker that drains answers and can be hurried.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,16 +11,18 @@ use stem_core::backend::broker::Pause;
 use stem_core::backend::control::Position;
 use stem_core::backend::{BackendError, ErrorClass};
 use stem_core::control::{Answer, Command, ControlError, Drain, Order, Reply, WorkerState};
-use stem_core::id::{QueueName, RequestId, TaskId};
+use stem_core::id::{Digest, QueueName, RequestId, TaskId};
 use stem_core::machine::lifecycle;
 use stem_core::observe::{Seen, Service};
 use stem_core::outcome::StopHow;
-use stem_core::revoke::{Revocation, RevocationChange};
+use stem_core::revoke::{Revocation, RevocationChange, Version, module_of};
 use stem_core::time::Timestamp;
 use tokio::task::JoinSet;
 
+use super::routes::Row;
 use super::shared::{InHand, Shared};
 use super::{presence, revocations};
+use crate::policy::words;
 
 /// How long one look at the log waits.
 const WAIT: Duration = Duration::from_secs(1);
@@ -226,6 +228,9 @@ async fn inspect(shared: &Shared, include_revoked: bool) -> Result<Value, Backen
         "active": hands.iter().map(|hand| active(shared, hand)).collect::<Vec<_>>(),
         "pausedQueues": paused_queues(shared).await?,
     });
+    if let Some(releases) = shared.releases() {
+        payload["releases"] = json!(releases);
+    }
     if include_revoked {
         let now = shared.wall();
         // Written as JSON when others may look again.
@@ -273,14 +278,21 @@ async fn stats(shared: &Shared) -> Result<Value, BackendError> {
         .collect();
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let counters = &shared.counters;
-    let modules: Vec<_> = shared
-        .handlers()
+    let rows = shared.routes().rows();
+    let modules: Vec<_> = rows
         .iter()
-        .filter_map(|(name, handler)| {
+        .filter_map(|Row { task, handler, percent }| {
             let module = handler.module()?;
-            let mut row = json!({ "task": name, "digest": module.digest });
+            let mut row = json!({ "task": task, "digest": module.digest });
+            if let Some(percent) = percent {
+                row["canaryPercent"] = json!(percent);
+            }
             if let Some(version) = module.version {
                 row["version"] = json!(version);
+            }
+            let grants = handler.granted().map(|granted| words::all(&granted.grants));
+            if let Some(grants) = grants.filter(|grants| !grants.is_empty()) {
+                row["grants"] = json!(grants);
             }
             Some(row)
         })
@@ -350,14 +362,19 @@ async fn revoke(shared: &Arc<Shared>, revocations: Vec<Revocation>) -> Value {
         }
         // What follows the store may have been faster than the command; that is not a reason to ignore it.
         let version = revocation.version;
+        let terminate = revocation.request.terminate;
+        let grace = revocation.request.grace_ms.map(Duration::from_millis);
+        let grace = grace.unwrap_or(shared.config.terminate_grace);
+        let build = module_of(&task);
+        let on_build: BTreeSet<TaskId> = build.map_or_else(BTreeSet::new, |build| {
+            let hands = shared.in_hand_on(&build);
+            hands.iter().map(|hand| hand.receipt.task.clone()).collect()
+        });
         // Then it may have ended the attempt, too.
         let ended_by_it = shared
             .revoked_end(&task)
             .is_some_and(|end| end.version == Some(version) && end.how != StopHow::BeforeStart);
         let in_hand = ended_by_it || !shared.in_hand_of(&task).is_empty();
-        let terminate = revocation.request.terminate;
-        let grace = revocation.request.grace_ms.map(Duration::from_millis);
-        let grace = grace.unwrap_or(shared.config.terminate_grace);
         revocations::apply(shared, RevocationChange::Revoked(revocation));
         let in_force = shared.revocations().get(&task, now).map(|revocation| revocation.version);
         if in_force == Some(version) {
@@ -368,14 +385,25 @@ async fn revoke(shared: &Arc<Shared>, revocations: Vec<Revocation>) -> Value {
         if in_hand {
             inflight.push(task.clone());
         }
-        if terminate {
+        if let Some(build) = build {
+            let ended = shared.ends_by(version).into_iter().map(|end| end.task);
+            inflight.extend(ended.chain(on_build).collect::<BTreeSet<_>>());
+            if terminate {
+                let shared = Arc::clone(shared);
+                let patience = grace + TERMINATE_WAIT;
+                waiting.spawn(async move { ended_on(&shared, &build, version, patience).await });
+            }
+        } else if terminate {
             let shared = Arc::clone(shared);
-            waiting.spawn(async move { ended(&shared, task, grace + TERMINATE_WAIT).await });
+            let patience = grace + TERMINATE_WAIT;
+            waiting.spawn(async move {
+                ended(&shared, task, patience).await.into_iter().collect::<Vec<_>>()
+            });
         }
     }
     let mut terminated = Vec::new();
     while let Some(ended) = waiting.join_next().await {
-        terminated.extend(ended.ok().flatten());
+        terminated.extend(ended.into_iter().flatten());
     }
     json!({ "applied": applied, "inflight": inflight, "ignored": ignored, "expired": expired, "terminated": terminated })
 }
@@ -388,6 +416,23 @@ async fn ended(shared: &Shared, task: TaskId, patience: Duration) -> Option<Valu
     let _ = tokio::time::timeout(patience, gone).await;
     let end = shared.revoked_end(&task)?;
     Some(json!({ "id": end.task, "how": end.how, "elapsedMs": end.elapsed_ms }))
+}
+
+/// Waits until nothing in this worker's hands is to run on a build that was recalled, and tells how what ran on it ended.
+async fn ended_on(
+    shared: &Shared,
+    build: &Digest,
+    recall: Version,
+    patience: Duration,
+) -> Vec<Value> {
+    let mut changes = shared.in_hand_changed.subscribe();
+    let gone =
+        async { while !shared.in_hand_on(build).is_empty() && changes.changed().await.is_ok() {} };
+    let _ = tokio::time::timeout(patience, gone).await;
+    let ends = shared.ends_by(recall);
+    ends.into_iter()
+        .map(|end| json!({ "id": end.task, "how": end.how, "elapsedMs": end.elapsed_ms }))
+        .collect()
 }
 
 fn shutdown(shared: &Shared, mode: Drain, grace_ms: Option<u64>) -> Value {

@@ -24,7 +24,8 @@ use super::config::WorkerConfig;
 use super::handler::Threads;
 use super::shared::{Parts, Shared, whole_millis};
 use super::{
-    autoscale, control, intake, keeper, presence, progress, reload, revocations, signals, watchdog,
+    autoscale, control, intake, keeper, presence, progress, reload, revocations, shipping, signals,
+    watchdog,
 };
 use crate::Backends;
 use crate::modules::ModulesError;
@@ -83,6 +84,9 @@ pub struct Worker {
     shared: Arc<Shared>,
     isolates: Option<Arc<IsolateRuntime>>,
     modules_dir: Option<PathBuf>,
+    /// Where releases come from, if they are served.
+    pushed: Option<Arc<shipping::Source>>,
+    pins: mpsc::UnboundedReceiver<shipping::PinOrder>,
     renewals: mpsc::UnboundedReceiver<keeper::RenewOrder>,
     settlements: mpsc::UnboundedReceiver<keeper::SettleOrder>,
     lifecycle: mpsc::UnboundedReceiver<Event>,
@@ -122,6 +126,12 @@ impl Worker {
         let (renewals, renew_orders) = mpsc::unbounded_channel();
         let (settlements, settle_orders) = mpsc::unbounded_channel();
         let (lifecycle, lifecycle_events) = mpsc::unbounded_channel();
+        let (pins, pin_orders) = mpsc::unbounded_channel();
+        let store = Arc::clone(&builder.backends.modules);
+        let pushed = builder
+            .pushed
+            .zip(builder.isolates.clone())
+            .map(|(publishers, runtime)| Arc::new(shipping::Source { store, runtime, publishers }));
         let shared = Shared::new(Parts {
             config: builder.config,
             backends: builder.backends,
@@ -131,11 +141,14 @@ impl Worker {
             renewals,
             settlements,
             lifecycle,
+            pins,
         });
         Ok(Self {
             shared: Arc::new(shared),
             isolates: builder.isolates,
             modules_dir: builder.modules_dir,
+            pushed,
+            pins: pin_orders,
             renewals: renew_orders,
             settlements: settle_orders,
             lifecycle: lifecycle_events,
@@ -182,6 +195,8 @@ impl Worker {
             shared,
             isolates,
             modules_dir,
+            pushed,
+            pins,
             renewals,
             settlements,
             mut lifecycle,
@@ -225,8 +240,17 @@ impl Worker {
         if let Some(rules) = shared.config.autoscale.clone() {
             parts.spawn(autoscale::run(Arc::clone(&shared), rules));
         }
+        parts.spawn({
+            let policy = Arc::clone(&shared.config.policy);
+            async move { policy.follow().await }
+        });
         if let Some((runtime, dir)) = isolates.clone().zip(modules_dir) {
             parts.spawn(reload::watch(Arc::clone(&shared), runtime, dir));
+        }
+        match pushed {
+            Some(source) => drop(parts.spawn(shipping::follow(Arc::clone(&shared), source, pins))),
+            // Whoever asks for a build learns that nobody fetches any.
+            None => drop(pins),
         }
         let (taken, mut deliveries) = mpsc::channel::<Taken>(shared.config.prefetch.max(1));
         let mut intake = JoinSet::new();

@@ -9,10 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use stem_core::id::Digest;
 use stem_core::limits::{Limits, Usage};
 use stem_core::outcome::{StopNotice, StopReason};
+use stem_core::release::Release;
 use stem_core::task::ModuleRef;
-use stem_isolate::{AttemptHost, AttemptSpec, Exit, InterruptHandle, IsolateRuntime, TaskInfo};
+use stem_isolate::{
+    AttemptHost, AttemptSpec, Exit, Granted, InterruptHandle, IsolateRuntime, Module, TaskInfo,
+};
 
 use crate::inline::{self, InlineHandler, InlineInterrupt, InlineSpec};
 use crate::modules::ModuleHandler;
@@ -30,13 +34,26 @@ pub(super) enum Handler {
 #[derive(Debug)]
 pub(super) struct Serving {
     handler: ModuleHandler,
+    /// What was pushed, if it was.
+    pub(super) release: Option<Arc<Release>>,
     /// Attempts that began on it.
     pub(super) begun: AtomicU64,
 }
 
 impl Serving {
     pub(super) fn new(handler: ModuleHandler) -> Arc<Self> {
-        Arc::new(Self { handler, begun: AtomicU64::new(0) })
+        Arc::new(Self { handler, release: None, begun: AtomicU64::new(0) })
+    }
+
+    /// A release in service.
+    pub(super) fn of_release(handler: ModuleHandler, release: Arc<Release>) -> Arc<Self> {
+        Arc::new(Self { handler, release: Some(release), begun: AtomicU64::new(0) })
+    }
+
+    /// The same with its module prepared anew.
+    pub(super) fn with_module(&self, module: Arc<Module>) -> Arc<Self> {
+        let handler = ModuleHandler { module, ..self.handler.clone() };
+        Arc::new(Self { handler, release: self.release.clone(), begun: AtomicU64::new(0) })
     }
 
     /// The same, as if no attempt had begun on it.
@@ -181,6 +198,22 @@ impl Handler {
         match self {
             Self::Inline(_) => None,
             Self::Isolate(module) => Some(module.reference()),
+        }
+    }
+
+    /// What it may reach; nothing is denied to native code.
+    pub(super) fn granted(&self) -> Option<&Granted> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Isolate(module) => Some(&module.granted),
+        }
+    }
+
+    /// The build, if it is one.
+    pub(super) fn build(&self) -> Option<Digest> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Isolate(module) => Some(module.module.digest()),
         }
     }
 

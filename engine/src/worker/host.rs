@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stem_core::backend::BackendError;
+use stem_core::backend::buckets::{Changed, Entry, When};
 use stem_core::backend::result::Recorded;
-use stem_core::id::{LeaseToken, TaskName};
+use stem_core::backend::{BackendError, Buckets};
+use stem_core::id::{LeaseToken, TaskId, TaskName};
 use stem_core::observe::Service;
 use stem_core::task::Progress;
-use stem_isolate::{AttemptHost, LogLevel, Refusal};
+use stem_isolate::{AttemptHost, Child, LogLevel, Refusal, Release};
 use tokio::sync::oneshot;
 
+use super::children::Parent;
 use super::keeper::{RenewFor, RenewOrder};
 use super::shared::{InHand, Shared};
 
@@ -24,6 +26,7 @@ pub(super) struct Host {
     name: String,
     /// The trace that the attempt belongs to, for lines in the log.
     trace_id: Option<String>,
+    parent: Parent,
     runtime: tokio::runtime::Handle,
     /// Whether there may be a checkpoint: this attempt saved one, or the task was delivered before.
     may_have_checkpoint: AtomicBool,
@@ -35,15 +38,22 @@ impl Host {
         hand: &Arc<InHand>,
         name: &TaskName,
         trace_id: Option<String>,
+        parent: Parent,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
             hand: Arc::clone(hand),
             name: name.to_string(),
             trace_id,
+            parent,
             runtime: tokio::runtime::Handle::current(),
             may_have_checkpoint: AtomicBool::new(hand.receipt.token > FIRST),
         }
+    }
+
+    /// What a call about a value takes along to the other threads.
+    fn bucket(&self, bucket: &str, key: &str) -> (Arc<dyn Buckets>, String, String) {
+        (Arc::clone(&self.shared.backends.buckets), bucket.to_owned(), key.to_owned())
     }
 
     /// A call to the result backend failed.
@@ -135,6 +145,82 @@ impl AttemptHost for Host {
             Ok(Recorded::Stored) => Ok(()),
             Ok(Recorded::Stale) => Err(Refusal::LeaseLost),
             Err(error) => Err(self.unavailable(&error)),
+        }
+    }
+
+    async fn read_bucket(&self, bucket: &str, key: &str) -> Result<Option<Entry>, Refusal> {
+        let (buckets, bucket, key) = self.bucket(bucket, key);
+        let read = self.runtime.spawn(async move { buckets.read(&bucket, &key).await }).await;
+        read.map_err(|_| worker_ends())?.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn write_bucket(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: Vec<u8>,
+        when: When,
+        ttl: Option<Duration>,
+    ) -> Result<Changed, Refusal> {
+        // A process that was stopped past its lease must not change what another attempt counts on.
+        if !self.holds_lease() {
+            return Err(Refusal::LeaseLost);
+        }
+        let (buckets, bucket, key) = self.bucket(bucket, key);
+        let written = self
+            .runtime
+            .spawn(async move { buckets.write(&bucket, &key, &value, when, ttl).await })
+            .await;
+        written.map_err(|_| worker_ends())?.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn remove_from_bucket(
+        &self,
+        bucket: &str,
+        key: &str,
+        when: When,
+    ) -> Result<Changed, Refusal> {
+        // A process that was stopped past its lease must not change what another attempt counts on.
+        if !self.holds_lease() {
+            return Err(Refusal::LeaseLost);
+        }
+        let (buckets, bucket, key) = self.bucket(bucket, key);
+        let removed =
+            self.runtime.spawn(async move { buckets.remove(&bucket, &key, when).await }).await;
+        removed.map_err(|_| worker_ends())?.map_err(|error| self.unavailable(&error))
+    }
+
+    async fn enqueue(
+        &self,
+        children: Vec<Child>,
+        release: Release,
+    ) -> Result<Vec<TaskId>, Refusal> {
+        // A process that was stopped past its lease must not enqueue for somebody else's attempt.
+        if !self.holds_lease() {
+            return Err(Refusal::LeaseLost);
+        }
+        let now = self.shared.wall();
+        let envelopes = children
+            .into_iter()
+            .map(|child| self.parent.envelope_of(child, now))
+            .collect::<Result<Vec<_>, _>>()?;
+        let ids = envelopes.iter().map(|envelope| envelope.id.clone()).collect();
+        let counted = self.hand.children.count(&envelopes)?;
+        if release == Release::OnSuccess {
+            self.hand.children.keep(envelopes);
+            return Ok(ids);
+        }
+        let shared = Arc::clone(&self.shared);
+        let publishing = self.runtime.spawn(async move {
+            let published = shared.backends.publish(&envelopes).await;
+            published.inspect_err(|error| shared.saw_failure_of_either(error))
+        });
+        match publishing.await.map_err(|_| worker_ends())? {
+            Ok(_) => Ok(ids),
+            Err(error) => {
+                self.hand.children.take_back(counted);
+                Err(Refusal::Unavailable(stem_core::text::printable(&error.problem, 500)))
+            }
         }
     }
 }

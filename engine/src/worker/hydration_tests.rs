@@ -108,6 +108,7 @@ fn shared(memory: &Arc<Memory>, start: usize) -> Arc<Shared> {
         renewals: mpsc::unbounded_channel().0,
         settlements: mpsc::unbounded_channel().0,
         lifecycle: mpsc::unbounded_channel().0,
+        pins: mpsc::unbounded_channel().0,
     }))
 }
 

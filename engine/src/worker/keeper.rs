@@ -8,7 +8,7 @@ use stem_core::backend::broker::{Renewal, Renewed, Settled};
 use stem_core::backend::{BackendError, ErrorClass, Records};
 use stem_core::machine::attempt::Event;
 use stem_core::observe::{Seen, Service};
-use stem_core::settlement::{Receipt, Settle};
+use stem_core::settlement::{CHILDREN, CHILDREN_BYTES, Receipt, Settle};
 use stem_core::task::Progress;
 use stem_core::time::Timestamp;
 use stem_isolate::Refusal;
@@ -172,37 +172,54 @@ pub(super) async fn settle(shared: Arc<Shared>, mut orders: mpsc::UnboundedRecei
             }
         }
         pace.step(Instant::now());
-        let answers = settle_batch(&shared, &mut batch).await;
-        match answers {
-            Ok(answers) => {
-                outage.over("settling deliveries");
-                tell(batch.drain(..), answers);
+        loop {
+            let later = batch.split_off(together(&batch));
+            settle_together(&shared, &outage, &mut batch).await;
+            if later.is_empty() {
+                break;
             }
-            Err(error) if error.class() == ErrorClass::Transient => {
-                saw_settling_fail(&shared, &error);
-                outage.note("settling deliveries", &error);
-                tell(batch.drain(..), Vec::new());
-            }
-            // One that the store will never take must not keep the others from being settled.
-            Err(_) => {
-                for order in batch.drain(..) {
-                    let mut alone = [order];
-                    let answers = settle_batch(&shared, &mut alone).await;
-                    if let Err(error) = &answers {
-                        saw_settling_fail(&shared, error);
-                        alone[0].hand.say_refused(error);
-                    }
-                    tell(alone, answers.unwrap_or_default());
-                }
-            }
+            batch = later;
         }
     }
 }
 
-/// Settling may be two calls; the error says whose it was.
-fn saw_settling_fail(shared: &Shared, error: &BackendError) {
-    let of_broker = error.service == shared.backends.broker.service().0;
-    shared.saw_failure(if of_broker { Service::Broker } else { Service::Results }, error);
+/// How many of the first go out in one call: their children, all told, are no more than one attempt may have.
+fn together(orders: &[SettleOrder]) -> usize {
+    let (mut count, mut bytes) = (0, 0);
+    let over = orders.iter().position(|order| {
+        let children = order.settle.publishes();
+        count += children.len();
+        bytes += children.iter().map(|child| child.payload.bytes.len()).sum::<usize>();
+        count > CHILDREN || bytes > CHILDREN_BYTES
+    });
+    over.map_or(orders.len(), |over| over.max(1))
+}
+
+async fn settle_together(shared: &Shared, outage: &Outage, batch: &mut Vec<SettleOrder>) {
+    let answers = settle_batch(shared, batch).await;
+    match answers {
+        Ok(answers) => {
+            outage.over("settling deliveries");
+            tell(batch.drain(..), answers);
+        }
+        Err(error) if error.class() == ErrorClass::Transient => {
+            shared.saw_failure_of_either(&error);
+            outage.note("settling deliveries", &error);
+            tell(batch.drain(..), Vec::new());
+        }
+        // One that the store will never take must not keep the others from being settled.
+        Err(_) => {
+            for order in batch.drain(..) {
+                let mut alone = [order];
+                let answers = settle_batch(shared, &mut alone).await;
+                if let Err(error) = &answers {
+                    shared.saw_failure_of_either(error);
+                    alone[0].hand.say_refused(error);
+                }
+                tell(alone, answers.unwrap_or_default());
+            }
+        }
+    }
 }
 
 /// Hands out answers; what got none has failed, and is tried again.
@@ -237,8 +254,59 @@ async fn settle_batch(
     }
     let settles: Vec<_> = batch.iter().map(|order| order.settle.clone()).collect();
     if shared.records == Records::Elsewhere {
-        // The record first. A crash before the next line makes a redelivery that finds a final record and is discarded.
-        results.record_settled(&settles).await?;
+        return settle_elsewhere(shared, settles).await;
     }
     shared.backends.broker.settle(&settles, shared.records).await
+}
+
+/// Settles where the records lie in another service.
+async fn settle_elsewhere(
+    shared: &Shared,
+    settles: Vec<Settle>,
+) -> Result<Vec<Settled>, BackendError> {
+    let (settles, held) = publish_first(shared, settles).await?;
+    // The record first. A crash before the next line makes a redelivery that finds a final record and is discarded.
+    shared.backends.results.record_settled(&settles).await?;
+    let mut settled = shared.backends.broker.settle(&settles, shared.records).await?.into_iter();
+    Ok(held
+        .into_iter()
+        .map_while(|held| if held { settled.next() } else { Some(Settled::Stale) })
+        .collect())
+}
+
+/// Publishes what the settlements would, before their records are final: a worker that dies after the record and before the
+/// settlement leaves a delivery that is discarded, and its children would never come to be. One that dies before the record
+/// has enqueued them, and its task runs again; so over two services children are enqueued at least once, and only those with
+/// keys exactly once. Dying between the records of children without keys and their enqueueing leaves records that say queued
+/// for ever, as a producer does that dies there.
+///
+/// The broker is asked first whether the delivery is still held, as the children of a stale attempt are nobody's. Returns
+/// what is left to settle, and for each whether it was held; one that was not must not become final either.
+async fn publish_first(
+    shared: &Shared,
+    mut settles: Vec<Settle>,
+) -> Result<(Vec<Settle>, Vec<bool>), BackendError> {
+    let mut held = vec![true; settles.len()];
+    let parents: Vec<usize> =
+        (0..settles.len()).filter(|at| !settles[*at].publishes().is_empty()).collect();
+    if parents.is_empty() {
+        return Ok((settles, held));
+    }
+    let renewals: Vec<_> = parents
+        .iter()
+        .map(|at| Renewal { receipt: settles[*at].receipt.clone(), lease: shared.config.lease })
+        .collect();
+    let renewed = shared.backends.broker.renew(&renewals).await?;
+    let mut children = Vec::new();
+    for (at, renewed) in parents.into_iter().zip(renewed) {
+        held[at] = matches!(renewed, Renewed::Until(_));
+        let born = std::mem::take(&mut settles[at].children);
+        if held[at] {
+            children.extend(born);
+        }
+    }
+    shared.backends.publish(&children).await?;
+    let mut still = held.iter();
+    settles.retain(|_| still.next().copied().unwrap_or(true));
+    Ok((settles, held))
 }

@@ -61,7 +61,7 @@ fn quietest(in_hand: &[Arc<InHand>]) -> Option<Quiet> {
     })
 }
 
-/// Beats until dropped, at its interval and at each change of state.
+/// Beats until dropped, at its interval, at each change of state, and when other names are served than before.
 pub(super) async fn beat(shared: Arc<Shared>) {
     let mut state = shared.state.subscribe();
     loop {
@@ -71,6 +71,7 @@ pub(super) async fn beat(shared: Arc<Shared>) {
         }
         tokio::select! {
             () = tokio::time::sleep(shared.config.heartbeat_interval) => {}
+            () = shared.names_changed.notified() => {}
             changed = state.changed() => {
                 if changed.is_err() {
                     return;

@@ -13,7 +13,6 @@ use stem_core::observe::Seen;
 
 use super::handler::{Handler, Serving};
 use super::shared::{Counters, Shared};
-use crate::modules::ModuleHandler;
 
 /// An attempt waits no longer for a module that is prepared anew, and begins on the worn one: its lease runs meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -131,9 +130,9 @@ pub(super) async fn after(shared: &Shared, handler: &Handler, ran: bool, peak_me
 /// does not serve. Dropped in the middle it has changed nothing.
 async fn renew(shared: &Shared, worn: &Arc<Serving>, reason: Reason) -> Arc<Serving> {
     let _turn = shared.recycling.turn.lock().await;
-    let runtime = match (shared.handler(&worn.name), &shared.threads.isolates) {
-        (Some(Handler::Isolate(now)), _) if !Arc::ptr_eq(&now, worn) => return now,
-        (Some(Handler::Isolate(_)), Some(runtime)) => Arc::clone(runtime),
+    let runtime = match (shared.routes().now(worn), &shared.threads.isolates) {
+        (Some(now), _) if !Arc::ptr_eq(&now, worn) => return now,
+        (Some(_), Some(runtime)) => Arc::clone(runtime),
         // Out of service by now: what was taken is still served.
         _ => return worn.as_new(),
     };
@@ -142,8 +141,8 @@ async fn renew(shared: &Shared, worn: &Arc<Serving>, reason: Reason) -> Arc<Serv
     let prepared = tokio::task::spawn_blocking(move || runtime.prepare_anew(&module)).await;
     let problem = match prepared {
         Ok(Ok(module)) => {
-            let fresh = Serving::new(ModuleHandler { module, ..(**worn).clone() });
-            if shared.replace_module(worn, &fresh) {
+            let fresh = worn.with_module(module);
+            if shared.change_routes(|routes| routes.replace(worn, &fresh)) {
                 let attempts = worn.begun.load(Ordering::Relaxed);
                 Counters::count(&shared.counters.recycled);
                 shared.observer.saw(Seen::Recycled { reason: reason.as_str() });

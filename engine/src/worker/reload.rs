@@ -1,4 +1,4 @@
-//! Picks up changed modules without a restart. Attempts that run keep the module they began with.
+//! Picks up changed modules and a changed policy without a restart. Attempts that run keep the module they began with.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use stem_isolate::IsolateRuntime;
 use super::handler::{Handler, Serving};
 use super::shared::Shared;
 use crate::modules;
+use crate::policy::Origin;
 
 /// How often the directory is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -16,8 +17,16 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Watches a directory until dropped.
 pub(super) async fn watch(shared: Arc<Shared>, runtime: Arc<IsolateRuntime>, dir: PathBuf) {
     let mut seen = modules::fingerprint(&dir);
+    let mut policy = shared.config.policy.subscribe();
     loop {
-        tokio::time::sleep(LOOK).await;
+        // Cancel-safe, both: a change that is missed here is seen by the next look.
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            Ok(()) = policy.changed() => {
+                reload(&shared, &runtime, &dir).await;
+                continue;
+            }
+        }
         let now = modules::fingerprint(&dir);
         if now == seen {
             continue;
@@ -40,7 +49,8 @@ async fn reload(shared: &Shared, runtime: &IsolateRuntime, dir: &std::path::Path
             return;
         }
     };
-    let old = shared.handlers();
+    let policy = shared.config.policy.current();
+    let old = shared.routes().local();
     let mut new: std::collections::BTreeMap<_, _> = old
         .iter()
         .filter(|(_, handler)| matches!(handler, Handler::Inline(_)))
@@ -51,7 +61,9 @@ async fn reload(shared: &Shared, runtime: &IsolateRuntime, dir: &std::path::Path
             Some(Handler::Isolate(before)) => Some(before),
             _ => None,
         };
-        match modules::load(runtime, found, &shared.config.limits_cap).await {
+        let resolved = policy.resolve(&found.manifest, Origin::Local, &shared.config.limits_cap);
+        resolved.warn(name);
+        match modules::load_with(runtime, found, resolved).await {
             Ok(handler) => {
                 if before.is_none_or(|before| before.module.digest() != handler.module.digest()) {
                     tracing::info!(task = %name, digest = %handler.module.digest(), "module loaded");
@@ -69,5 +81,6 @@ async fn reload(shared: &Shared, runtime: &IsolateRuntime, dir: &std::path::Path
     for name in old.keys().filter(|name| !new.contains_key(*name)) {
         tracing::info!(task = %name, "module removed; its tasks wait for a worker that has it");
     }
-    shared.replace_handlers(new);
+    shared.change_routes(|routes| routes.set_local(new));
+    shared.routes_changed.notify_one();
 }

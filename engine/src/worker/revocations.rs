@@ -7,9 +7,9 @@ use stem_core::backend::BackendError;
 use stem_core::id::TaskId;
 use stem_core::machine::attempt::Event;
 use stem_core::observe::Service;
-use stem_core::revoke::{RevocationChange, Revocations, Version};
+use stem_core::revoke::{RevocationChange, Revocations, Version, module_of};
 
-use super::shared::Shared;
+use super::shared::{InHand, Shared};
 use crate::revocations;
 
 /// The longest between two looks at the store, without a wake-up.
@@ -30,8 +30,10 @@ pub(super) async fn catch_up(shared: &Shared) -> Result<(), BackendError> {
         };
         revocations::read(store, namespace, Version::default(), take).await?;
         shared.replace_revocations(anew);
+        follow_recalls(shared);
         for hand in shared.in_hand() {
             tell(shared, &hand.receipt.task);
+            tell_of_recall(shared, &hand);
         }
     } else {
         let seen = shared.revocations().seen();
@@ -41,6 +43,8 @@ pub(super) async fn catch_up(shared: &Shared) -> Result<(), BackendError> {
         revocations::read(store, namespace, seen, take).await?;
     }
     shared.revocations_were_read(looked_at);
+    // Also what has expired meanwhile.
+    follow_recalls(shared);
     Ok(())
 }
 
@@ -75,6 +79,13 @@ fn take_in(
 
 /// Tells the attempts in hand what is known of their task. An attempt that is taken in hand after this looks itself.
 fn tell(shared: &Shared, task: &TaskId) {
+    if let Some(build) = module_of(task) {
+        follow_recalls(shared);
+        for hand in shared.in_hand_on(&build) {
+            tell_of_recall(shared, &hand);
+        }
+        return;
+    }
     let hands = shared.in_hand_of(task);
     if hands.is_empty() {
         return;
@@ -84,6 +95,36 @@ fn tell(shared: &Shared, task: &TaskId) {
             hand.tell(Event::Revoked(revocation.clone()));
         }
     }
+}
+
+/// Tells an attempt that the build was recalled that it runs, if it was.
+fn tell_of_recall(shared: &Shared, hand: &InHand) {
+    let recall =
+        hand.build.get().and_then(|build| shared.revocations().recall(build, shared.wall()));
+    if let Some(recall) = recall {
+        hand.tell(Event::Recalled(recall));
+    }
+}
+
+/// Takes builds out of service that are recalled, and puts those back whose recall is over.
+fn follow_recalls(shared: &Shared) {
+    let now = shared.wall();
+    let recalled = shared.revocations().recalled(now);
+    if *shared.routes().recalled() == recalled {
+        return;
+    }
+    shared.change_routes(|routes| {
+        // Asked again: somebody else may have been here in between, with something newer.
+        let recalled = shared.revocations().recalled(now);
+        for build in recalled.difference(routes.recalled()) {
+            tracing::warn!(%build, "a build was recalled; it runs nothing any more");
+        }
+        for build in routes.recalled().difference(&recalled) {
+            tracing::info!(%build, "the recall of a build is over");
+        }
+        routes.set_recalled(recalled);
+    });
+    shared.routes_changed.notify_one();
 }
 
 /// Follows the store until dropped. Between two reads nothing is held, so dropping it loses nothing.

@@ -2,26 +2,30 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use serde_json::Value;
 use stem_core::backend::broker::QueueStatus;
 use stem_core::backend::{BackendError, Records};
 use stem_core::control::{Drain, WorkerState};
-use stem_core::id::{Incarnation, LeaseToken, QueueName, TaskId, TaskName};
+use stem_core::id::{Digest, Incarnation, LeaseToken, QueueName, TaskId, TaskName};
 use stem_core::machine::{attempt, lifecycle};
 use stem_core::observe::{Gauges, Observer, Seen, Service};
 use stem_core::outcome::StopHow;
 use stem_core::revoke::{Revocations, TRACE_TTL, Version};
 use stem_core::settlement::Receipt;
 use stem_core::time::{Clock, Timestamp};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
+use super::children::Children;
 use super::config::{RevokePolicy, WorkerConfig};
-use super::handler::{Handler, Interrupt, Serving, Threads};
+use super::handler::{Handler, Interrupt, Threads};
 use super::keeper::{RenewOrder, SettleOrder};
 use super::progress::ProgressBook;
 use super::recycle::{Guards, Recycling};
+use super::routes::Routes;
+use super::shipping::PinOrder;
 use super::slots::Slots;
 use crate::Backends;
 use crate::clock::{SteadyClock, SystemClock};
@@ -66,8 +70,12 @@ pub(super) struct InHand {
     pub(super) events: mpsc::UnboundedSender<attempt::Event>,
     /// Set when the handler starts.
     pub(super) running: OnceLock<Running>,
+    /// The build that it is to run on, once that is known; none for native handlers.
+    pub(super) build: OnceLock<Digest>,
     /// Milliseconds since 1970; moves with each renewal.
     pub(super) held_until: AtomicI64,
+    /// Tasks that it enqueues.
+    pub(super) children: Children,
     /// It was asked to end before its time, or ordered to.
     stopping: AtomicBool,
     /// The log has said that its settlement is refused.
@@ -98,7 +106,9 @@ impl InHand {
             attempt,
             events,
             running: OnceLock::new(),
+            build: OnceLock::new(),
             held_until: AtomicI64::new(0),
+            children: Children::default(),
             stopping: AtomicBool::new(false),
             said_refused: AtomicBool::new(false),
         }
@@ -171,24 +181,20 @@ pub(super) struct Shared {
     /// Replies to commands that are being made.
     pub(super) replying: watch::Sender<usize>,
     drain: Mutex<Option<Drain>>,
-    handlers: RwLock<Handlers>,
+    routes: RwLock<Routes>,
+    /// What serves changed in a way that whoever follows the module store has not made.
+    pub(super) routes_changed: Notify,
+    /// The worker serves other names than before; others learn it from heartbeats.
+    pub(super) names_changed: Notify,
+    /// For builds that tasks are pinned to.
+    pub(super) pins: mpsc::UnboundedSender<PinOrder>,
+    /// What became of each release that should serve, for replies; absent where none is followed.
+    releases: Mutex<Option<Vec<Value>>>,
     in_hand: Mutex<HashMap<(TaskId, LeaseToken), Arc<InHand>>>,
     revocations: Mutex<Revocations>,
     revoked_ends: Mutex<VecDeque<RevokedEnd>>,
     /// What waited in each queue of ours when last looked at, in steady time.
     depths: Mutex<(Timestamp, Vec<(QueueName, u64)>)>,
-}
-
-#[derive(Clone, Debug)]
-struct Handlers {
-    by_name: Arc<BTreeMap<TaskName, Handler>>,
-    names: Arc<[TaskName]>,
-}
-
-impl Handlers {
-    fn new(by_name: BTreeMap<TaskName, Handler>) -> Self {
-        Self { names: by_name.keys().cloned().collect(), by_name: Arc::new(by_name) }
-    }
 }
 
 /// The channels and parts that [`Shared::new`] puts together.
@@ -202,6 +208,7 @@ pub(super) struct Parts {
     pub(super) renewals: mpsc::UnboundedSender<RenewOrder>,
     pub(super) settlements: mpsc::UnboundedSender<SettleOrder>,
     pub(super) lifecycle: mpsc::UnboundedSender<lifecycle::Event>,
+    pub(super) pins: mpsc::UnboundedSender<PinOrder>,
 }
 
 impl Shared {
@@ -237,7 +244,11 @@ impl Shared {
             in_hand_changed: watch::channel(0).0,
             replying: watch::channel(0).0,
             drain: Mutex::new(None),
-            handlers: RwLock::new(Handlers::new(parts.handlers)),
+            routes: RwLock::new(Routes::new(parts.handlers)),
+            routes_changed: Notify::new(),
+            names_changed: Notify::new(),
+            pins: parts.pins,
+            releases: Mutex::default(),
             in_hand: Mutex::default(),
             revoked_ends: Mutex::default(),
             depths: Mutex::default(),
@@ -264,32 +275,33 @@ impl Shared {
         shift(at, self.now(), self.wall())
     }
 
-    pub(super) fn handler(&self, name: &TaskName) -> Option<Handler> {
-        self.handlers.read().unwrap_or_else(PoisonError::into_inner).by_name.get(name).cloned()
+    /// What serves. Held for a look; never while the revocations are.
+    pub(super) fn routes(&self) -> RwLockReadGuard<'_, Routes> {
+        self.routes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what serves, in one step.
+    pub(super) fn change_routes<T>(&self, change: impl FnOnce(&mut Routes) -> T) -> T {
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let before = routes.names();
+        let changed = change(&mut routes);
+        if !Arc::ptr_eq(&before, &routes.names()) {
+            self.names_changed.notify_one();
+        }
+        changed
     }
 
     pub(super) fn names(&self) -> Arc<[TaskName]> {
-        Arc::clone(&self.handlers.read().unwrap_or_else(PoisonError::into_inner).names)
+        self.routes().names()
     }
 
-    pub(super) fn handlers(&self) -> Arc<BTreeMap<TaskName, Handler>> {
-        Arc::clone(&self.handlers.read().unwrap_or_else(PoisonError::into_inner).by_name)
+    /// What became of each release that should serve, where releases are followed.
+    pub(super) fn releases(&self) -> Option<Vec<Value>> {
+        self.releases.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts a module prepared anew in the place of the worn one; says whether that was still there.
-    pub(super) fn replace_module(&self, worn: &Arc<Serving>, fresh: &Arc<Serving>) -> bool {
-        let mut handlers = self.handlers.write().unwrap_or_else(PoisonError::into_inner);
-        let still = matches!(handlers.by_name.get(&worn.name),
-            Some(Handler::Isolate(now)) if Arc::ptr_eq(now, worn));
-        if still {
-            let fresh = Handler::Isolate(Arc::clone(fresh));
-            Arc::make_mut(&mut handlers.by_name).insert(worn.name.clone(), fresh);
-        }
-        still
-    }
-
-    pub(super) fn replace_handlers(&self, by_name: BTreeMap<TaskName, Handler>) {
-        *self.handlers.write().unwrap_or_else(PoisonError::into_inner) = Handlers::new(by_name);
+    pub(super) fn set_releases(&self, releases: Vec<Value>) {
+        *self.releases.lock().unwrap_or_else(PoisonError::into_inner) = Some(releases);
     }
 
     pub(super) fn revocations(&self) -> MutexGuard<'_, Revocations> {
@@ -354,6 +366,11 @@ impl Shared {
         self.hands().values().cloned().collect()
     }
 
+    /// The deliveries in hand that are to run on a build.
+    pub(super) fn in_hand_on(&self, build: &Digest) -> Vec<Arc<InHand>> {
+        self.hands().values().filter(|hand| hand.build.get() == Some(build)).cloned().collect()
+    }
+
     /// The deliveries of one task in hand; more than one only while a lost lease is being noticed.
     pub(super) fn in_hand_of(&self, task: &TaskId) -> Vec<Arc<InHand>> {
         self.hands()
@@ -380,6 +397,12 @@ impl Shared {
         ends.iter().rev().find(|end| end.task == *task).cloned()
     }
 
+    /// How attempts ended that a revocation of this version ended.
+    pub(super) fn ends_by(&self, version: Version) -> Vec<RevokedEnd> {
+        let ends = self.revoked_ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.iter().filter(|end| end.version == Some(version)).cloned().collect()
+    }
+
     pub(super) fn worker_state(&self) -> WorkerState {
         *self.state.borrow()
     }
@@ -401,6 +424,12 @@ impl Shared {
     /// Tells the observer that a call to a service failed.
     pub(super) fn saw_failure(&self, service: Service, error: &BackendError) {
         self.observer.saw(Seen::ServiceFailed(service, error.class()));
+    }
+
+    /// The same for what may be calls to the broker and to the result backend; the error says whose it was.
+    pub(super) fn saw_failure_of_either(&self, error: &BackendError) {
+        let of_broker = error.service == self.backends.broker.service().0;
+        self.saw_failure(if of_broker { Service::Broker } else { Service::Results }, error);
     }
 
     /// Keeps what was found to wait in the queues of this worker, for [`gauges`](Self::gauges).

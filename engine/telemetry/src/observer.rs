@@ -41,6 +41,7 @@ fn reason(reason: StopReason) -> &'static str {
     match reason {
         StopReason::TimeLimit => "time-limit",
         StopReason::Shutdown => "shutdown",
+        StopReason::Recalled => "recalled",
         StopReason::Revoked => "revoked",
         StopReason::LeaseLost => "lease-lost",
     }

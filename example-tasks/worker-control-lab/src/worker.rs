@@ -116,6 +116,7 @@ async fn work(path: PathBuf, args: Args) -> Result<()> {
             args: vec![COMPILE.to_owned()],
         },
         cache_dir: Some(args.cache),
+        scratch_dir: None,
     })?);
     let cap = config.limits_cap.clone();
     let mut builder = Worker::builder(backends, config)

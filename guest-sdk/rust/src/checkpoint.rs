@@ -6,14 +6,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{HostError, TaskError};
-use crate::host::Host;
+use crate::host::{Here, Host};
 
 /// State that the next attempt of the same task finds, from [`Context::checkpoint`](crate::Context::checkpoint).
 ///
 /// A save replaces the value as a whole and is durable once it returns. At most 256 KiB. The value is removed when the
 /// task reaches its end.
 pub struct Checkpoint<'a> {
-    pub(crate) host: &'a dyn Host,
+    pub(crate) host: &'a Here,
 }
 
 impl Checkpoint<'_> {

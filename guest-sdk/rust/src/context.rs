@@ -8,17 +8,20 @@ use std::time::{Duration, SystemTime};
 use stem_host_abi::limits;
 
 use crate::checkpoint::Checkpoint;
+use crate::children::{Children, Release};
 use crate::error::{HostError, StopNotice, TaskError};
-use crate::host::{Host, TaskInfo};
+use crate::host::{Here, Host, TaskInfo};
+use crate::kv::Bucket;
 use crate::log::Level;
 use crate::progress::Progress;
+use crate::secrets::Secrets;
 
 /// The attempt now running: facts about it, and the calls by which it says that it lives and learns that it should stop.
 ///
 /// No call returns once the attempt is to end by force (terminate, hard time limit, lost lease): the guest ends there,
 /// without running destructors.
 pub struct Context {
-    host: Rc<dyn Host>,
+    host: Rc<Here>,
     // Asked for at the first use, so that a task which never looks makes no host call for it.
     info: OnceCell<TaskInfo>,
 }
@@ -34,7 +37,7 @@ pub struct TimeLeft {
 
 /// Facts. The same throughout an attempt.
 impl Context {
-    pub(crate) fn new(host: Rc<dyn Host>) -> Self {
+    pub(crate) fn new(host: Rc<Here>) -> Self {
         Self { host, info: OnceCell::new() }
     }
 
@@ -181,7 +184,34 @@ impl Context {
 
     /// State for the next attempt of this task.
     pub fn checkpoint(&self) -> Checkpoint<'_> {
-        Checkpoint { host: &*self.host }
+        Checkpoint { host: &self.host }
+    }
+}
+
+/// What the operator grants. Without a grant every call here fails with [`HostError::Denied`], whose text has the line that
+/// `stem.toml` lacks.
+impl Context {
+    /// Enqueues further tasks: at once, or with this attempt's success. Granted by name: `children = ["thumb.*"]`.
+    pub fn children(&self) -> Children<'_> {
+        Children { host: &self.host, release: Release::Now }
+    }
+
+    /// Small values that tasks share. Granted by bucket, to read or to write too: `kv = ["thumbs", "seen:rw"]`.
+    pub fn kv<'a>(&'a self, bucket: &'a str) -> Bucket<'a> {
+        Bucket { host: &self.host, name: bucket, ttl: None }
+    }
+
+    /// A setting of the worker; `None` if it has none of that name. Granted by name: `config = ["SIZE"]`.
+    ///
+    /// # Errors
+    /// [`HostError::Denied`].
+    pub fn config(&self, key: &str) -> Result<Option<String>, HostError> {
+        self.host.setting(key)
+    }
+
+    /// Secrets. Granted by name, to be sent to a host or to be read: `secrets = ["API_KEY@api.example.org"]`.
+    pub fn secrets(&self) -> Secrets<'_> {
+        Secrets { host: &self.host }
     }
 }
 

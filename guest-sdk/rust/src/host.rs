@@ -1,10 +1,22 @@
 //! The seam between a task and whoever runs it: the worker (through generated bindings) or a test host.
+//!
+//! Which of the two it is, is known when the task is compiled. So no table of functions stands between them, and a module
+//! imports only what its task calls: its imports are an honest list of what it needs to be granted.
 
 use std::time::{Duration, SystemTime};
 
+use crate::children::{Child, Release};
 use crate::error::{HostError, StopNotice};
+use crate::kv::{Entry, When};
 use crate::log::Level;
 use crate::progress::Progress;
+
+/// Whoever runs this task.
+#[cfg(target_family = "wasm")]
+pub(crate) type Here = crate::wasm::Worker;
+/// Whoever runs this task.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) type Here = crate::testing::TestAttempt;
 
 /// Facts about the attempt now running.
 #[derive(Clone, Debug)]
@@ -35,4 +47,18 @@ pub(crate) trait Host {
     fn log_enabled(&self, level: Level) -> bool;
     fn load_checkpoint(&self) -> Result<Option<Vec<u8>>, HostError>;
     fn save_checkpoint(&self, state: &[u8]) -> Result<(), HostError>;
+    fn enqueue(&self, children: Vec<Child>, release: Release) -> Result<Vec<String>, HostError>;
+    fn read(&self, bucket: &str, key: &str) -> Result<Option<Entry>, HostError>;
+    fn write(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: &[u8],
+        when: When,
+        ttl: Option<Duration>,
+    ) -> Result<u64, HostError>;
+    fn remove(&self, bucket: &str, key: &str, when: When) -> Result<(), HostError>;
+    fn setting(&self, key: &str) -> Result<Option<String>, HostError>;
+    fn placeholder(&self, secret: &str) -> Result<String, HostError>;
+    fn reveal(&self, secret: &str) -> Result<Vec<u8>, HostError>;
 }

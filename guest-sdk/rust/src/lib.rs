@@ -80,6 +80,20 @@
 //! [save a checkpoint](Context::checkpoint) now and then, and make outside effects repeatable with
 //! [`Context::idempotency_key`].
 //!
+//! # What is granted
+//!
+//! A task reaches nothing outside unless its operator grants it in `stem.toml`:
+//!
+//! | call | grant |
+//! |---|---|
+//! | [`Context::children`]: enqueue further tasks | `children = ["thumb.*"]` |
+//! | [`Context::kv`]: small values that tasks share | `kv = ["thumbs", "seen:rw"]` |
+//! | [`Context::config`]: settings | `config = ["SIZE"]` |
+//! | [`Context::secrets`]: placeholders for secrets, and secrets | `secrets = ["API_KEY@api.example.org", { name = "DB", reveal = true }]` |
+//!
+//! Without the grant a call fails with [`HostError::Denied`] and the line that is missing; the task goes on. A module
+//! imports only what its task calls, so `stem module check` tells an operator what a task is going to ask for.
+//!
 //! # Failing
 //!
 //! [`TaskError::retryable`] asks for another attempt, [`TaskError::fatal`] says that none will help, [`TaskError::cancelled`]
@@ -91,12 +105,15 @@
 //! Each attempt starts in fresh memory. Statics do not outlive it.
 
 mod checkpoint;
+mod children;
 mod context;
 mod error;
 mod host;
+mod kv;
 mod log;
 mod payload;
 mod progress;
+mod secrets;
 
 #[cfg(target_family = "wasm")]
 #[allow(
@@ -115,11 +132,14 @@ mod wasm;
 pub mod testing;
 
 pub use checkpoint::Checkpoint;
+pub use children::{Child, Children, Release};
 pub use context::{Context, TimeLeft};
 pub use error::{FailureKind, HostError, StopNotice, TaskError};
+pub use kv::{Bucket, Entry, When};
 pub use log::Level;
 pub use payload::{Binary, Input, Output};
 pub use progress::Progress;
+pub use secrets::Secrets;
 pub use stem_guest_macros::task;
 
 /// What the expansion of `#[task]` names. Not part of the interface.

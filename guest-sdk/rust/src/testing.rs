@@ -5,18 +5,22 @@
 //! rate; a panic of the task is a panic of the test; no limit on memory or CPU time applies.
 
 mod attempt;
+mod granted;
+mod run;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use stem_host_abi::{RESULT_TOO_LARGE, limits};
 
-use self::attempt::{Ended, Script, TestAttempt};
+pub(crate) use self::attempt::TestAttempt;
+use self::attempt::{Ended, Script};
+use self::run::Values;
+pub use self::run::{End, Enqueued, LogLine, Run};
 use crate::error::encode;
-use crate::{Binary, Context, Input, Level, Output, Progress, StopNotice, TaskError};
+use crate::{Binary, Context, Input, Level, Output, StopNotice, TaskError};
 
 /// A host for one attempt, set up by its methods.
 ///
@@ -201,6 +205,66 @@ impl TestHost {
         self
     }
 
+    /// Lets the task enqueue others: one name, or a beginning and `*`. Nothing is granted that no method here names.
+    #[must_use]
+    pub fn allow_children(mut self, pattern: impl Into<String>) -> Self {
+        self.script.granted.children.push(pattern.into());
+        self
+    }
+
+    /// Lets the task read and write a bucket.
+    #[must_use]
+    pub fn bucket(mut self, bucket: impl Into<String>) -> Self {
+        self.script.granted.buckets.insert(bucket.into(), true);
+        self
+    }
+
+    /// Lets the task read a bucket and not write it, whatever was said before.
+    #[must_use]
+    pub fn bucket_read_only(mut self, bucket: impl Into<String>) -> Self {
+        self.script.granted.buckets.insert(bucket.into(), false);
+        self
+    }
+
+    /// Puts a value into a bucket, as JSON. The bucket is for reading and writing unless it was named before.
+    ///
+    /// # Panics
+    /// When serde cannot write it.
+    #[must_use]
+    pub fn value<T: Serialize + ?Sized>(
+        mut self,
+        bucket: impl Into<String>,
+        key: impl Into<String>,
+        value: &T,
+    ) -> Self {
+        let value = serde_json::to_vec(value).expect("a value that JSON can hold");
+        let bucket = bucket.into();
+        self.script.granted.buckets.entry(bucket.clone()).or_insert(true);
+        self.script.granted.values.insert((bucket, key.into()), value);
+        self
+    }
+
+    /// Grants a setting, with a value or without one.
+    #[must_use]
+    pub fn config<'a>(mut self, key: impl Into<String>, value: impl Into<Option<&'a str>>) -> Self {
+        self.script.granted.settings.insert(key.into(), value.into().map(str::to_owned));
+        self
+    }
+
+    /// Grants a secret by its placeholder, which is `stem-secret-` and the name here.
+    #[must_use]
+    pub fn secret(mut self, name: impl Into<String>) -> Self {
+        self.script.granted.secrets.entry(name.into()).or_default();
+        self
+    }
+
+    /// Grants a secret to be revealed, and by its placeholder.
+    #[must_use]
+    pub fn revealed_secret(mut self, name: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+        self.script.granted.secrets.insert(name.into(), Some(value.into()));
+        self
+    }
+
     /// Keeps log lines of this level and above; all of them when not set.
     #[must_use]
     pub fn log_level(mut self, level: Level) -> Self {
@@ -239,95 +303,5 @@ impl TestHost {
             Err(panic) => resume_unwind(panic),
         };
         attempt.into_run(end)
-    }
-}
-
-/// What one attempt did.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// How it ended.
-    pub end: End,
-    /// Every update, in order; a worker would merge those in quick succession.
-    pub progress: Vec<Progress>,
-    /// Every log line kept, in order.
-    pub log: Vec<LogLine>,
-    /// The checkpoint as it stands at the end.
-    pub checkpoint: Option<Vec<u8>>,
-    /// Heartbeats and progress updates.
-    pub beats: u64,
-    /// How long it took by the host's clock.
-    pub elapsed: Duration,
-}
-
-/// How an attempt ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum End {
-    /// With this result.
-    Returned(Binary),
-    /// With this failure.
-    Failed(TaskError),
-    /// By force.
-    Terminated,
-}
-
-/// A log line as the host keeps it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogLine {
-    /// How much it matters.
-    pub level: Level,
-    /// Its text.
-    pub message: String,
-    /// Its fields, in order.
-    pub fields: Vec<(String, String)>,
-}
-
-impl Run {
-    /// The result.
-    ///
-    /// # Panics
-    /// When there is none.
-    #[track_caller]
-    pub fn result(&self) -> &Binary {
-        match &self.end {
-            End::Returned(result) => result,
-            other => panic!("expected a result, got {other:?}"),
-        }
-    }
-
-    /// The result, read from JSON.
-    ///
-    /// # Panics
-    /// When there is none, or it has another shape.
-    #[track_caller]
-    pub fn json<T: DeserializeOwned>(&self) -> T {
-        match serde_json::from_slice(&self.result().bytes) {
-            Ok(value) => value,
-            Err(error) => panic!("the result is no JSON of that type: {error}"),
-        }
-    }
-
-    /// The failure.
-    ///
-    /// # Panics
-    /// When there is none.
-    #[track_caller]
-    pub fn failure(&self) -> &TaskError {
-        match &self.end {
-            End::Failed(failure) => failure,
-            other => panic!("expected a failure, got {other:?}"),
-        }
-    }
-
-    /// The checkpoint, read from JSON.
-    ///
-    /// # Panics
-    /// When there is none, or it has another shape.
-    #[track_caller]
-    pub fn checkpoint_json<T: DeserializeOwned>(&self) -> T {
-        match self.checkpoint.as_deref().map(serde_json::from_slice) {
-            Some(Ok(value)) => value,
-            Some(Err(error)) => panic!("the checkpoint is no JSON of that type: {error}"),
-            None => panic!("no checkpoint was saved"),
-        }
     }
 }

@@ -6,9 +6,13 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::Context;
 use crate::bindings::exports::stem::task::handler;
-use crate::bindings::stem::task::{checkpoint, context, lifecycle, log, types};
+use crate::bindings::stem::task::{
+    checkpoint, children, config, context, kv, lifecycle, log, secrets, types,
+};
+use crate::children::{Child, Release};
 use crate::error::{FailureKind, HostError, StopNotice, TaskError, encode};
 use crate::host::{Host, TaskInfo};
+use crate::kv::{Entry, When};
 use crate::log::Level;
 use crate::payload::{Binary, Input, Output};
 use crate::progress::Progress;
@@ -34,7 +38,7 @@ fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
     log::write(log::Level::Error, &format!("panicked: {text}"), &fields);
 }
 
-struct Worker;
+pub(crate) struct Worker;
 
 impl Host for Worker {
     fn info(&self) -> TaskInfo {
@@ -98,6 +102,68 @@ impl Host for Worker {
 
     fn save_checkpoint(&self, state: &[u8]) -> Result<(), HostError> {
         Ok(checkpoint::save(state)?)
+    }
+
+    fn enqueue(&self, children: Vec<Child>, release: Release) -> Result<Vec<String>, HostError> {
+        let requests = children.into_iter().map(request).collect::<Result<Vec<_>, _>>()?;
+        let release = match release {
+            Release::Now => children::Release::Now,
+            Release::OnSuccess => children::Release::OnSuccess,
+        };
+        Ok(children::enqueue(&requests, release)?)
+    }
+
+    fn read(&self, bucket: &str, key: &str) -> Result<Option<Entry>, HostError> {
+        let entry = kv::get(bucket, key)?;
+        Ok(entry.map(|kv::Entry { value, version }| Entry { value, version }))
+    }
+
+    fn write(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: &[u8],
+        when: When,
+        ttl: Option<Duration>,
+    ) -> Result<u64, HostError> {
+        Ok(kv::put(bucket, key, value, when.into(), ttl.map(millis))?)
+    }
+
+    fn remove(&self, bucket: &str, key: &str, when: When) -> Result<(), HostError> {
+        Ok(kv::remove(bucket, key, when.into())?)
+    }
+
+    fn setting(&self, key: &str) -> Result<Option<String>, HostError> {
+        Ok(config::get(key)?)
+    }
+
+    fn placeholder(&self, secret: &str) -> Result<String, HostError> {
+        Ok(secrets::placeholder(secret)?)
+    }
+
+    fn reveal(&self, secret: &str) -> Result<Vec<u8>, HostError> {
+        Ok(secrets::reveal(secret)?)
+    }
+}
+
+fn request(child: Child) -> Result<children::Request, HostError> {
+    Ok(children::Request {
+        task_name: child.task_name,
+        queue: child.queue,
+        input: child.input.map_err(HostError::Invalid)?.into(),
+        delay: child.delay.map(millis),
+        dedup_key: child.dedup_key,
+        headers: child.headers,
+    })
+}
+
+impl From<When> for kv::Condition {
+    fn from(when: When) -> Self {
+        match when {
+            When::Always => Self::Always,
+            When::Absent => Self::IfAbsent,
+            When::Version(version) => Self::IfVersion(version),
+        }
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) fn runtime(isolates: u32, threads: usize) -> anyhow::Result<Arc<Isola
         slice: RuntimeConfig::SLICE,
         compiler: Compiler::InProcess,
         cache_dir: None,
+        scratch_dir: None,
     })?)
 }
 

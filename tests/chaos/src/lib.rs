@@ -19,6 +19,7 @@
 //! | variable | says | default | in full |
 //! |---|---|---|---|
 //! | `STEM_TEST_CHAOS` | tasks of each storm | 6000 | 60000 |
+//! | `STEM_TEST_FAMILIES` | tasks with children while workers are killed | 150 | 3000 |
 //! | `STEM_TEST_ROUNDS` | rounds of freezing a worker | 5 | 50 |
 //! | `STEM_TEST_BROADCASTS` | commands to eight workers | 200 | 1000 |
 //! | `STEM_TEST_SEED` | repeats the faults of a run that has printed it | another each time | |
@@ -38,6 +39,11 @@ use std::io::Read as _;
 
 /// While a file of this name lies in a run's directory, its producers enqueue nothing more, and end in good order.
 pub const STOP: &str = "stop";
+
+/// The name of a child that `family` enqueues at once.
+pub const CHILD_NOW: &str = "child-now";
+/// The name of a child that `family` enqueues with its success.
+pub const CHILD_LATER: &str = "child-later";
 
 /// Ends this process when its standard input ends, as it does with the process that started it, however that ends.
 pub fn end_with_stdin() {

@@ -1,12 +1,13 @@
 //! Where a run's services are: URLs to backends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use stem_core::backend::{BackendError, ErrorClass};
-use stem_engine::Backends;
+use stem_engine::{Backends, SystemClock};
 use stem_redis::{Redis, RedisOptions};
-use stem_sql::{Postgres, PostgresOptions};
+use stem_sql::{Postgres, PostgresOptions, Sqlite, SqliteOptions};
 
 /// Between two tries to reach a service that is away.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -47,8 +48,10 @@ impl Place {
             broker: broker.broker,
             control: broker.control,
             dead_letters: broker.dead_letters,
+            modules: broker.modules,
             results: results.results,
             presence: results.presence,
+            buckets: results.buckets,
             revokes: revokes.revokes,
         })
     }
@@ -71,6 +74,13 @@ async fn service(url: &str) -> Result<Backends, BackendError> {
         "redis" => {
             let options = RedisOptions { url: url.to_owned(), clock: None };
             Ok(Backends::all_in_one(Redis::open(options).await?))
+        }
+        "sqlite" => {
+            let path = url.trim_start_matches("sqlite:").into();
+            let clock = Arc::new(SystemClock);
+            let busy_timeout = Duration::from_secs(5);
+            let options = SqliteOptions { path, clock, create: true, busy_timeout };
+            Ok(Backends::all_in_one(Sqlite::open(options).await?))
         }
         "postgres" => Ok(Backends::all_in_one(Postgres::open(PostgresOptions::new(url)).await?)),
         other => {

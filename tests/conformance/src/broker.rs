@@ -320,7 +320,7 @@ async fn waiting_ends_with_nothing_when_nothing_comes(h: &dyn Harness) {
 }
 
 /// Starts to wait, does something a moment later, and answers what came.
-async fn while_waiting(h: &dyn Harness, then: impl AsyncFnOnce()) -> Vec<String> {
+pub(crate) async fn while_waiting(h: &dyn Harness, then: impl AsyncFnOnce()) -> Vec<String> {
     let b = h.connect().await;
     let request = ReceiveRequest { wait: LONG, ..asking(5) };
     let started = Instant::now();

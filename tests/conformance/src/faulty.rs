@@ -17,12 +17,13 @@
 //! | calls | made twice | because |
 //! |---|---|---|
 //! | writes that know what was done already: `publish`, `settle`, `renew`, `send`, `reply`, `register`, … | yes, the first answer counts | a task or command that is there is not stored again, a settled delivery is stale, a later renewal, beat or record says the same |
-//! | `revoke` | yes, the second answer counts | each call gives versions of its own, and the later ones are in the store; who sends again gets those |
+//! | `revoke`, a `write` of a value without a condition | yes, the second answer counts | each call gives versions of its own, and the later ones are in the store; who sends again gets those |
 //! | `receive`, `purge` of a broker | no | they take out what comes next, and say only in the answer what that was |
 //! | reads and waits | no | to read twice shows nothing, and a second wait only takes time |
 //!
 //! `service` is answered without a fault: it makes no call.
 
+mod stores;
 mod through;
 
 use std::collections::HashMap;
@@ -32,8 +33,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use stem_core::backend::{
-    BackendError, Broker, ControlPlane, DeadLetters, ErrorClass, Presence, ResultBackend,
-    RevokeStore,
+    BackendError, Broker, Buckets, ControlPlane, DeadLetters, ErrorClass, ModuleStore, Presence,
+    ResultBackend, RevokeStore,
 };
 use stem_core::id::{QueueName, TaskId, TaskName};
 use stem_core::time::Timestamp;
@@ -182,6 +183,8 @@ impl Faulty {
             control: self.control(inner.control),
             presence: self.presence(inner.presence),
             dead: self.dead(inner.dead),
+            modules: self.modules(inner.modules),
+            buckets: self.buckets(inner.buckets),
         }
     }
 
@@ -212,6 +215,16 @@ impl Faulty {
 
     /// These dead letters.
     pub fn dead(self: &Arc<Self>, inner: Arc<dyn DeadLetters>) -> Arc<dyn DeadLetters> {
+        Arc::new(self.through(inner))
+    }
+
+    /// These modules.
+    pub fn modules(self: &Arc<Self>, inner: Arc<dyn ModuleStore>) -> Arc<dyn ModuleStore> {
+        Arc::new(self.through(inner))
+    }
+
+    /// These values.
+    pub fn buckets(self: &Arc<Self>, inner: Arc<dyn Buckets>) -> Arc<dyn Buckets> {
         Arc::new(self.through(inner))
     }
 

@@ -139,6 +139,7 @@ pub(crate) fn settle_for(
         attempt,
         usage: None,
         module: None,
+        children: Vec::new(),
     }
 }
 

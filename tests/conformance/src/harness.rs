@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use stem_core::backend::{Broker, ControlPlane, DeadLetters, Presence, ResultBackend, RevokeStore};
+use stem_core::backend::{
+    Broker, Buckets, ControlPlane, DeadLetters, ModuleStore, Presence, ResultBackend, RevokeStore,
+};
 use stem_core::envelope::Envelope;
 use stem_core::id::{QueueName, TaskId, TaskName};
 use stem_core::time::{Clock, Timestamp};
@@ -25,13 +27,23 @@ pub struct Backends {
     pub control: Arc<dyn ControlPlane>,
     pub presence: Arc<dyn Presence>,
     pub dead: Arc<dyn DeadLetters>,
+    pub modules: Arc<dyn ModuleStore>,
+    pub buckets: Arc<dyn Buckets>,
 }
 
 impl Backends {
     /// All of one value.
     pub fn of<T>(backend: Arc<T>) -> Self
     where
-        T: Broker + ResultBackend + RevokeStore + ControlPlane + Presence + DeadLetters + 'static,
+        T: Broker
+            + ResultBackend
+            + RevokeStore
+            + ControlPlane
+            + Presence
+            + DeadLetters
+            + ModuleStore
+            + Buckets
+            + 'static,
     {
         Self {
             broker: backend.clone(),
@@ -39,7 +51,9 @@ impl Backends {
             revokes: backend.clone(),
             control: backend.clone(),
             presence: backend.clone(),
-            dead: backend,
+            dead: backend.clone(),
+            modules: backend.clone(),
+            buckets: backend,
         }
     }
 }
@@ -83,6 +97,34 @@ pub trait RevokeHarness: Send + Sync {
 impl<H: Harness> RevokeHarness for H {
     async fn connect(&self) -> Arc<dyn RevokeStore> {
         Harness::connect(self).await.revokes
+    }
+
+    fn advance(&self, by: Duration) {
+        Harness::advance(self, by);
+    }
+
+    fn now(&self) -> Timestamp {
+        Harness::now(self)
+    }
+}
+
+/// What the suite of modules asks for, so that a backend which is nothing but a module store can run it.
+#[async_trait]
+pub trait ModuleHarness: Send + Sync {
+    /// Another connection to the same data; see [`Harness::connect`].
+    async fn connect(&self) -> Arc<dyn ModuleStore>;
+
+    /// Moves the store's clock.
+    fn advance(&self, by: Duration);
+
+    /// The store's time.
+    fn now(&self) -> Timestamp;
+}
+
+#[async_trait]
+impl<H: Harness> ModuleHarness for H {
+    async fn connect(&self) -> Arc<dyn ModuleStore> {
+        Harness::connect(self).await.modules
     }
 
     fn advance(&self, by: Duration) {

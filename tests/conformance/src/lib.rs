@@ -17,6 +17,8 @@
 #![allow(clippy::wildcard_imports, reason = "the fixture is the vocabulary of every case")]
 
 pub mod broker;
+pub mod buckets;
+pub mod children;
 pub mod control;
 pub mod dead_letter;
 mod faulty;
@@ -24,6 +26,7 @@ mod fixture;
 mod harness;
 pub mod lease;
 pub mod model;
+pub mod modules;
 pub mod presence;
 pub mod progress;
 pub mod queue;
@@ -33,7 +36,7 @@ pub mod settle;
 pub mod watch;
 
 pub use faulty::{Faults, Faulty, FaultyHarness, Injected};
-pub use harness::{Backends, Harness, ManualClock, RevokeHarness, run, stand_in};
+pub use harness::{Backends, Harness, ManualClock, ModuleHarness, RevokeHarness, run, stand_in};
 
 /// Lists the cases of a module under the name of its suite. The first token lets the macro that this makes have
 /// variables of its own. What a case asks of a backend is [`Harness`] unless another trait is named.
@@ -72,7 +75,7 @@ macro_rules! cases {
 }
 pub(crate) use cases;
 
-/// Every suite, for a backend that is all six traits; the argument is the function that makes a harness.
+/// Every suite, for a backend that is all eight traits; the argument is the function that makes a harness.
 #[macro_export]
 macro_rules! every_suite {
     ($make:ident) => {
@@ -80,6 +83,7 @@ macro_rules! every_suite {
         $crate::queue_suite!($make);
         $crate::lease_suite!($make);
         $crate::settle_suite!($make);
+        $crate::children_suite!($make);
         $crate::result_suite!($make);
         $crate::progress_suite!($make);
         $crate::watch_suite!($make);
@@ -87,5 +91,7 @@ macro_rules! every_suite {
         $crate::revoke_suite!($make);
         $crate::control_suite!($make);
         $crate::presence_suite!($make);
+        $crate::modules_suite!($make);
+        $crate::buckets_suite!($make);
     };
 }

@@ -11,6 +11,8 @@
 //! is gone with its directory when its value is dropped, and also when the test process dies in any other way: see
 //! `server.rs`. The services that a system package starts are never used.
 //!
+//! Tests that build tasks find their compilers by [`tools`].
+//!
 //! All calls block, are bounded in time, and may be made from any thread; a test on tokio makes them as they are, since
 //! it has nothing better to do meanwhile. What should not happen panics and shows the server's log. A program that is
 //! missing is such a case: no test is skipped.
@@ -24,6 +26,7 @@ mod prometheus;
 mod redis;
 mod server;
 mod shared;
+pub mod tools;
 
 pub use postgres::{PostgresServer, PostgresSettings};
 pub use prometheus::PrometheusServer;

@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
 
+mod children;
 mod control;
 mod delivery;
 mod draining;
 mod guards;
+mod http;
 mod lab;
 mod lifecycle;
 mod modules;

@@ -286,8 +286,8 @@ fn what_is_listed_is_what_holds_and_prune_removes_what_does_not() {
 
 #[test]
 fn nobody_is_told_of_a_revocation_that_cannot_be_stored() {
-    /// Files may grow to 256 or 512 KiB: far beyond the broker's log, far below the full store's.
-    const BLOCKS: u32 = 512;
+    /// Files may grow to 512 KiB or 1 MiB: far beyond the broker's log, far below the full store's.
+    const BLOCKS: u32 = 1_024;
     let lab = Lab::new();
     let _worker = lab.worker(&["--name", "w"]);
     let id = lab.enqueue("spin", "{}", &[]);
@@ -298,7 +298,7 @@ fn nobody_is_told_of_a_revocation_that_cannot_be_stored() {
     std::fs::write(lab.path("garbage.db"), vec![7_u8; 8192]).unwrap();
     // Can be opened and read, and refuses to write: its log is longer than files may be.
     let full = Store::open(&lab.path("full.db"));
-    let filler: Vec<_> = (0..3_000).map(|number| number.to_string()).collect();
+    let filler: Vec<_> = (0..6_000).map(|number| number.to_string()).collect();
     let filler: Vec<_> = filler.iter().map(String::as_str).collect();
     let long = RevokeRequest { reason: Some("x".repeat(400)), ..RevokeRequest::default() };
     full.revoke(&filler, &long);

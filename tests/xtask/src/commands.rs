@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::step::Step;
-use crate::{guests, setup, target_dir};
+use crate::{guests, published, setup, target_dir};
 
 /// Cargo on the example tasks, which are a workspace of their own.
 fn guests_cargo(root: &Path, command: &str) -> Step {
@@ -26,13 +26,17 @@ fn guests_cargo(root: &Path, command: &str) -> Step {
 pub(crate) fn setup(root: &Path) -> Result<()> {
     setup::compiler(root)?;
     setup::services(root)?;
-    guests::setup()
+    setup::languages(root)?;
+    published::setup(root)?;
+    guests::setup(root)
 }
 
 /// Every test there is. The largest part goes last, so that the summary of its runner is what one sees.
 pub(crate) fn test(root: &Path) -> Result<()> {
     setup::compiler(root)?;
     setup::services(root)?;
+    setup::languages(root)?;
+    published::setup(root)?;
     guests::build(root)?;
     guests_cargo(root, "test").run()?;
     let runner = Step::cargo(root).args(["nextest", "--version"]).succeeds();

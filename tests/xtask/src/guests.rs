@@ -24,6 +24,7 @@ pub(crate) fn build(root: &Path) -> Result<()> {
     println!("guests: {}", names.join(", "));
 
     let source = StdSource::find()?;
+    tell(root, &source)?;
     let target_dir = crate::target_dir(root).join("guests");
     let mut cargo = cargo();
     cargo
@@ -45,16 +46,25 @@ pub(crate) fn build(root: &Path) -> Result<()> {
 }
 
 /// Gets the standard library for the guests, if this machine lacks it.
-pub(crate) fn setup() -> Result<()> {
-    StdSource::find().map(drop)
+pub(crate) fn setup(root: &Path) -> Result<()> {
+    tell(root, &StdSource::find()?)
 }
 
-/// The folders that hold a guest: those with a manifest for the worker.
+/// Leaves word of where the library is for tests that build guests by themselves.
+fn tell(root: &Path, source: &StdSource) -> Result<()> {
+    let folder = crate::guest_tools(root);
+    fs::create_dir_all(&folder)?;
+    let lines = source.environment().into_iter().map(|(name, value)| format!("{name}={value}\n"));
+    put(&folder.join("rust.env"), lines.collect::<String>().as_bytes())
+}
+
+/// The folders that hold a guest: those with a manifest for the worker, and something to build.
 fn names(tasks: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(tasks).with_context(|| format!("cannot read {}", tasks.display()))? {
         let entry = entry?;
-        if entry.path().join("stem.toml").is_file() {
+        let has = |file| entry.path().join(file).is_file();
+        if has("stem.toml") && has("Cargo.toml") {
             names.push(entry.file_name().to_string_lossy().into_owned());
         }
     }

@@ -1,7 +1,9 @@
 //! Set-up, tests, demonstrations, benchmarks and guests in one command each: `cargo xtask <command>`.
 
 mod commands;
+mod go;
 mod guests;
+mod published;
 mod setup;
 mod step;
 
@@ -21,8 +23,8 @@ usage: cargo xtask <command>
   ci        what runs before a change is taken: .ci/run
 
 What is missing is installed: a C compiler, and for the tests Redis, Postgres, tmux,
-systemd-analyze and logrotate, through the system's package manager;
-and Rust's standard library for WebAssembly. STEM_GUEST_STD=rustup|debian says where that library comes from; without
+systemd-analyze, logrotate, clang for WebAssembly, Python and npm, through the system's package manager;
+Go for the tests, into the target folder; and Rust's standard library for WebAssembly. STEM_GUEST_STD=rustup|debian says where that library comes from; without
 it each is tried in turn.
 ";
 
@@ -70,4 +72,9 @@ fn root() -> PathBuf {
 /// Where builds go. The guests and their modules lie in it too, beside what cargo itself puts there.
 fn target_dir(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
+/// Compilers for tasks in other languages, and what tests must know of them.
+fn guest_tools(root: &Path) -> PathBuf {
+    target_dir(root).join("guest-tools")
 }

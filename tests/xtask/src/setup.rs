@@ -1,6 +1,6 @@
 //! What must be on the machine beside Rust itself, and is installed through the system's package manager when it is not:
-//! a C compiler, for the SQLite that is built in; and for the tests alone Redis, Postgres, Prometheus, tmux, and
-//! what checks the units and the rotation of logs.
+//! a C compiler, for the SQLite that is built in; and for the tests alone Redis, Postgres, Prometheus, tmux,
+//! what checks the units and the rotation of logs, and what builds tasks in other languages.
 
 use std::env;
 use std::fs;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::go;
 use crate::step::Step;
 
 /// A package manager, as the commands that it takes.
@@ -146,6 +147,42 @@ const PROMETHEUS: Need = Need {
     },
 };
 
+/// Compiles tasks in C: with the C library, the linker and the compiler's own functions for WebAssembly at the places where clang
+/// looks by itself. Other distributions than Debian put them elsewhere; there a test fails, and says which.
+const CLANG: Need = Need {
+    name: "clang for WebAssembly",
+    is_there: |root| {
+        let parts = "clang=\"clang --target=wasm32-wasi\"; test -f \"$($clang -print-file-name=crt1.o)\" \
+            && test -f \"$($clang -print-libgcc-file-name)\" && test -f \"$($clang -print-prog-name=wasm-ld)\"";
+        Step::new(root, "sh").args(["-c", parts]).succeeds()
+    },
+    packages: Packages {
+        apt: &["clang", "lld", "wasi-libc", "libclang-rt-dev-wasm32"],
+        dnf: &[],
+        apk: &[],
+        pacman: &[],
+    },
+};
+
+/// For tasks in Python, and what brings Go. Debian has what makes virtual environments in a package of its own.
+const PYTHON: Need = Need {
+    name: "Python with venv",
+    is_there: |root| Step::new(root, "python3").args(["-c", "import ensurepip, venv"]).succeeds(),
+    packages: Packages {
+        apt: &["python3", "python3-venv"],
+        dnf: &["python3"],
+        apk: &["python3"],
+        pacman: &["python"],
+    },
+};
+
+/// For tasks in JavaScript.
+const NPM: Need = Need {
+    name: "npm",
+    is_there: |root| runs(root, "npm"),
+    packages: Packages { apt: &["nodejs", "npm"], dnf: &["npm"], apk: &["npm"], pacman: &["npm"] },
+};
+
 /// Sees to it that there is what a build needs.
 pub(crate) fn compiler(root: &Path) -> Result<()> {
     see_to(root, &[COMPILER])
@@ -155,6 +192,13 @@ pub(crate) fn compiler(root: &Path) -> Result<()> {
 /// where there is no init system, as in most containers, Debian does not start it either.
 pub(crate) fn services(root: &Path) -> Result<()> {
     see_to(root, &[REDIS, POSTGRES, PROMETHEUS, TMUX, SYSTEMD_ANALYZE, LOGROTATE])
+}
+
+/// Sees to it that there are the tools for tasks in other languages than Rust. What is pinned and comes from a registry is got by
+/// the projects themselves, but for Go, which is none of them.
+pub(crate) fn languages(root: &Path) -> Result<()> {
+    see_to(root, &[CLANG, PYTHON, NPM])?;
+    go::setup(root)
 }
 
 fn see_to(root: &Path, needs: &[Need]) -> Result<()> {

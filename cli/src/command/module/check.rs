@@ -5,11 +5,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use stem_engine::modules::{self, ModulesError};
+use stem_engine::policy::Origin;
 use stem_isolate::module::Outline;
 use stem_isolate::{IsolateRuntime, LoadError, admission};
 
 use super::super::Context;
-use crate::args::JsonArg;
+use super::needs::{self, Need};
+use crate::args::{JsonArg, PolicyArg};
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
 use crate::output::{Printer, say, table};
@@ -24,11 +26,19 @@ struct Report {
     task: String,
     kind: Option<&'static str>,
     outline: Option<Outline>,
+    grants: Vec<Need>,
+    warnings: Vec<String>,
     refusal: Option<CliError>,
 }
 
-pub(super) async fn run(context: &Context, file: &Path, json: JsonArg) -> Outcome {
-    context.settings(|_| {})?;
+pub(super) async fn run(
+    context: &Context,
+    file: &Path,
+    policy: PolicyArg,
+    json: JsonArg,
+) -> Outcome {
+    let settings = context.settings(|flags| flags.policy = policy.policy)?;
+    let policy = sandbox::policy(&settings)?.current();
     let mut found = sandbox::find(file, None).or_else(|error| first_of_several(file, error))?;
     // A relative path names the file from here, whatever the manifest says.
     found.path = file.to_owned();
@@ -41,9 +51,12 @@ pub(super) async fn run(context: &Context, file: &Path, json: JsonArg) -> Outcom
         task: found.manifest.name.to_string(),
         kind: None,
         outline: None,
+        grants: Vec::new(),
+        warnings: Vec::new(),
         refusal: None,
     };
-    match modules::load(&runtime, &found, &sandbox::limits_cap()).await {
+    let resolved = policy.resolve(&found.manifest, Origin::Local, &sandbox::limits_cap());
+    match modules::load_with(&runtime, &found, resolved.clone()).await {
         Ok(handler) => {
             report.kind = Some(handler.module.kind().as_str());
             report.outline = Some(handler.module.outline().clone());
@@ -54,7 +67,15 @@ pub(super) async fn run(context: &Context, file: &Path, json: JsonArg) -> Outcom
             report.refusal = Some(CliError { ending: Ending::Failed, ..sandbox::refused(error) });
         }
     }
+    if let Some(outline) = &report.outline {
+        let granted = &resolved.granted.grants;
+        report.grants = needs::of(&outline.imports, &found.manifest.grants, granted);
+        report.warnings = needs::warnings(&found.manifest, &report.grants, &resolved);
+    }
     Printer::new(json.json).print(&report.document(), || report.text())?;
+    for warning in &report.warnings {
+        say(format!("warning: {warning}"));
+    }
     match report.refusal {
         None => Ok(Ending::Done),
         Some(refusal) => {
@@ -136,6 +157,8 @@ impl Report {
             put("exports", json!(outline.exports));
             put("unknownImports", json!(outline.unknown));
             put("capabilities", json!(capabilities(&outline.imports)));
+            put("grants", self.grants.iter().map(Need::document).collect());
+            put("warnings", json!(self.warnings));
         }
         if let Some(refusal) = &self.refusal {
             put("problem", json!(refusal.what));
@@ -165,6 +188,10 @@ impl Report {
                     ]);
                 }
             }
+        }
+        for (index, need) in self.grants.iter().enumerate() {
+            let key = if index == 0 { "grants" } else { "" };
+            rows.push(vec![key.to_owned(), stem_core::text::printable(&need.text(), 500)]);
         }
         rows.push(vec![
             "verdict".to_owned(),

@@ -4,6 +4,7 @@ use serde_json::json;
 use stem_core::id::TaskId;
 
 use super::super::Context;
+use super::called;
 use crate::args::{JsonArg, NamespaceArg};
 use crate::connect;
 use crate::error::{CliError, Outcome};
@@ -21,14 +22,14 @@ pub(super) async fn run(
     let store = connect::revokes(&settings).await?;
     let Some(version) = store.undo(namespace, &task).await? else {
         return Err(CliError::nothing(
-            format!("task {task} is not revoked in namespace {namespace}"),
+            format!("{} is not revoked in namespace {namespace}", called(&task)),
             "`stem revokes list` shows what is",
         ));
     };
     let document =
         json!({ "taskId": task, "namespace": namespace, "version": version, "undone": true });
     Printer::new(json.json).print(&document, || {
-        format!("task {task} is no longer revoked; workers know within a second")
+        format!("{} is no longer revoked; workers know within a second", called(&task))
     })?;
     Ok(Ending::Done)
 }

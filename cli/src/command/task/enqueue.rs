@@ -50,7 +50,13 @@ pub(super) async fn run(context: &Context, args: EnqueueArgs) -> Outcome {
     }
     let printer = Printer::new(args.json.json);
     if !args.wait {
-        let document = json!({ "id": enqueued.id, "deduplicated": enqueued.deduplicated });
+        let mut document = json!({ "id": enqueued.id, "deduplicated": enqueued.deduplicated });
+        // The task that was there has a pin of its own, or none.
+        if let (Some(digest), Value::Object(document)) = (&args.module, &mut document)
+            && !enqueued.deduplicated
+        {
+            document.insert("module".to_owned(), json!(digest));
+        }
         printer.print(&document, || enqueued.id.to_string())?;
         return Ok(Ending::Done);
     }
@@ -93,6 +99,7 @@ fn options(args: &EnqueueArgs, settings: &Settings) -> Result<EnqueueOptions, Cl
         timeout: args.timeout,
         id: args.id.clone(),
         unique_key: args.unique.clone(),
+        module: args.module,
         trace_parent: None,
         headers,
     })

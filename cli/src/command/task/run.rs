@@ -1,10 +1,9 @@
 //! `stem task run FILE`: one attempt of a module, here, under the limits and with the host functions of a worker.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use stem_core::id::TaskName;
 use stem_core::outcome::{Outcome as Ended, StopNotice, StopReason};
@@ -13,14 +12,16 @@ use stem_core::time::Clock;
 use stem_engine::SystemClock;
 use stem_engine::client::{DEFAULT_QUEUE, new_task_id};
 use stem_engine::modules::{self, ModuleHandler};
-use stem_isolate::{AttemptHost, AttemptSpec, Exit, InterruptHandle, LogLevel, Refusal, TaskInfo};
+use stem_engine::policy;
+use stem_isolate::{AttemptHost, AttemptSpec, Exit, InterruptHandle, TaskInfo};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::super::Context;
 use super::arguments::{self, Origin};
-use crate::args::{JsonArg, RunArguments};
+use super::local::{Enqueued, LocalHost};
+use crate::args::{JsonArg, PolicyArg, RunArguments};
 use crate::control::millis;
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
@@ -32,65 +33,16 @@ use crate::view::{FailureView, memory};
 /// Beyond the soft limit the guest is asked to stop; the hard limit ends it.
 const SOFT_LIMIT: &str = "soft-time-limit";
 
-/// Stands in for a worker: shows progress, logs, keeps checkpoints until this process ends.
-#[derive(Debug)]
-struct LocalHost {
-    progress: watch::Sender<Option<Progress>>,
-    checkpoint: Mutex<Option<Vec<u8>>>,
-}
-
-#[async_trait]
-impl AttemptHost for LocalHost {
-    fn progress(&self, progress: Progress) {
-        self.progress.send_replace(Some(progress));
-    }
-
-    fn log(&self, level: LogLevel, message: &str, fields: &[(String, String)]) {
-        let pairs: Vec<String> =
-            fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        let fields = if pairs.is_empty() { String::new() } else { format!(" {}", pairs.join(" ")) };
-        match level {
-            LogLevel::Trace => tracing::trace!(target: "stem_task", "{message}{fields}"),
-            LogLevel::Debug => tracing::debug!(target: "stem_task", "{message}{fields}"),
-            LogLevel::Info => tracing::info!(target: "stem_task", "{message}{fields}"),
-            LogLevel::Warn => tracing::warn!(target: "stem_task", "{message}{fields}"),
-            LogLevel::Error => tracing::error!(target: "stem_task", "{message}{fields}"),
-        }
-    }
-
-    fn log_enabled(&self, level: LogLevel) -> bool {
-        match level {
-            LogLevel::Trace => tracing::enabled!(target: "stem_task", tracing::Level::TRACE),
-            LogLevel::Debug => tracing::enabled!(target: "stem_task", tracing::Level::DEBUG),
-            LogLevel::Info => tracing::enabled!(target: "stem_task", tracing::Level::INFO),
-            LogLevel::Warn => tracing::enabled!(target: "stem_task", tracing::Level::WARN),
-            LogLevel::Error => tracing::enabled!(target: "stem_task", tracing::Level::ERROR),
-        }
-    }
-
-    async fn extend_lease(&self, by: Duration) -> Result<Duration, Refusal> {
-        // There is no lease: nobody else could take the task.
-        Ok(by)
-    }
-
-    async fn load_checkpoint(&self) -> Result<Option<Vec<u8>>, Refusal> {
-        Ok(self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).clone())
-    }
-
-    async fn save_checkpoint(&self, state: Vec<u8>) -> Result<(), Refusal> {
-        *self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
-        Ok(())
-    }
-}
-
 pub(super) async fn run(
     context: &Context,
     file: &Path,
+    policy: PolicyArg,
     arguments: RunArguments,
     name: Option<TaskName>,
     json: JsonArg,
 ) -> Outcome {
-    context.settings_logging("info", |_| {})?;
+    let settings = context.settings_logging("info", |flags| flags.policy = policy.policy)?;
+    let policy = sandbox::policy(&settings)?.current();
     let input = arguments::read(match (&arguments.args, &arguments.args_file) {
         (Some(text), _) => Origin::Text(text),
         (None, Some(path)) => Origin::File(path),
@@ -98,10 +50,11 @@ pub(super) async fn run(
     })?;
     let found = sandbox::find(file, name.as_ref())?;
     let runtime = sandbox::start(1)?;
-    let handler =
-        modules::load(&runtime, &found, &sandbox::limits_cap()).await.map_err(sandbox::refused)?;
+    let resolved = policy.resolve(&found.manifest, policy::Origin::Local, &sandbox::limits_cap());
+    resolved.warn(&found.manifest.name);
+    let handler = modules::load_with(&runtime, &found, resolved).await.map_err(sandbox::refused)?;
     let (progress, news) = watch::channel(None);
-    let host = Arc::new(LocalHost { progress, checkpoint: Mutex::new(None) });
+    let host = Arc::new(LocalHost::new(progress));
     let spec = AttemptSpec {
         input,
         info: info(&handler.name),
@@ -114,10 +67,14 @@ pub(super) async fn run(
         CliError::failed(format!("cannot listen for Ctrl-C: {error}"), "try again")
     })?;
     let started = Instant::now();
-    let (interrupt, exit) = runtime.start(&handler.module, spec, host).into_parts();
+    let (interrupt, exit) = runtime
+        .start(&handler.module, spec, Arc::clone(&host) as Arc<dyn AttemptHost>)
+        .into_parts();
     let ended =
         watch_over(exit, &interrupt, &handler, Watched { news, ctrl_c }, context.lively()).await;
-    conclude(Printer::new(json.json), &handler, &ended, started.elapsed())
+    let elapsed = started.elapsed();
+    let children = host.enqueued(matches!(ended.outcome, Ended::Succeeded(_)));
+    conclude(Printer::new(json.json), &handler, &ended, Side { children, elapsed })
 }
 
 fn info(name: &TaskName) -> TaskInfo {
@@ -186,7 +143,18 @@ async fn watch_over(
     }
 }
 
-fn conclude(printer: Printer, handler: &ModuleHandler, exit: &Exit, elapsed: Duration) -> Outcome {
+/// What is told beside the end.
+struct Side {
+    children: Vec<Enqueued>,
+    elapsed: Duration,
+}
+
+fn conclude(
+    printer: Printer,
+    handler: &ModuleHandler,
+    exit: &Exit,
+    Side { children, elapsed }: Side,
+) -> Outcome {
     let usage = &exit.usage;
     let mut document = Map::new();
     document.insert("name".to_owned(), json!(handler.name));
@@ -218,12 +186,16 @@ fn conclude(printer: Printer, handler: &ModuleHandler, exit: &Exit, elapsed: Dur
     };
     document.insert("state".to_owned(), json!(state));
     document.insert("module".to_owned(), json!(handler.reference()));
+    document.insert("children".to_owned(), children.iter().map(Enqueued::view).collect());
     document.insert("usage".to_owned(), json!(usage));
     document.insert("elapsedMs".to_owned(), json!(millis(elapsed)));
     if printer.is_json() {
         printer.print(&Value::Object(document), String::new)?;
     } else if let Ended::Succeeded(result) = &exit.outcome {
         print_result(result, None)?;
+    }
+    for child in &children {
+        say(child.line());
     }
     say(format!(
         "{} {state} in {:.1} ms: {:.1} ms of CPU, {} at its peak",

@@ -383,12 +383,13 @@ fn command(environment: &Environment, file: Option<&EnvFile>, findings: &mut Fin
     }
 }
 
-/// Broker, result backend and revoke store, where somebody said which.
+/// Broker, result backend, revoke store and module store, where somebody said which.
 async fn services(settings: &Settings, findings: &mut Findings) {
-    let urls: [(&str, &ServiceUrl, &Source); 3] = [
+    let urls: [(&str, &ServiceUrl, &Source); 4] = [
         ("broker", &settings.broker_url.value, &settings.broker_url.source),
         ("result-backend", &settings.result_backend_url.value, &settings.result_backend_url.source),
         ("revoke-store", &settings.revoke_store_url.value, &settings.revoke_store_url.source),
+        ("module-store", &settings.module_store_url.value, &settings.module_store_url.source),
     ];
     if urls.iter().all(|(_, _, source)| matches!(source, Source::Default | Source::Follows(_))) {
         return findings.fine(

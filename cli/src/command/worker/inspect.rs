@@ -71,6 +71,20 @@ fn text(answers: &Answers) -> String {
                 rows,
             );
         }
+        let serves =
+            |release: &&Value| release["state"] != "serving" && release["state"] != "canary";
+        let idle: Vec<_> = items(payload, "releases").iter().filter(serves).collect();
+        if !idle.is_empty() {
+            let rows = idle.into_iter().map(|release| {
+                vec![
+                    format!("  {}", cell(release, "task")),
+                    cell(release, "version"),
+                    cell(release, "state"),
+                    cell(release, "problem"),
+                ]
+            });
+            text += &table(&["  RELEASE NOT SERVED", "VERSION", "STATE", "PROBLEM"], rows);
+        }
         let revoked = items(payload, "revoked");
         if !revoked.is_empty() {
             let rows = revoked.iter().map(|record| {

@@ -171,6 +171,7 @@ fn variables(
         (env::BROKER_URL, url(services.broker.as_ref())?),
         (env::RESULT_BACKEND_URL, url(services.backend.as_ref())?),
         (env::REVOKE_STORE_URL, url(services.revoke_store.as_ref())?),
+        (env::MODULE_STORE_URL, url(services.module_store.as_ref())?),
         (env::WORKER_QUEUES, (!queues.is_empty()).then(|| queues.join(","))),
     ] {
         if let Some(value) = value {

@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use stem_core::backend::{BackendError, RevokeStore};
 use stem_core::control::Order;
 use stem_core::id::{Namespace, TaskId};
-use stem_core::revoke::{Revocation, RevokeRequest};
+use stem_core::revoke::{Revocation, RevokeRequest, module_key, module_of};
 use stem_core::time::Clock;
 use stem_engine::{RevokePolicy, SystemClock};
 
 use super::super::Context;
+use super::super::revokes::called;
 use super::{Control, cell};
-use crate::args::RevokeArgs;
+use crate::args::{Expiry, RevokeArgs};
 use crate::connect::Opener;
 use crate::control::{Answers, ask};
 use crate::error::{CliError, Outcome};
@@ -30,7 +31,7 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
         grace_ms: args.grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
         reason: args.reason,
         requested_by: Some(requester.clone()),
-        expires_at: args.expires_in.counted_from(SystemClock.now()),
+        expires_at: args.expires_in.unwrap_or(Expiry::DEFAULT).counted_from(SystemClock.now()),
     };
     let timeout_flag = args.control.timeout;
     let settings = Control::settings(context, &args.control)?;
@@ -40,8 +41,16 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
     let mut opener = Opener::new(&settings);
     let revokes = opener.revokes().await?;
     let tasks: BTreeSet<TaskId> = args.task.into_iter().collect();
+    let modules: BTreeSet<TaskId> = args.module.iter().map(module_key).collect();
+    // A build that is recalled must not run on, and is no better after a month.
+    let recall = RevokeRequest {
+        terminate: true,
+        expires_at: args.expires_in.unwrap_or(Expiry::Never).counted_from(SystemClock.now()),
+        ..revoke.clone()
+    };
+    let tasks = tasks.into_iter().map(|task| (task, revoke.clone()));
     let requests: Vec<(TaskId, RevokeRequest)> =
-        tasks.into_iter().map(|task| (task, revoke.clone())).collect();
+        tasks.chain(modules.into_iter().map(|module| (module, recall.clone()))).collect();
     let mut results = None;
     let tell = async |order| {
         let mut request = Control::request_with(&settings, &args.control, order);
@@ -74,7 +83,7 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
         error.hint = format!("workers also follow the store, within a second; {}", error.hint);
         error
     })?;
-    for (task, _) in &requests {
+    for (task, _) in requests.iter().filter(|(key, _)| module_of(key).is_none()) {
         let Some(results) = &results else { break };
         // Only a courtesy, so an error says nothing: the order holds whatever the records know.
         if matches!(results.fetch(task).await, Ok(None)) {
@@ -114,7 +123,7 @@ fn text(persisted: &[Revocation], answers: &Answers) -> String {
         let _ = writeln!(
             text,
             "revoked {}: {}; the order is kept {kept}",
-            revocation.task_id,
+            called(&revocation.task_id),
             how_text(&revocation.request)
         );
     }

@@ -38,6 +38,8 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
         flags.namespace.clone_from(&args.namespace.namespace);
         flags.worker_queues.clone_from(&args.queue);
         flags.metrics = args.metrics;
+        flags.policy.clone_from(&args.policy.policy);
+        flags.module_trust.clone_from(&args.trust);
     })?;
     let own = Own::read(args.pidfile.clone(), &context.environment)?;
     let plan = plan(&args, &settings, &own)?;
@@ -73,10 +75,13 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
 async fn prepare(
     args: WorkerStart,
     settings: &Settings,
-    config: WorkerConfig,
+    mut config: WorkerConfig,
     own: &Own,
     printer: Printer,
 ) -> Result<(Worker, Option<OfWorker>), CliError> {
+    // Before the services: what is wrong with a file is known at once.
+    config.policy = sandbox::policy(settings)?;
+    let trust = sandbox::trust(settings)?;
     let concurrency = config.concurrency;
     let backends = connect::Opener::new(settings).all(config.revoke_policy).await?;
     warn_of_unsafe(&backends, args.strict).await?;
@@ -85,21 +90,19 @@ async fn prepare(
             "warning: memory:// is this process's own memory, so no other process can give this worker a task",
         );
     }
-    if args.modules.is_none() {
-        say("warning: this worker knows no task, since it was given no --modules");
-    }
     let telemetry = OfWorker::start(settings, &config, &own.host.value)?;
     let mut builder = Worker::builder(backends, config);
     if let Some(telemetry) = &telemetry {
         builder = builder.observer(telemetry.telemetry().observer());
     }
     let page = telemetry.as_ref().and_then(OfWorker::page);
+    let isolates = sandbox::start(u32::try_from(concurrency).unwrap_or(u32::MAX))?;
+    if let Some(telemetry) = &telemetry {
+        telemetry.observe(&isolates);
+    }
+    builder = builder.isolates(isolates).pushed_modules(trust);
     if let Some(dir) = args.modules {
-        let isolates = sandbox::start(u32::try_from(concurrency).unwrap_or(u32::MAX))?;
-        if let Some(telemetry) = &telemetry {
-            telemetry.observe(&isolates);
-        }
-        builder = builder.isolates(isolates).modules_dir(dir).await.map_err(sandbox::refused)?;
+        builder = builder.modules_dir(dir).await.map_err(sandbox::refused)?;
     }
     let worker = builder.build().map_err(explain)?.on_ready(move |ready| {
         // Whoever started it may have stopped reading; the worker works all the same.

@@ -148,6 +148,11 @@ pub trait Broker: Send + Sync + Debug {
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError>;
 
     /// Settles deliveries. With [`Records::Here`] the record changes in the same step.
+    ///
+    /// What a settlement [publishes](Settle::publishes) is stored in that step too, if it is [`Settled::Done`], with its
+    /// records if they are kept here. With [`Records::Elsewhere`] the records are the caller's, as in
+    /// [`publish`](Self::publish). A caller that writes the record of a success first, and settles after, must have
+    /// published the children before: dying in between leaves a final record, whose delivery is discarded.
     async fn settle(
         &self,
         batch: &[Settle],

@@ -91,7 +91,8 @@ pub trait ResultBackend: Send + Sync + Debug {
     /// Records that an attempt runs.
     async fn record_begun(&self, begun: &[Begun]) -> Result<Vec<Recorded>, BackendError>;
 
-    /// Records what a settlement means for the task. Recording the same settlement again is `Stored`.
+    /// Records what a settlement means for the task, not for its children. Recording the same settlement again is
+    /// `Stored`.
     async fn record_settled(&self, batch: &[Settle]) -> Result<Vec<Recorded>, BackendError>;
 
     /// Records that tasks were put back from the dead letters: `failed` becomes `queued`, with no attempt used up.

@@ -12,7 +12,7 @@ use crate::backend::broker::Delivery;
 use crate::control::Drain;
 use crate::outcome::{Failure, FailureKind, Outcome, RetryAdvice, StopHow, StopNotice, StopReason};
 use crate::retry::{NOT_BEFORE_CAP, RetryPolicy};
-use crate::revoke::Revocation;
+use crate::revoke::{Revocation, RevokeRequest};
 use crate::settlement::{DeadReason, Settlement};
 use crate::task::RevocationEnd;
 use crate::time::Timestamp;
@@ -59,6 +59,8 @@ pub enum Event {
     LeaseLost,
     /// The task was revoked while in hand.
     Revoked(Revocation),
+    /// The build that it runs, or is to run, was recalled.
+    Recalled(Revocation),
     /// The worker drains.
     Draining {
         /// How.
@@ -132,7 +134,10 @@ pub struct Attempt {
     soft_at: Option<Timestamp>,
     hard_at: Option<Timestamp>,
     revocation: Option<(Revocation, Timestamp)>,
-    force_at: Option<Timestamp>,
+    recall: Option<Revocation>,
+    /// No other build may run it.
+    pinned: bool,
+    force_at: Option<(Timestamp, StopReason)>,
     drain: Option<Drain>,
     stop: Option<(StopReason, bool, Timestamp)>,
     lost: bool,
@@ -155,6 +160,8 @@ impl Attempt {
             soft_at: None,
             hard_at: None,
             revocation: None,
+            recall: None,
+            pinned: delivery.envelope.module.is_some(),
             force_at: None,
             drain: None,
             stop: None,
@@ -201,7 +208,7 @@ impl Attempt {
                     unless_stopping(Some(self.give_up_at())),
                     unless_stopping(self.soft_at),
                     unless_stopping(self.hard_at),
-                    unless_stopping(self.force_at),
+                    unless_stopping(self.force_at.map(|(at, _)| at)),
                 ])
             }
             Phase::Settling { again_at, .. } => {
@@ -225,6 +232,7 @@ impl Attempt {
             Event::RenewalFailed => {}
             Event::LeaseLost => self.lose(now, effects),
             Event::Revoked(revocation) => self.revoke(now, revocation, effects),
+            Event::Recalled(recall) => self.recall(now, recall, effects),
             Event::Draining { mode, grace } => self.drain(now, mode, grace, effects),
             Event::Ticked => self.tick(now, effects),
             Event::Settled => self.retire(Retirement::Settled, effects),
@@ -271,6 +279,8 @@ impl Attempt {
             }
         } else if self.expires_at.is_some_and(|at| at <= now) {
             Settlement::Expire
+        } else if let Some(recall) = &self.recall {
+            self.withdrawn(recall)
         } else if self.drain.is_some() || now >= self.give_up_at() {
             // Looking things up may have taken as long as the lease; giving back is fenced.
             Settlement::Release
@@ -313,6 +323,10 @@ impl Attempt {
             };
             return self.settle(Settlement::Revoke(end), effects);
         }
+        if let Some(recall) = self.recall.as_ref().filter(|recall| recall.request.terminate) {
+            // Whatever it came to in the same moment: a build that was recalled has no word any more.
+            return self.settle(self.withdrawn(recall), effects);
+        }
         let settlement = match outcome {
             Outcome::Succeeded(result) => Settlement::Succeed(result),
             Outcome::Failed { failure, retry } => self.after_failure(now, failure, retry),
@@ -349,22 +363,62 @@ impl Attempt {
         let received_at = self.revocation.as_ref().map_or(now, |(_, at)| *at);
         let request = revocation.request.clone();
         self.revocation = Some((revocation, received_at));
+        let notice = ("revoked", "the task was revoked");
+        self.stop_as_asked(now, request, StopReason::Revoked, notice, effects);
+    }
+
+    fn recall(&mut self, now: Timestamp, recall: Revocation, effects: &mut Vec<Effect>) {
+        if self.recall.as_ref().is_some_and(|known| known.version >= recall.version) {
+            return;
+        }
+        let request = recall.request.clone();
+        self.recall = Some(recall);
+        // For the guest it is as if its worker went away: it runs again, on another build.
+        let notice = ("worker-drain", "the module was recalled; the task will run again");
+        self.stop_as_asked(now, request, StopReason::Recalled, notice, effects);
+    }
+
+    /// Stops a handler that runs the way an operator asked for. The notice is its code, and the words where the operator
+    /// has none.
+    fn stop_as_asked(
+        &mut self,
+        now: Timestamp,
+        request: RevokeRequest,
+        reason: StopReason,
+        (code, words): (&'static str, &str),
+        effects: &mut Vec<Effect>,
+    ) {
         if self.phase != Phase::Running || !request.terminate {
             return;
         }
         let grace = request.grace_ms.filter(|grace| *grace > 0).map(Duration::from_millis);
-        if let Some(grace) = grace {
-            effects.push(Effect::Notify(StopNotice {
-                code: "revoked",
-                message: request.reason.unwrap_or_else(|| "the task was revoked".to_owned()),
-                force_after: (!request.cooperative).then_some(grace),
-            }));
-            if !request.cooperative {
-                let at = now.after(grace);
-                self.force_at = Some(self.force_at.map_or(at, |earlier| earlier.min(at)));
-            }
-        } else {
-            self.order_stop(now, StopReason::Revoked, !request.cooperative, effects);
+        let Some(grace) = grace else {
+            return self.order_stop(now, reason, !request.cooperative, effects);
+        };
+        effects.push(Effect::Notify(StopNotice {
+            code,
+            message: request.reason.unwrap_or_else(|| words.to_owned()),
+            force_after: (!request.cooperative).then_some(grace),
+        }));
+        if !request.cooperative {
+            let due = (now.after(grace), reason);
+            self.force_at = Some(
+                self.force_at.map_or(due, |(at, earlier)| (at.min(due.0), earlier.max(due.1))),
+            );
+        }
+    }
+
+    /// What becomes of a delivery whose build must not run: back to the queue for another one, unless it is for no other.
+    fn withdrawn(&self, recall: &Revocation) -> Settlement {
+        if !self.pinned {
+            return Settlement::Release;
+        }
+        let why =
+            recall.request.reason.as_deref().map_or_else(String::new, |why| format!(": {why}"));
+        let message = format!("only one build may run it, and that was recalled{why}");
+        Settlement::Fail {
+            failure: Failure::new(FailureKind::BadModule, "module-recalled", &message),
+            reason: DeadReason::Fatal,
         }
     }
 
@@ -422,8 +476,8 @@ impl Attempt {
         if now >= self.give_up_at() {
             self.order_stop(now, StopReason::LeaseLost, true, effects);
         }
-        if self.force_at.is_some_and(|at| now >= at) {
-            self.order_stop(now, StopReason::Revoked, true, effects);
+        if let Some((_, reason)) = self.force_at.filter(|(at, _)| now >= *at) {
+            self.order_stop(now, reason, true, effects);
         }
         if let Some(hard_at) = self.hard_at
             && now >= hard_at

@@ -1,14 +1,14 @@
 //! What a worker keeps in memory of the revocations of its namespace: every one of them, so it has to be small.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use hashbrown::HashTable;
 use uuid::Uuid;
 
-use super::{Revocation, RevocationChange, RevokeRequest, Version};
-use crate::id::{Namespace, TaskId};
+use super::{Revocation, RevocationChange, RevokeRequest, Version, module_key, module_of};
+use crate::id::{Digest, Namespace, TaskId};
 use crate::time::Timestamp;
 
 /// What a worker knows of the revocations of its namespace. Order and repetition of what is applied do not matter: for
@@ -29,6 +29,8 @@ pub struct Revocations {
     next_expiry: i64,
     /// The latest that came, the newest last.
     latest: VecDeque<(Version, Key)>,
+    /// The builds among the keys, in force or not.
+    modules: BTreeSet<Digest>,
     recent: RecentWords,
 }
 
@@ -190,6 +192,7 @@ impl Revocations {
             undone: 0,
             next_expiry: NEVER,
             latest: VecDeque::new(),
+            modules: BTreeSet::new(),
             recent: RecentWords::default(),
         }
     }
@@ -220,6 +223,7 @@ impl Revocations {
         }
         let key = Key::of(change.task().as_str());
         let hash = self.hasher.hash_one(&key);
+        let module = module_of(change.task());
         let Self { entries, hasher, recent, undone, .. } = self;
         let entry = match entries.find_mut(hash, |entry| entry.key == key) {
             Some(known) if known.version >= version => return false,
@@ -240,12 +244,24 @@ impl Revocations {
             self.latest.pop_front();
         }
         self.latest.push_back((version, entry.key.clone()));
+        self.modules.extend(module);
         true
     }
 
     /// The revocation of this task that is in force now.
     pub fn get(&self, task: &TaskId, now: Timestamp) -> Option<Revocation> {
         self.find(&Key::of(task.as_str()))?.record(&self.namespace, now)
+    }
+
+    /// The recall of this build that is in force now.
+    pub fn recall(&self, module: &Digest, now: Timestamp) -> Option<Revocation> {
+        // Most workers know of none, and this is asked before each attempt.
+        if self.modules.is_empty() { None } else { self.get(&module_key(module), now) }
+    }
+
+    /// Every build whose recall is in force now.
+    pub fn recalled(&self, now: Timestamp) -> BTreeSet<Digest> {
+        self.modules.iter().filter(|module| self.recall(module, now).is_some()).copied().collect()
     }
 
     /// The highest version that was read from the store: where to go on following it.
@@ -296,6 +312,11 @@ impl Revocations {
             kept
         });
         (self.next_expiry, self.undone) = (next_expiry, 0);
+        let Self { modules, entries, hasher, .. } = self;
+        modules.retain(|module| {
+            let key = Key::of(module_key(module).as_str());
+            entries.find(hasher.hash_one(&key), |entry| entry.key == key).is_some()
+        });
         before - self.entries.len()
     }
 }
@@ -444,6 +465,32 @@ mod tests {
         assert_eq!(revocations.prune(Timestamp::default()), 1);
         assert!(!revocations.apply(change(1, 1, false)), "the store was read beyond it");
         assert!(revocations.apply(change(1, 3, false)), "this one is news");
+    }
+
+    #[test]
+    fn recalls_of_builds_are_known_apart_until_they_are_taken_back_or_expire() {
+        let mut revocations = none();
+        let [bad, worse] = [Digest([1; 32]), Digest([2; 32])];
+        let now = Timestamp::default();
+        assert_eq!((revocations.recall(&bad, now), revocations.recalled(now).len()), (None, 0));
+        let recall = |module: &Digest, version, expires_at| {
+            let mut record = revoked(0, version, RevokeRequest::default());
+            record.task_id = module_key(module);
+            record.request.expires_at = expires_at;
+            RevocationChange::Revoked(record)
+        };
+        let end = Timestamp::from_unix_millis(100);
+        revocations.follow(change(1, 1, false));
+        revocations.follow(recall(&bad, 2, None));
+        revocations.follow(recall(&worse, 3, Some(end)));
+        assert_eq!(revocations.recalled(now), [bad, worse].into());
+        assert_eq!(revocations.recall(&bad, now).unwrap().version, Version(2));
+        assert_eq!(revocations.recalled(end), [bad].into(), "the other has expired");
+        let undone = RevocationChange::Undone { task: module_key(&bad), version: Version(4) };
+        revocations.follow(undone);
+        assert_eq!(revocations.recalled(end), [].into());
+        revocations.prune(end);
+        assert!(revocations.modules.is_empty(), "nothing is kept of what is over");
     }
 
     #[test]

@@ -10,6 +10,10 @@ wasmtime::component::bindgen!({
             import stem:task/stop-events@0.1.0;
             import stem:task/log@0.1.0;
             import stem:task/checkpoint@0.1.0;
+            import stem:task/children@0.1.0;
+            import stem:task/kv@0.1.0;
+            import stem:task/config@0.1.0;
+            import stem:task/secrets@0.1.0;
             export stem:task/handler@0.1.0;
         }
     ",
@@ -19,6 +23,10 @@ wasmtime::component::bindgen!({
         "stem:task/lifecycle@0.1.0.extend-lease": async | trappable,
         "stem:task/checkpoint@0.1.0.load": async | trappable,
         "stem:task/checkpoint@0.1.0.save": async | trappable,
+        "stem:task/children@0.1.0.enqueue": async | trappable,
+        "stem:task/kv@0.1.0.get": async | trappable,
+        "stem:task/kv@0.1.0.put": async | trappable,
+        "stem:task/kv@0.1.0.remove": async | trappable,
         default: trappable,
     },
     exports: { default: async },
@@ -53,6 +61,8 @@ impl From<Refusal> for types::HostError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Unavailable(problem) => Self::Unavailable(problem),
+            Refusal::Quota(what) => Self::Quota(what),
+            Refusal::Invalid(what) => Self::Invalid(what),
             Refusal::LeaseLost => Self::Conflict,
         }
     }
@@ -60,11 +70,17 @@ impl From<Refusal> for types::HostError {
 
 /// Takes a payload from a guest; a media type over its bound or not printable becomes bytes of no known type.
 pub(crate) fn payload(payload: types::Payload) -> Payload {
+    known(Payload { media_type: payload.media_type, bytes: payload.bytes })
+}
+
+/// See [`payload`].
+pub(crate) fn known(mut payload: Payload) -> Payload {
     let printable = payload.media_type.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     let fits = (1..=stem_core::envelope::MEDIA_TYPE_BYTES).contains(&payload.media_type.len());
-    let media_type =
-        if printable && fits { payload.media_type } else { stem_host_abi::OCTET_STREAM.to_owned() };
-    Payload { media_type, bytes: payload.bytes }
+    if !(printable && fits) {
+        stem_host_abi::OCTET_STREAM.clone_into(&mut payload.media_type);
+    }
+    payload
 }
 
 /// Takes a failure from a guest; detail over its bound is left out, and its size returned.

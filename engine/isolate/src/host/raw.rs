@@ -2,6 +2,11 @@
 //! writes only into a buffer that the guest names in the same call. An offset outside the memory is the guest's bug:
 //! it traps.
 
+mod checkpoint;
+mod children;
+mod kv;
+mod settings;
+
 use std::time::Duration;
 
 use stem_core::task::Progress;
@@ -9,7 +14,7 @@ use stem_host_abi::{limits, raw};
 use wasmtime::{Caller, Extern, Linker};
 
 use super::abi::{millis, types::HostError};
-use super::{CoreState, LogLevel, Refusal};
+use super::{CoreState, LogLevel};
 use crate::report::Report;
 
 /// What a core module reads and writes beside the attempt.
@@ -78,6 +83,64 @@ fn copy_out(memory: &mut [u8], from: &[u8], start: i32, len: i32) -> wasmtime::R
     let count = from.len().min(buffer.len());
     buffer[..count].copy_from_slice(&from[..count]);
     Ok(i32::try_from(count).unwrap_or(i32::MAX))
+}
+
+/// How a function ends early: with a code for the guest, or for good.
+enum End {
+    Code(i32),
+    Trap(wasmtime::Error),
+}
+
+impl From<wasmtime::Error> for End {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Trap(error)
+    }
+}
+
+impl From<HostError> for End {
+    fn from(error: HostError) -> Self {
+        Self::Code(code(&error))
+    }
+}
+
+fn ended(answer: Result<i32, End>) -> wasmtime::Result<i32> {
+    match answer {
+        Ok(answer) | Err(End::Code(answer)) => Ok(answer),
+        Err(End::Trap(error)) => Err(error),
+    }
+}
+
+fn ended_long(answer: Result<i64, End>) -> wasmtime::Result<i64> {
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(End::Code(code)) => Ok(i64::from(code)),
+        Err(End::Trap(error)) => Err(error),
+    }
+}
+
+/// Bytes of the guest to keep, at most `limit`.
+fn bytes(here: &mut Here<'_>, start: i32, len: i32, limit: usize) -> Result<Vec<u8>, End> {
+    let (memory, _) = split(here)?;
+    let range = range(start, len).ok_or(End::Code(raw::ERR_INVALID))?;
+    let bytes = memory.get(range).ok_or_else(out_of_bounds)?;
+    if bytes.len() > limit {
+        return Err(End::Code(raw::ERR_TOO_LARGE));
+    }
+    Ok(bytes.to_vec())
+}
+
+/// A text of the guest to keep, at most `limit` bytes.
+fn owned(here: &mut Here<'_>, start: i32, len: i32, limit: usize) -> Result<String, End> {
+    String::from_utf8(bytes(here, start, len, limit)?).map_err(|_| End::Code(raw::ERR_INVALID))
+}
+
+/// Copies as much of an answer as the guest's buffer holds, and says how large the answer is.
+fn answer(here: &mut Here<'_>, from: &[u8], to: i32, capacity: i32) -> Result<i32, End> {
+    let (memory, _) = split(here)?;
+    match copy_out(memory, from, to, capacity)? {
+        copied if copied < 0 => Err(End::Code(copied)),
+        _ => Ok(i32::try_from(from.len()).unwrap_or(i32::MAX)),
+    }
 }
 
 fn stop_asked(pending: bool) -> i32 {
@@ -157,9 +220,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
                 wasmtime::Result::Ok(
                     match here.data_mut().attempt.extend(Duration::from_millis(by)).await? {
                         Ok(left) => i64::try_from(millis(left)).unwrap_or(i64::MAX),
-                        Err(Refusal::Unavailable(_) | Refusal::LeaseLost) => {
-                            i64::from(raw::ERR_UNAVAILABLE)
-                        }
+                        Err(refusal) => i64::from(code(&refusal.into())),
                     },
                 )
             })
@@ -243,5 +304,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
         }
         wasmtime::Result::Ok(i32::try_from(state.raw.info.len()).unwrap_or(i32::MAX))
     })?;
-    Ok(())
+    checkpoint::add_to_linker(linker)?;
+    children::add_to_linker(linker)?;
+    kv::add_to_linker(linker)?;
+    settings::add_to_linker(linker)
 }

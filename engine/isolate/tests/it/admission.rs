@@ -40,15 +40,15 @@ async fn imports_that_no_worker_offers_are_listed_by_name() {
     let bench = Bench::new();
     let component = task("(call $answer (i32.const 0))").replacen(
         "(component",
-        r#"(component (import "wasi:http/types@0.2.0" (instance)) (import "acme:shell/run@1.0.0" (instance (export "sh" (func))))
-           (import "stem:task/kv@0.1.0" (instance)) (import "stem:task/log@0.9.0" (instance)) (import "plain" (func))"#,
+        r#"(component (import "wasi:http/incoming-handler@0.2.0" (instance)) (import "acme:shell/run@1.0.0" (instance (export "sh" (func))))
+           (import "stem:task/blobs@0.1.0" (instance)) (import "stem:task/log@0.9.0" (instance)) (import "plain" (func))"#,
         1,
     );
     let error = refused(&bench, &wat(&component)).await;
     for name in [
-        "wasi:http/types@0.2.0",
+        "wasi:http/incoming-handler@0.2.0",
         "acme:shell/run@1.0.0",
-        "stem:task/kv@0.1.0",
+        "stem:task/blobs@0.1.0",
         "stem:task/log@0.9.0",
         "plain",
     ] {

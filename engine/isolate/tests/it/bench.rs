@@ -1,17 +1,21 @@
 //! A bench: one sandbox that the tests of this binary share, and a worker that records what guests ask of it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use stem_core::backend::buckets::{Changed, Entry, When as Condition};
 use stem_core::envelope::Payload;
+use stem_core::id::TaskId;
 use stem_core::limits::Limits;
 use stem_core::outcome::{Failure, FailureKind, Outcome, RetryAdvice, StopHow, StopReason};
 use stem_core::task::Progress;
 use stem_isolate::{
-    AttemptHost, AttemptSpec, Compiler, Exit, InterruptHandle, IsolateRuntime, LoadError, LogLevel,
-    Module, OnFailure, Refusal, RunningIsolate, RuntimeConfig, TaskInfo,
+    AttemptHost, AttemptSpec, Child, Compiler, Exit, Granted, InterruptHandle, IsolateRuntime,
+    LoadError, LogLevel, Module, OnFailure, Refusal, Release, RunningIsolate, RuntimeConfig,
+    TaskInfo,
 };
 use tokio::sync::Notify;
 
@@ -47,8 +51,12 @@ pub(crate) fn config() -> RuntimeConfig {
         slice: RuntimeConfig::SLICE,
         compiler: Compiler::InProcess,
         cache_dir: None,
+        scratch_dir: None,
     }
 }
+
+/// Values with the time they have to live, by bucket and key.
+pub(crate) type Values = BTreeMap<(String, String), (Entry, Option<Duration>)>;
 
 /// A worker that keeps what it is told and answers as it is set.
 #[derive(Debug, Default)]
@@ -59,6 +67,9 @@ pub(crate) struct Worker {
     pub(crate) log_bytes: AtomicU64,
     pub(crate) checkpoint: Mutex<Option<Vec<u8>>>,
     pub(crate) extensions: Mutex<Vec<Duration>>,
+    pub(crate) children: Mutex<Vec<(Release, Child)>>,
+    pub(crate) buckets: Mutex<Values>,
+    pub(crate) versions: AtomicU64,
     pub(crate) refusal: Mutex<Option<Refusal>>,
     /// Calls that may wait do so for ever.
     pub(crate) hangs: AtomicBool,
@@ -141,6 +152,63 @@ impl AttemptHost for Worker {
     async fn save_checkpoint(&self, state: Vec<u8>) -> Result<(), Refusal> {
         self.answer().await.map(|()| *lock(&self.checkpoint) = Some(state))
     }
+
+    async fn enqueue(
+        &self,
+        children: Vec<Child>,
+        release: Release,
+    ) -> Result<Vec<TaskId>, Refusal> {
+        self.answer().await?;
+        let mut enqueued = lock(&self.children);
+        let ids = (enqueued.len() + 1..).take(children.len());
+        let ids = ids.map(|number| TaskId::new(format!("child-{number}")).unwrap()).collect();
+        enqueued.extend(children.into_iter().map(|child| (release, child)));
+        Ok(ids)
+    }
+
+    async fn read_bucket(&self, bucket: &str, key: &str) -> Result<Option<Entry>, Refusal> {
+        self.answer().await?;
+        let place = (bucket.to_owned(), key.to_owned());
+        Ok(lock(&self.buckets).get(&place).map(|(entry, _)| entry.clone()))
+    }
+
+    async fn write_bucket(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: Vec<u8>,
+        when: Condition,
+        ttl: Option<Duration>,
+    ) -> Result<Changed, Refusal> {
+        self.answer().await?;
+        let place = (bucket.to_owned(), key.to_owned());
+        let mut buckets = lock(&self.buckets);
+        if !when.holds(buckets.get(&place).map(|(entry, _)| entry.version)) {
+            return Ok(Changed::Conflict);
+        }
+        let version = self.versions.fetch_add(1, Ordering::SeqCst) + 1;
+        buckets.insert(place, (Entry { value, version }, ttl));
+        Ok(Changed::Done(version))
+    }
+
+    async fn remove_from_bucket(
+        &self,
+        bucket: &str,
+        key: &str,
+        when: Condition,
+    ) -> Result<Changed, Refusal> {
+        self.answer().await?;
+        let place = (bucket.to_owned(), key.to_owned());
+        let mut buckets = lock(&self.buckets);
+        let Some((Entry { version, .. }, _)) = buckets.get(&place).cloned() else {
+            return Ok(Changed::Absent);
+        };
+        if !when.holds(Some(version)) {
+            return Ok(Changed::Conflict);
+        }
+        buckets.remove(&place);
+        Ok(Changed::Done(version))
+    }
 }
 
 /// What a guest is told here.
@@ -177,6 +245,7 @@ pub(crate) struct Bench {
     pub(crate) runtime: Arc<IsolateRuntime>,
     pub(crate) worker: Arc<Worker>,
     pub(crate) limits: Limits,
+    pub(crate) granted: Granted,
     pub(crate) good: Arc<Module>,
 }
 
@@ -212,6 +281,7 @@ impl Bench {
             runtime: Arc::clone(runtime),
             worker: Arc::default(),
             limits: limits(),
+            granted: Granted::default(),
             good: Arc::clone(good),
         }
     }
@@ -220,7 +290,13 @@ impl Bench {
     pub(crate) async fn of(config: &RuntimeConfig) -> Self {
         let runtime = IsolateRuntime::new(config).unwrap();
         let good = runtime.load(&wat(&guests::good())).await.unwrap();
-        Self { runtime, worker: Arc::default(), limits: limits(), good }
+        Self {
+            runtime,
+            worker: Arc::default(),
+            limits: limits(),
+            granted: Granted::default(),
+            good,
+        }
     }
 
     pub(crate) async fn load(&self, text: &str) -> Arc<Module> {
@@ -232,7 +308,8 @@ impl Bench {
     }
 
     pub(crate) fn start(&self, module: &Arc<Module>, input: &[u8]) -> RunningIsolate {
-        let spec = spec(input, self.limits.clone());
+        let granted = Arc::new(self.granted.clone());
+        let spec = AttemptSpec { granted, ..spec(input, self.limits.clone()) };
         self.runtime.start(module, spec, Arc::clone(&self.worker) as Arc<dyn AttemptHost>)
     }
 

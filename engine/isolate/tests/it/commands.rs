@@ -6,7 +6,7 @@ use stem_core::outcome::{FailureKind, Outcome, RetryAdvice, StopHow, StopNotice,
 use stem_isolate::ModuleKind;
 
 use crate::bench::{Bench, failure, kind_and_code, stopped, text, within};
-use crate::guests::command;
+use crate::guests::{RAW_IMPORTS, command};
 
 /// Copies standard input to standard output, 4,096 bytes at a time.
 const CAT: &str = "(local $got i32)
@@ -41,6 +41,63 @@ async fn standard_output_at_the_limit_is_a_result_and_one_byte_more_is_none() {
     let ended = bench.run(&cat, &[b'x'; 5_001]).await;
     assert_eq!(kind_and_code(&ended), (FailureKind::PayloadTooLarge, "result-too-large"));
     assert_eq!(failure(&ended).1, RetryAdvice::Never);
+}
+
+/// A preview 1 command that imports `stem0` too, as tasks in Go do.
+fn with_stem0(data: &str, start: &str) -> String {
+    command(&format!("{RAW_IMPORTS}---"), data, start)
+}
+
+#[tokio::test]
+async fn what_a_command_calls_of_stem0_counts_as_a_components_call_does() {
+    let bench = Bench::new();
+    let guest = with_stem0(
+        "state",
+        "(if (i32.ne (call $checkpoint_load (i32.const 4096) (i32.const 9)) (i32.const -4)) (then unreachable))
+         (if (call $progress (i32.const 250) (i32.const 512) (i32.const 5)) (then unreachable))
+         (if (call $checkpoint_save (i32.const 512) (i32.const 5)) (then unreachable))
+         (drop (call $write (i32.const 1) (i32.const 4096)
+           (call $checkpoint_load (i32.const 4096) (i32.const 9))))",
+    );
+    let module = bench.load(&guest).await;
+    assert_eq!(module.kind(), ModuleKind::Command);
+    let (interrupt, end) = bench.start(&module, b"").into_parts();
+    assert_eq!(text(&within(end).await), "state");
+    assert!(interrupt.has_checkpointed());
+    let told = bench.worker.last_progress().unwrap();
+    assert_eq!((told.fraction, told.message.as_deref()), (Some(0.25), Some("state")));
+
+    let beats = bench.load(&with_stem0("", "(drop (call $heartbeat))")).await;
+    let (interrupt, end) = bench.start(&beats, b"").into_parts();
+    within(end).await;
+    assert!(interrupt.has_checkpointed());
+    let plain = bench.load(&command("", "", CAT)).await;
+    let (interrupt, end) = bench.start(&plain, b"").into_parts();
+    within(end).await;
+    assert!(!interrupt.has_checkpointed());
+}
+
+#[tokio::test]
+async fn a_command_with_checkpoints_sees_a_notice_and_obeys_a_gentle_stop() {
+    let bench = Bench::new();
+    let module = bench
+        .load(&with_stem0(
+            "",
+            "(drop (call $progress (i32.const -1) (i32.const 0) (i32.const 0)))
+             (loop $again (br_if $again (i32.eqz (call $heartbeat))))
+             (call $proc_exit (i32.const 79))",
+        ))
+        .await;
+    let (interrupt, end) = bench.start(&module, b"").into_parts();
+    within(bench.worker.called.notified()).await;
+    let message = String::new();
+    interrupt.notify(StopNotice { code: "worker-drain", message, force_after: None });
+    assert_eq!(stopped(&within(end).await), (StopReason::Shutdown, StopHow::Checkpoint));
+    let (interrupt, end) = bench.start(&module, b"").into_parts();
+    within(bench.worker.called.notified()).await;
+    interrupt.stop(StopReason::Revoked, false);
+    assert_eq!(stopped(&within(end).await), (StopReason::Revoked, StopHow::Checkpoint));
+    bench.assert_good_task_runs().await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Guests in the text format. What a component's compiler would generate is written out by hand here, once.
 
+pub(crate) mod granted;
+
 use std::fmt::Write as _;
 
 /// A component for world `task`.
@@ -284,6 +286,15 @@ pub(crate) const RAW_IMPORTS: &str = r#"
   (import "stem0" "sleep" (func $sleep (param i64) (result i32)))
   (import "stem0" "time_left" (func $time_left (param i32) (result i64)))
   (import "stem0" "info" (func $info (param i32 i32) (result i32)))
+  (import "stem0" "checkpoint_load" (func $checkpoint_load (param i32 i32) (result i32)))
+  (import "stem0" "checkpoint_save" (func $checkpoint_save (param i32 i32) (result i32)))
+  (import "stem0" "children_enqueue" (func $children_enqueue (param i32 i32 i32 i32 i32) (result i32)))
+  (import "stem0" "kv_get" (func $kv_get (param i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  (import "stem0" "kv_put" (func $kv_put (param i32 i32 i32 i32 i32 i32 i32 i64 i64) (result i64)))
+  (import "stem0" "kv_remove" (func $kv_remove (param i32 i32 i32 i32 i32 i64) (result i32)))
+  (import "stem0" "config_get" (func $config_get (param i32 i32 i32 i32) (result i32)))
+  (import "stem0" "secret_placeholder" (func $secret_placeholder (param i32 i32 i32 i32) (result i32)))
+  (import "stem0" "secret_reveal" (func $secret_reveal (param i32 i32 i32 i32) (result i32)))
 "#;
 
 /// A preview 1 command: functions of WASI it may call, bytes at 512, the body of `_start`. An i/o vector stands at 0, counts

@@ -8,10 +8,16 @@
 mod admission;
 mod bench;
 mod cache;
+mod children;
 mod commands;
 mod components;
+mod config;
+mod files;
 mod guests;
 mod hostile;
+mod kv;
 mod leaks;
+mod published;
 mod raw;
+mod secrets;
 mod stopping;

@@ -29,7 +29,7 @@ async fn the_payload_is_read_in_parts_and_the_result_written_in_parts() {
 }
 
 /// Runs one expression and writes its low byte, negated for a negative answer, as a digit.
-async fn answer(bench: &Bench, data: &str, call: &str) -> i64 {
+pub(crate) async fn answer(bench: &Bench, data: &str, call: &str) -> i64 {
     let module = raw(
         "",
         data,
@@ -74,6 +74,12 @@ async fn every_function_answers_as_its_table_says() {
         (narrow("(call $info (i32.const 2048) (i32.const -1))"), -2),
         ("(call $extend_lease (i64.const 90000))".to_owned(), 40_000),
         ("(call $extend_lease (i64.const -1))".to_owned(), -2),
+        (narrow("(call $checkpoint_load (i32.const 2048) (i32.const 9))"), -4),
+        (narrow("(call $checkpoint_load (i32.const 2048) (i32.const -1))"), -4),
+        (narrow("(call $checkpoint_save (i32.const 512) (i32.const -1))"), -2),
+        (narrow("(call $checkpoint_save (i32.const 512) (i32.const 4))"), 0),
+        (narrow("(call $checkpoint_load (i32.const 2048) (i32.const 2))"), 4),
+        (narrow("(call $checkpoint_load (i32.const 2048) (i32.const -1))"), -2),
         ("(call $time_left (i32.const 0))".to_owned(), -1),
         ("(call $time_left (i32.const 7))".to_owned(), -2),
         ("(call $input_len)".to_owned(), 5),
@@ -178,6 +184,10 @@ async fn an_offset_outside_the_memory_traps() {
         "(call $progress (i32.const 1) (i32.const 131070) (i32.const 16))",
         "(call $fail (i32.const 1) (i64.const 0) (i32.const -1) (i32.const 2147483647))",
         "(call $info (i32.const -1) (i32.const 2147483647))",
+        "(call $checkpoint_save (i32.const -1) (i32.const 16))",
+        "(call $children_enqueue (i32.const -1) (i32.const 16) (i32.const 0) (i32.const 0) (i32.const 0))",
+        "(call $kv_get (i32.const 0) (i32.const 1) (i32.const -1) (i32.const 16) (i32.const 0) (i32.const 0) (i32.const 0))",
+        "(call $config_get (i32.const -1) (i32.const 16) (i32.const 0) (i32.const 0))",
     ] {
         let ended = bench.run(&raw("", "", call), b"input").await;
         assert_eq!(kind_and_code(&ended), (FailureKind::Trap, "memory-out-of-bounds"), "{call}");

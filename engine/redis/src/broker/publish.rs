@@ -1,5 +1,6 @@
 //! Storing envelopes: each one, its place and its record in one step, or the news that something is in the way.
 
+use redis::Cmd;
 use stem_core::backend::Records;
 use stem_core::backend::broker::Published;
 use stem_core::envelope::{Envelope, wire};
@@ -13,7 +14,21 @@ use crate::{Inner, read, script};
 /// The most that one script stores, so that none keeps the server for long.
 const ITEMS: usize = 500;
 /// The most bytes that one script takes; a single larger envelope still goes by itself.
-const BYTES: usize = 4 << 20;
+pub(super) const BYTES: usize = 4 << 20;
+
+/// What the script's `publish` reads.
+pub(super) fn arguments(call: &mut Cmd, envelope: &Envelope, wire: Vec<u8>) {
+    let not_before = envelope.not_before.map(Timestamp::unix_millis);
+    call.arg(envelope.id.as_str())
+        .arg(envelope.queue.as_str())
+        .arg(envelope.name.as_str())
+        .arg(envelope.priority.level())
+        .arg(not_before.map_or_else(String::new, |at| at.to_string()))
+        .arg(envelope.unique_key.as_ref().map_or("", |key| key.as_str()))
+        .arg(wire)
+        .arg(envelope.retry.max_retries)
+        .arg(envelope.enqueued_at.unix_millis());
+}
 
 pub(super) async fn publish(
     inner: &Inner,
@@ -38,16 +53,7 @@ pub(super) async fn publish(
         rest = later;
         call.arg(flag(records)).arg(now.len());
         for (envelope, wire) in now.iter().zip(wires) {
-            let not_before = envelope.not_before.map(Timestamp::unix_millis);
-            call.arg(envelope.id.as_str())
-                .arg(envelope.queue.as_str())
-                .arg(envelope.name.as_str())
-                .arg(envelope.priority.level())
-                .arg(not_before.map_or_else(String::new, |at| at.to_string()))
-                .arg(envelope.unique_key.as_ref().map_or("", |key| key.as_str()))
-                .arg(wire)
-                .arg(envelope.retry.max_retries)
-                .arg(envelope.enqueued_at.unix_millis());
+            arguments(&mut call, envelope, wire);
         }
         for answer in read::list(inner.run(&script::PUBLISH, &call).await?)? {
             let existing = read::text(answer)?;

@@ -3,11 +3,13 @@
 use redis::Cmd;
 use stem_core::backend::Records;
 use stem_core::backend::broker::{Renewal, Renewed, Settled};
+use stem_core::envelope::{Envelope, wire};
 use stem_core::outcome::Failure;
-use stem_core::settlement::{Receipt, Settle, Settlement};
+use stem_core::settlement::{CHILDREN, Receipt, Settle, Settlement};
 use stem_core::time::Timestamp;
 
 use super::flag;
+use super::publish::{self, BYTES};
 use crate::fault::Fault;
 use crate::{Inner, read, script};
 
@@ -84,39 +86,84 @@ pub(super) async fn settle(
     records: Records,
 ) -> Result<Vec<Settled>, Fault> {
     let mut settled = Vec::with_capacity(batch.len());
-    for batch in batch.chunks(ITEMS) {
-        let mut call = inner.call(&script::SETTLE);
+    let mut rest = batch;
+    while !rest.is_empty() {
+        let (now, children) = portion(rest);
+        let (batch, later) = rest.split_at(now);
+        rest = later;
+        // Storing more is refused while the memory is full, so what stores nothing has a script of its own.
+        let script = if children.is_empty() { &script::SETTLE } else { &script::SETTLE_PUBLISH };
+        let mut call = inner.call(script);
         call.arg(flag(records)).arg(batch.len());
         for settle in batch {
-            prove(&mut call, &settle.receipt);
-            let failed = failed_attempt(settle);
-            match &settle.settlement {
-                Settlement::Succeed(_)
-                | Settlement::Revoke(_)
-                | Settlement::Expire
-                | Settlement::Discard => {
-                    call.arg("gone").arg("").arg("").arg("");
-                }
-                Settlement::Fail { failure, reason } => {
-                    call.arg("dead").arg(reason.as_str()).arg(json(failure)).arg(&failed);
-                }
-                Settlement::Retry { not_before, .. } => {
-                    call.arg("retry").arg(not_before.unix_millis()).arg("").arg(&failed);
-                }
-                Settlement::Release => {
-                    call.arg("release").arg("").arg("").arg("");
-                }
-            }
-            if records == Records::Here {
-                record_arguments_with(&mut call, settle, &failed);
-            }
+            arguments(&mut call, settle, records);
         }
-        for answer in read::list(inner.run(&script::SETTLE, &call).await?)? {
+        if !children.is_empty() {
+            call.arg(children.len());
+        }
+        for Born { of, child, wire } in children {
+            // Lua counts from 1.
+            call.arg(of + 1);
+            publish::arguments(&mut call, child, wire);
+        }
+        for answer in read::list(inner.run(script, &call).await?)? {
             let happened = read::int(answer)? == 1;
             settled.push(if happened { Settled::Done } else { Settled::Stale });
         }
     }
     Ok(settled)
+}
+
+/// A child, the number of its settlement in a script, and its wire form.
+struct Born<'a> {
+    of: usize,
+    child: &'a Envelope,
+    wire: Vec<u8>,
+}
+
+/// How many settlements one script makes, and their children: one settlement's stay together, and there are no more of
+/// several than one may have.
+fn portion(batch: &[Settle]) -> (usize, Vec<Born<'_>>) {
+    let (mut children, mut size) = (Vec::new(), 0);
+    for (of, settle) in batch.iter().enumerate().take(ITEMS) {
+        let more = settle.publishes();
+        if more.is_empty() {
+            continue;
+        }
+        let wires: Vec<Vec<u8>> = more.iter().map(wire::encode).collect();
+        size += wires.iter().map(Vec::len).sum::<usize>();
+        if !children.is_empty() && (children.len() + more.len() > CHILDREN || size > BYTES) {
+            return (of, children);
+        }
+        let born = more.iter().zip(wires).map(|(child, wire)| Born { of, child, wire });
+        children.extend(born);
+    }
+    (batch.len().min(ITEMS), children)
+}
+
+fn arguments(call: &mut Cmd, settle: &Settle, records: Records) {
+    prove(call, &settle.receipt);
+    let failed = failed_attempt(settle);
+    match &settle.settlement {
+        Settlement::Succeed(_)
+        | Settlement::Revoke(_)
+        | Settlement::Expire
+        | Settlement::Discard => {
+            call.arg("gone").arg("").arg("").arg("");
+        }
+        Settlement::Fail { failure, reason } => {
+            call.arg("dead").arg(reason.as_str()).arg(json(failure)).arg(&failed);
+        }
+        Settlement::Retry { not_before, .. } => {
+            call.arg("retry").arg(not_before.unix_millis()).arg("").arg(&failed);
+        }
+        Settlement::Release => {
+            call.arg("release").arg("").arg("").arg("");
+        }
+    }
+    if records == Records::Here {
+        record_arguments_with(call, settle, &failed);
+    }
 }
 
 /// Moves deliveries that cannot be read to the dead letters, as if they had not been delivered.

@@ -2,6 +2,7 @@
 //! value works again by itself.
 #![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
 
+mod modules;
 mod watching;
 
 use std::collections::HashSet;
@@ -62,6 +63,7 @@ fn settle(delivery: &Delivery, settlement: Settlement) -> Settle {
         attempt: delivery.attempt,
         usage: None,
         module: None,
+        children: Vec::new(),
     }
 }
 
@@ -254,10 +256,18 @@ async fn a_storm_of_cut_connections_loses_nothing() {
 async fn at_full_memory_only_enqueueing_is_refused() {
     let server = RedisServer::start();
     let redis = open(server.url()).await;
-    for id in ["done", "dead", "retried", "waiting"] {
+    for id in ["parent", "done", "dead", "retried", "waiting"] {
         publish(&redis, id).await.unwrap();
     }
     server.command(&["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    // With its children a success is not made at all, and without them it is.
+    let parent = take(&redis).await;
+    let success = settle(&parent, Settlement::Succeed(Payload::json(*b"{}")));
+    let children = vec![parent.envelope.clone()];
+    let birth = Settle { children, ..success.clone() };
+    let error = redis.settle(&[birth], Records::Here).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert_eq!(redis.settle(&[success], Records::Here).await.unwrap(), [Settled::Done]);
     let error = publish(&redis, "one-more").await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Refused);
     assert!(error.problem.contains("maxmemory"), "{error}");

@@ -1,4 +1,4 @@
-//! All six backends on one schema of a Postgres database.
+//! All eight backends on one schema of a Postgres database.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -12,11 +12,12 @@
 //! | `error` | SQLSTATEs as classes, with what to do about them |
 //! | `health` | whether the server can be written to, what it says of itself, and what is unsafe about it |
 //! | `counters` | numbers in the order of commits |
-//! | `broker`, `records`, `dead_letter`, `revoke`, `control`, `presence` | one trait each |
+//! | `broker`, `records`, `dead_letter`, `revoke`, `control`, `presence`, `modules`, `buckets` | one trait each |
 //!
 //! Time is the server's. Waiting holds no connection.
 
 mod broker;
+mod buckets;
 mod connections;
 mod control;
 mod counters;
@@ -24,6 +25,7 @@ mod dead_letter;
 mod error;
 mod health;
 mod lane;
+mod modules;
 mod open;
 mod place;
 mod presence;

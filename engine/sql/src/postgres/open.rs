@@ -9,9 +9,10 @@ use crate::codec::limit;
 use crate::fault::Fault;
 
 /// Each brings a schema from the version before to its own; the first is version 1.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../migrations/postgres/0001_initial.sql"),
     include_str!("../../migrations/postgres/0002_checks.sql"),
+    include_str!("../../migrations/postgres/0003_modules.sql"),
 ];
 
 fn refused(problem: impl Into<String>) -> Fault {

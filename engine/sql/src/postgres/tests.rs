@@ -8,7 +8,7 @@ use stem_services::PostgresServer;
 use super::*;
 
 /// Tables that may be long, by which nobody may walk.
-const LONG: [&str; 10] = [
+const LONG: [&str; 11] = [
     "deliveries",
     "envelopes",
     "tasks",
@@ -19,6 +19,7 @@ const LONG: [&str; 10] = [
     "revocations",
     "commands",
     "replies",
+    "bucket_values",
 ];
 
 /// Reads of whole rows without a condition on an index, somewhere in a plan.
@@ -74,7 +75,9 @@ async fn statements_for_every_task_find_their_rows_by_an_index_whatever_the_plan
         INSERT INTO commands (namespace, position, request_id, expires_at, command)
             SELECT 'n', n, 'r' || n, 0, '' FROM generate_series(1, 20000) AS n;
         INSERT INTO replies (namespace, request_id, position, worker, kept_until, reply)
-            SELECT 'n', 'r' || n, n, 'w', 0, '' FROM generate_series(1, 20000) AS n;";
+            SELECT 'n', 'r' || n, n, 'w', 0, '' FROM generate_series(1, 20000) AS n;
+        INSERT INTO bucket_values (bucket, key, version, value)
+            SELECT 'b', decode(lpad(n::text, 8, '0'), 'hex'), n, '' FROM generate_series(1, 20000) AS n;";
     let mut bad = Vec::new();
     for change in [
         "SELECT 1",
@@ -88,7 +91,7 @@ async fn statements_for_every_task_find_their_rows_by_an_index_whatever_the_plan
         let hot = [broker::STORE].into_iter();
         let hot = hot.chain(broker::CLAIMS).chain(broker::SETTLEMENTS);
         let hot = hot.chain(records::HOT).chain(dead_letter::HOT);
-        let hot = hot.chain(revoke::HOT).chain(control::HOT);
+        let hot = hot.chain(revoke::HOT).chain(control::HOT).chain(buckets::HOT);
         for statement in hot {
             let plan = plan(conn, statement).await;
             let mut found = Vec::new();

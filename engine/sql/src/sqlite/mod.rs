@@ -1,4 +1,4 @@
-//! All six backends on one SQLite file.
+//! All eight backends on one SQLite file.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -7,15 +7,17 @@
 //! | `lane` | calls of one kind that meet at the writer become one batch |
 //! | `watch` | waking up when this or another process has committed |
 //! | `error` | result codes as classes, with what to do about them |
-//! | `broker`, `records`, `dead_letter`, `revoke`, `control`, `presence` | one trait each |
+//! | `broker`, `records`, `dead_letter`, `revoke`, `control`, `presence`, `modules`, `buckets` | one trait each |
 //!
 //! Reads go over a small pool of their own; in WAL mode they neither wait for the writer nor hold it up.
 
 mod broker;
+mod buckets;
 mod control;
 mod dead_letter;
 mod error;
 mod lane;
+mod modules;
 mod open;
 mod presence;
 mod records;

@@ -21,7 +21,10 @@ use crate::fault::Fault;
 const APPLICATION: i64 = 0x5374_656d;
 
 /// Each brings a file from the version before to its own; the first is version 1.
-const MIGRATIONS: [&str; 1] = [include_str!("../../migrations/sqlite/0001_initial.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../migrations/sqlite/0001_initial.sql"),
+    include_str!("../../migrations/sqlite/0002_modules.sql"),
+];
 
 /// Reads at once. More would only take turns on the machine's cores.
 const READERS: u32 = 4;

@@ -58,6 +58,7 @@ pub(crate) fn success(delivery: Delivery) -> Settle {
         attempt: delivery.attempt,
         usage: None,
         module: None,
+        children: Vec::new(),
     }
 }
 

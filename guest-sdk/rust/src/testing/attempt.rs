@@ -7,9 +7,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use stem_host_abi::{limits, stop};
 
+use super::granted::{Granted, Reach};
 use super::{End, LogLine, Run};
 use crate::host::{Host, TaskInfo};
-use crate::{HostError, Level, Progress, StopNotice};
+use crate::{Child, Entry, HostError, Level, Progress, Release, StopNotice, When};
 
 /// What the test asked for.
 #[derive(Clone, Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Script {
     pub(super) checkpoint: Option<Vec<u8>>,
     pub(super) unavailable: bool,
     pub(super) log_level: Level,
+    pub(super) granted: Granted,
 }
 
 impl Script {
@@ -51,6 +53,7 @@ impl Script {
             checkpoint: None,
             unavailable: false,
             log_level: Level::Trace,
+            granted: Granted::default(),
         }
     }
 }
@@ -58,20 +61,23 @@ impl Script {
 /// Carried by the unwinding that stands for an end by force.
 pub(super) struct Ended;
 
-pub(super) struct TestAttempt {
+pub(crate) struct TestAttempt {
     script: Script,
     beats: Cell<u64>,
     elapsed: Cell<Duration>,
     progress: RefCell<Vec<Progress>>,
     log: RefCell<Vec<LogLine>>,
     checkpoint: RefCell<Option<Vec<u8>>>,
+    reach: Reach,
 }
 
 impl TestAttempt {
     pub(super) fn new(script: Script) -> Self {
         let checkpoint = RefCell::new(script.checkpoint.clone());
+        let reach = Reach::new(script.granted.clone());
         Self {
             script,
+            reach,
             beats: Cell::new(0),
             elapsed: Cell::new(Duration::ZERO),
             progress: RefCell::default(),
@@ -81,8 +87,14 @@ impl TestAttempt {
     }
 
     pub(super) fn into_run(self: Rc<Self>, end: End) -> Run {
+        let mut children = self.reach.children.take();
+        if !matches!(end, End::Returned(_)) {
+            children.retain(|child| child.release == Release::Now);
+        }
         Run {
             end,
+            children,
+            values: self.reach.values(self.elapsed.get()),
             progress: self.progress.take(),
             log: self.log.take(),
             checkpoint: self.checkpoint.take(),
@@ -133,7 +145,7 @@ impl TestAttempt {
     }
 }
 
-fn within(size: usize, bound: usize) -> Result<(), HostError> {
+pub(super) fn within(size: usize, bound: usize) -> Result<(), HostError> {
     if size > bound {
         return Err(HostError::TooLarge(bound as u64));
     }
@@ -239,5 +251,51 @@ impl Host for TestAttempt {
         self.store()?;
         self.checkpoint.replace(Some(state.to_vec()));
         Ok(())
+    }
+
+    fn enqueue(&self, children: Vec<Child>, release: Release) -> Result<Vec<String>, HostError> {
+        self.pass_or_end();
+        self.store()?;
+        self.reach.enqueue(children, release)
+    }
+
+    fn read(&self, bucket: &str, key: &str) -> Result<Option<Entry>, HostError> {
+        self.pass_or_end();
+        self.store()?;
+        self.reach.read(bucket, key, self.elapsed.get())
+    }
+
+    fn write(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: &[u8],
+        when: When,
+        ttl: Option<Duration>,
+    ) -> Result<u64, HostError> {
+        self.pass_or_end();
+        self.store()?;
+        self.reach.write((bucket, key), value, when, (ttl, self.elapsed.get()))
+    }
+
+    fn remove(&self, bucket: &str, key: &str, when: When) -> Result<(), HostError> {
+        self.pass_or_end();
+        self.store()?;
+        self.reach.remove(bucket, key, when, self.elapsed.get())
+    }
+
+    fn setting(&self, key: &str) -> Result<Option<String>, HostError> {
+        self.pass_or_end();
+        self.reach.setting(key)
+    }
+
+    fn placeholder(&self, secret: &str) -> Result<String, HostError> {
+        self.pass_or_end();
+        self.reach.placeholder(secret)
+    }
+
+    fn reveal(&self, secret: &str) -> Result<Vec<u8>, HostError> {
+        self.pass_or_end();
+        self.reach.reveal(secret)
     }
 }

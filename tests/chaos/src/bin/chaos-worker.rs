@@ -9,8 +9,9 @@ use serde::Deserialize;
 use stem_chaos::history::{Ended, Event, Held, Journal};
 use stem_chaos::place::Place;
 use stem_chaos::record::{Tokens, recorded};
-use stem_core::id::{TaskId, WorkerId};
-use stem_engine::{TaskContext, TaskError, Worker, WorkerConfig};
+use stem_core::envelope::Payload;
+use stem_core::id::{TaskId, TaskName, WorkerId};
+use stem_engine::{Child, Release, TaskContext, TaskError, Worker, WorkerConfig};
 
 /// So that the next life of a worker that was killed need not wait long for its name.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -39,6 +40,13 @@ struct Args {
 /// What `sleepy` is given.
 #[derive(Debug, Deserialize)]
 struct Nap {
+    ms: u64,
+}
+
+/// What `family` is given.
+#[derive(Debug, Deserialize)]
+struct Family {
+    children: usize,
     ms: u64,
 }
 
@@ -85,6 +93,29 @@ async fn nap(
     Ok(())
 }
 
+/// Enqueues children at once, with keys, and as many without keys that wait for its success.
+async fn family(
+    journal: Arc<Journal>,
+    tokens: Arc<Tokens>,
+    context: TaskContext,
+    args: Family,
+) -> Result<(), TaskError> {
+    let mut run = Run::start(&journal, &tokens, &context)?;
+    let child = |name: &str| -> Result<Child, TaskError> {
+        let name = TaskName::new(name).map_err(|error| TaskError::fatal("chaos", error))?;
+        Ok(Child::new(name, Payload::json("{}")))
+    };
+    let (now, later) = (child(stem_chaos::CHILD_NOW)?, child(stem_chaos::CHILD_LATER)?);
+    let keyed = (0..args.children)
+        .map(|number| Child { dedup_key: Some(number.to_string()), ..now.clone() })
+        .collect();
+    context.enqueue(keyed, Release::Now).await?;
+    tokio::time::sleep(Duration::from_millis(args.ms)).await;
+    context.enqueue(vec![later; args.children], Release::OnSuccess).await?;
+    run.returned = true;
+    Ok(())
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
@@ -107,12 +138,20 @@ async fn main() -> anyhow::Result<()> {
         signal_handlers: true,
         ..WorkerConfig::new(args.name)
     };
-    let (noop, sleepy) =
-        ((Arc::clone(&journal), Arc::clone(&tokens)), (Arc::clone(&journal), tokens));
+    let both = || (Arc::clone(&journal), Arc::clone(&tokens));
+    let short = |(journal, tokens): (Arc<Journal>, Arc<Tokens>)| {
+        move |context, _: serde_json::Value| {
+            nap(Arc::clone(&journal), Arc::clone(&tokens), context, Duration::ZERO)
+        }
+    };
+    let (sleepy, parent) = (both(), both());
     let ready = Arc::clone(&journal);
     let worker = Worker::builder(backends, config)
-        .inline("noop", move |context, _: serde_json::Value| {
-            nap(Arc::clone(&noop.0), Arc::clone(&noop.1), context, Duration::ZERO)
+        .inline("noop", short(both()))?
+        .inline(stem_chaos::CHILD_NOW, short(both()))?
+        .inline(stem_chaos::CHILD_LATER, short(both()))?
+        .inline("family", move |context, args: Family| {
+            family(Arc::clone(&parent.0), Arc::clone(&parent.1), context, args)
         })?
         .inline("sleepy", move |context, args: Nap| {
             let length = Duration::from_millis(args.ms);

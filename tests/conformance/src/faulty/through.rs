@@ -26,7 +26,7 @@ use stem_core::time::Timestamp;
 use super::{Faulty, Twice};
 
 /// The names by which scripts and counts know the calls.
-pub(super) const METHODS: [&str; 42] = [
+pub(super) const METHODS: [&str; 54] = [
     "broker.publish",
     "broker.receive",
     "broker.renew",
@@ -69,6 +69,18 @@ pub(super) const METHODS: [&str; 42] = [
     "dead.list",
     "dead.replay",
     "dead.purge",
+    "modules.put",
+    "modules.get",
+    "modules.push",
+    "modules.assign",
+    "modules.remove",
+    "modules.history",
+    "modules.catalogue",
+    "modules.changed",
+    "modules.health",
+    "buckets.read",
+    "buckets.write",
+    "buckets.remove",
 ];
 
 /// A backend that is reached through faults.

@@ -75,14 +75,20 @@ impl StdSource {
     }
 
     pub(super) fn apply(&self, cargo: &mut Command) {
-        let Self::Built { rustc, sysroot, linker } = self else { return };
+        cargo.envs(self.environment());
+    }
+
+    /// What cargo's environment must have.
+    pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
+        let Self::Built { rustc, sysroot, linker } = self else { return Vec::new() };
         let wasm_ld = format!("-Clink-arg=--wasm-ld-path={}", linker.wasm_ld.display());
         let flags = ["--sysroot", &sysroot.display().to_string(), &wasm_ld].join("\x1f");
-        cargo
-            .env("RUSTC", rustc)
+        vec![
+            ("RUSTC", rustc.display().to_string()),
             // Encoded, since a home folder may have a space in its name. With --target these reach the guests only.
-            .env("CARGO_ENCODED_RUSTFLAGS", flags)
-            .env("CARGO_TARGET_WASM32_WASIP2_LINKER", &linker.component_ld);
+            ("CARGO_ENCODED_RUSTFLAGS", flags),
+            ("CARGO_TARGET_WASM32_WASIP2_LINKER", linker.component_ld.display().to_string()),
+        ]
     }
 }
 

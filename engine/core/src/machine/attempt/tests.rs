@@ -263,6 +263,99 @@ fn a_gentle_revoke_shields_nobody_from_a_hard_shutdown_or_limit() {
     assert!(attempt.next_wakeup().is_none_or(|next| next > at(60_000)), "it must not spin");
 }
 
+/// A delivery that only one build may run.
+fn pinned() -> Delivery {
+    let mut delivery = delivery();
+    delivery.envelope.module = Some(crate::id::Digest([7; 32]));
+    delivery
+}
+
+/// The code of the failure that a settlement buries the task with.
+fn buried(settlement: &Settlement) -> Option<&str> {
+    match settlement {
+        Settlement::Fail { failure, reason: DeadReason::Fatal } => Some(&failure.code),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_recall_gives_the_task_back_whatever_it_came_to_and_buries_what_no_other_build_may_run() {
+    let recalled = || Event::Recalled(revocation(1, terminate()));
+    let result = || Event::Exited(Outcome::Succeeded(Payload::json("1")));
+    let failure = || Event::Exited(Outcome::fatal(FailureKind::Trap, "x", "y"));
+    for events in [
+        vec![(0, recalled()), (1, admitted())],
+        vec![(0, admitted()), (1, recalled()), (2, stopped(StopReason::Recalled))],
+        vec![(0, admitted()), (1, recalled()), (2, result())],
+        vec![(0, admitted()), (1, recalled()), (2, failure())],
+    ] {
+        let (_, effects) = run(&delivery(), events.clone());
+        assert_eq!(*last_settlement(&effects), Settlement::Release, "{events:?}");
+        let (_, effects) = run(&pinned(), events.clone());
+        assert_eq!(buried(last_settlement(&effects)), Some("module-recalled"), "{events:?}");
+    }
+    let (_, effects) = run(&delivery(), vec![(0, admitted()), (1, recalled())]);
+    assert_eq!(effects[1], Effect::Stop { reason: StopReason::Recalled, force: true });
+}
+
+#[test]
+fn what_ends_a_task_for_good_is_not_undone_by_a_recall() {
+    let recalled = || Event::Recalled(revocation(2, terminate()));
+    let revoked = || Event::Revoked(revocation(1, terminate()));
+    let mut poison = delivery();
+    poison.losses = 5;
+    let leftover = Event::Admitted { already_final: true, revocation: None };
+    for (delivery, events, word) in [
+        (delivery(), vec![(0, recalled()), (0, revoked()), (1, admitted())], "Revoke"),
+        (delivery(), vec![(0, recalled()), (1, leftover)], "Discard"),
+        (poison, vec![(0, recalled()), (1, admitted())], "Fail"),
+        (
+            delivery(),
+            vec![
+                (0, admitted()),
+                (1, recalled()),
+                (2, revoked()),
+                (3, stopped(StopReason::Revoked)),
+            ],
+            "Revoke",
+        ),
+    ] {
+        let (_, effects) = run(&delivery, events);
+        let settlement = format!("{:?}", last_settlement(&effects));
+        assert!(settlement.starts_with(word), "{word}: {effects:?}");
+    }
+    let lost = vec![
+        (0, admitted()),
+        (1, Event::LeaseLost),
+        (2, recalled()),
+        (3, stopped(StopReason::LeaseLost)),
+    ];
+    assert_eq!(run(&delivery(), lost).1.last(), Some(&Effect::Retire(Retirement::Stale)));
+}
+
+#[test]
+fn a_recall_stops_as_gently_as_it_was_asked_to() {
+    let ask = |request| vec![(0, admitted()), (100, Event::Recalled(revocation(1, request)))];
+    let cooperative = RevokeRequest { cooperative: true, ..terminate() };
+    let (_, effects) = run(&delivery(), ask(cooperative));
+    assert_eq!(effects[1], Effect::Stop { reason: StopReason::Recalled, force: false });
+
+    let grace = RevokeRequest { grace_ms: Some(500), ..terminate() };
+    let (mut attempt, effects) = run(&delivery(), ask(grace));
+    assert!(matches!(&effects[1], Effect::Notify(notice)
+            if notice.code == "worker-drain" && notice.force_after == Some(Duration::from_millis(500))));
+    assert_eq!(attempt.next_wakeup(), Some(at(600)));
+    let mut effects = Vec::new();
+    attempt.handle(at(600), Event::Ticked, &mut effects);
+    assert_eq!(effects, [Effect::Stop { reason: StopReason::Recalled, force: true }]);
+
+    let exit = Event::Exited(Outcome::Succeeded(Payload::json("1")));
+    let mut finishing = ask(RevokeRequest::default());
+    finishing.push((200, exit));
+    let (_, effects) = run(&delivery(), finishing);
+    assert!(matches!(effects[1..], [Effect::Settle(Settlement::Succeed(_))]), "{effects:?}");
+}
+
 #[test]
 fn a_renewal_that_crosses_the_settlement_does_not_hide_it() {
     let exit = Event::Exited(Outcome::Succeeded(Payload::json("1")));
@@ -423,6 +516,12 @@ fn event() -> impl Strategy<Value = Event> {
                 ))
             }
         ),
+        (0u64..4, any::<bool>()).prop_map(|(version, terminate)| {
+            Event::Recalled(revocation(
+                version,
+                RevokeRequest { terminate, ..RevokeRequest::default() },
+            ))
+        }),
         Just(Event::Draining { mode: Drain::Warm, grace: None }),
         Just(Event::Draining { mode: Drain::Soft, grace: Some(Duration::from_secs(1)) }),
         Just(Event::Draining { mode: Drain::Hard, grace: None }),

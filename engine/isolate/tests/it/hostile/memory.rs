@@ -4,7 +4,7 @@ use stem_core::outcome::FailureKind;
 
 use super::stopped_while_computing;
 use crate::bench::{Bench, kind_and_code, text};
-use crate::guests::{raw, task, task_with};
+use crate::guests::{command, raw, task, task_with};
 
 // 4, 5
 
@@ -52,6 +52,22 @@ async fn memory_is_bounded_over_all_memories_however_it_grows() {
     let lives =
         task("(drop (memory.grow (i32.const 65000))) (call $ok (i32.const 16) (i32.const 4))");
     assert_eq!(text(&bench.run(&lives, b"").await), "appl");
+    // Runtimes that find no memory exit: that is the limit too, unless the guest says by itself what it was.
+    let finds_none = "(drop (memory.grow (i32.const 65000)))";
+    for silent in [
+        command("", "", &format!("{finds_none} (call $proc_exit (i32.const 2))")),
+        raw("", "", &format!("{finds_none} (i32.const 1)")),
+    ] {
+        let ended = bench.run(&silent, b"").await;
+        assert_eq!(kind_and_code(&ended), (FailureKind::MemoryLimit, "memory-limit"));
+    }
+    let told = "(drop (call $fail (i32.const 1) (i64.const 0) (i32.const 512) (i32.const 25)))";
+    let told = raw(
+        "",
+        r#"{\"code\":\"a\",\"message\":\"\"}"#,
+        &format!("{finds_none} {told} (i32.const 1)"),
+    );
+    assert_eq!(kind_and_code(&bench.run(&told, b"").await), (FailureKind::Error, "a"));
     // More memories than one isolate may have.
     let five = raw("(memory 1) (memory 1) (memory 1) (memory 1)", "", "(i32.const 0)");
     assert!(bench.try_load(&five).await.unwrap_err().to_string().contains("memories"));

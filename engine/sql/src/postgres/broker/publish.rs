@@ -82,23 +82,14 @@ impl Batch for Publish {
         now: Option<i64>,
         envelopes: &[Envelope],
     ) -> Result<(Vec<Published>, Topics), Trouble> {
-        let mut published = vec![Published::Stored; envelopes.len()];
-        let mut left: Vec<usize> = (0..envelopes.len()).collect();
-        // A task that repeats an id or a key of the batch comes after what it repeats, when that can be found in its way.
-        while !left.is_empty() {
-            let (now_on, later) = first_ones(envelopes, &left);
-            for (index, existing) in self.store(conn, now, envelopes, &now_on).await? {
-                published[index] = Published::Duplicate { existing };
-            }
-            left = later;
-        }
+        let published = self.publish(conn, now, &envelopes.iter().collect::<Vec<_>>()).await?;
         let stored = published.contains(&Published::Stored);
         Ok((published, if stored { Topics::TASKS } else { Topics::NONE }))
     }
 }
 
 /// Those that repeat neither an id nor a key of an earlier one, and the others.
-fn first_ones(envelopes: &[Envelope], left: &[usize]) -> (Vec<usize>, Vec<usize>) {
+fn first_ones(envelopes: &[&Envelope], left: &[usize]) -> (Vec<usize>, Vec<usize>) {
     let mut ids = HashSet::new();
     let mut keys = HashSet::new();
     left.iter().partition(|index| {
@@ -110,15 +101,35 @@ fn first_ones(envelopes: &[Envelope], left: &[usize]) -> (Vec<usize>, Vec<usize>
 }
 
 impl Publish {
+    /// Stores what nothing is in the way of, inside somebody's transaction.
+    pub(super) async fn publish(
+        &self,
+        conn: &mut PgConnection,
+        now: Option<i64>,
+        envelopes: &[&Envelope],
+    ) -> Result<Vec<Published>, Trouble> {
+        let mut published = vec![Published::Stored; envelopes.len()];
+        let mut left: Vec<usize> = (0..envelopes.len()).collect();
+        // A task that repeats an id or a key of the batch comes after what it repeats, when that can be found in its way.
+        while !left.is_empty() {
+            let (now_on, later) = first_ones(envelopes, &left);
+            for (index, existing) in self.store(conn, now, envelopes, &now_on).await? {
+                published[index] = Published::Duplicate { existing };
+            }
+            left = later;
+        }
+        Ok(published)
+    }
+
     /// Stores these; answers which could not be, and what is in their way.
     async fn store(
         &self,
         conn: &mut PgConnection,
         now: Option<i64>,
-        envelopes: &[Envelope],
+        envelopes: &[&Envelope],
         indices: &[usize],
     ) -> Result<Vec<(usize, TaskId)>, Trouble> {
-        let of = || indices.iter().map(|index| &envelopes[*index]);
+        let of = || indices.iter().map(|index| envelopes[*index]);
         let mut wires = Packed::default();
         let (mut from, mut len) = (Vec::new(), Vec::new());
         for envelope in of() {

@@ -9,6 +9,7 @@ use stem_core::backend::broker::{Renewal, Renewed, Settled};
 use stem_core::settlement::{Receipt, Settle, Settlement};
 use stem_core::task::HISTORY;
 
+use super::publish::Publish;
 use crate::bells::Topics;
 use crate::codec::{limit, millis, signed, time, to_json};
 use crate::postgres::dead_letter::{self, Burial};
@@ -67,6 +68,9 @@ const EXTEND: &str = "
 #[cfg(test)]
 pub(in crate::postgres) const HOT: [&str; 6] = [HELD, REMOVE, RETRY, RELEASE, REMEMBER, EXTEND];
 
+/// What a child weighs besides its payload, so that few settlements with a thousand children each make a transaction.
+const CHILD: usize = 4 << 10;
+
 /// Receipts as arrays of tasks, tokens and owners.
 fn proofs<'a>(
     receipts: impl Iterator<Item = &'a Receipt>,
@@ -93,10 +97,12 @@ impl Batch for SettleBatch {
     const SENDS_NEWS_FIRST: bool = false;
 
     fn weight(settle: &Settle) -> usize {
-        match &settle.settlement {
+        let children = settle.publishes().iter().map(|child| Publish::weight(child) + CHILD);
+        let result = match &settle.settlement {
             Settlement::Succeed(result) => result.bytes.len(),
             _ => 0,
-        }
+        };
+        result + children.sum::<usize>()
     }
 
     async fn run(
@@ -130,7 +136,12 @@ impl Batch for SettleBatch {
         if self.records == Records::Here {
             records::settle(conn, &accepted).await?;
         }
-        Ok((settled, if moved { Topics::TASKS } else { Topics::RECORDS }))
+        let children: Vec<_> = accepted.iter().flat_map(|settle| settle.publishes()).collect();
+        if !children.is_empty() {
+            Publish { records: self.records }.publish(conn, now, &children).await?;
+        }
+        let waits = moved || !children.is_empty();
+        Ok((settled, if waits { Topics::TASKS } else { Topics::RECORDS }))
     }
 }
 

@@ -134,6 +134,7 @@ async fn give_back(core: &Core, request: &ReceiveRequest, deliveries: Vec<Delive
             attempt: delivery.attempt,
             usage: None,
             module: None,
+            children: Vec::new(),
         })
         .collect();
     let give_back = GiveBack { batch, records: request.records };
@@ -187,6 +188,7 @@ mod tests {
             attempt: 1,
             usage: None,
             module: None,
+            children: Vec::new(),
         };
         let envelope = Envelope::new(
             TaskId::new("t").unwrap(),

@@ -139,6 +139,7 @@ impl Operation for Claim {
                 attempt: delivery.attempt,
                 usage: None,
                 module: None,
+                children: Vec::new(),
             })
             .collect();
         let give_back = GiveBack { batch, records: self.request.records };

@@ -69,54 +69,64 @@ impl Batch for Publish {
         now: Timestamp,
         envelopes: &[Envelope],
     ) -> Result<Vec<Published>, Fault> {
-        let keys: Vec<_> = envelopes
-            .iter()
-            .map(|envelope| (envelope.id.as_str(), envelope.unique_key.as_ref()))
-            .collect();
-        let found: Vec<(i64, Option<String>, i64)> = sqlx::query_as(IN_THE_WAY)
-            .bind(to_json(&keys))
-            .bind(self.records == Records::Here)
-            .fetch_all(&mut *conn)
-            .await?;
-        let last = found.iter().map(|(_, _, seq)| *seq).max().unwrap_or(0);
-        let found: HashMap<usize, String> = found
-            .into_iter()
-            .filter_map(|(item, task, _)| Some((usize::try_from(item).ok()?, task?)))
-            .collect();
-
-        let mut ids: HashMap<&str, &TaskId> = HashMap::new();
-        let mut holders: HashMap<&str, &TaskId> = HashMap::new();
-        let mut published = Vec::with_capacity(envelopes.len());
-        let mut fresh = Vec::new();
-        for (index, envelope) in envelopes.iter().enumerate() {
-            let key = envelope.unique_key.as_ref().map(stem_core::id::UniqueKey::as_str);
-            let existing = match found.get(&index) {
-                Some(task) => Some(TaskId::new(task)?),
-                // An earlier item of the same batch can be in the way as well.
-                None => ids
-                    .get(envelope.id.as_str())
-                    .or_else(|| holders.get(key?))
-                    .map(|task| (*task).clone()),
-            };
-            if let Some(existing) = existing {
-                published.push(Published::Duplicate { existing });
-                continue;
-            }
-            ids.insert(envelope.id.as_str(), &envelope.id);
-            if let Some(key) = key {
-                holders.insert(key, &envelope.id);
-            }
-            fresh.push(envelope);
-            published.push(Published::Stored);
-        }
-        if !fresh.is_empty() {
-            store(conn, now, last, &fresh).await?;
-            if self.records == Records::Here {
-                records::queue(conn, &fresh).await?;
-            }
-        }
-        Ok(published)
+        publish(conn, now, &envelopes.iter().collect::<Vec<_>>(), self.records).await
     }
+}
+
+/// Stores what nothing is in the way of, inside somebody's transaction.
+pub(super) async fn publish(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    envelopes: &[&Envelope],
+    records: Records,
+) -> Result<Vec<Published>, Fault> {
+    let keys: Vec<_> = envelopes
+        .iter()
+        .map(|envelope| (envelope.id.as_str(), envelope.unique_key.as_ref()))
+        .collect();
+    let found: Vec<(i64, Option<String>, i64)> = sqlx::query_as(IN_THE_WAY)
+        .bind(to_json(&keys))
+        .bind(records == Records::Here)
+        .fetch_all(&mut *conn)
+        .await?;
+    let last = found.iter().map(|(_, _, seq)| *seq).max().unwrap_or(0);
+    let found: HashMap<usize, String> = found
+        .into_iter()
+        .filter_map(|(item, task, _)| Some((usize::try_from(item).ok()?, task?)))
+        .collect();
+
+    let mut ids: HashMap<&str, &TaskId> = HashMap::new();
+    let mut holders: HashMap<&str, &TaskId> = HashMap::new();
+    let mut published = Vec::with_capacity(envelopes.len());
+    let mut fresh = Vec::new();
+    for (index, envelope) in envelopes.iter().enumerate() {
+        let key = envelope.unique_key.as_ref().map(stem_core::id::UniqueKey::as_str);
+        let existing = match found.get(&index) {
+            Some(task) => Some(TaskId::new(task)?),
+            // An earlier item of the same batch can be in the way as well.
+            None => ids
+                .get(envelope.id.as_str())
+                .or_else(|| holders.get(key?))
+                .map(|task| (*task).clone()),
+        };
+        if let Some(existing) = existing {
+            published.push(Published::Duplicate { existing });
+            continue;
+        }
+        ids.insert(envelope.id.as_str(), &envelope.id);
+        if let Some(key) = key {
+            holders.insert(key, &envelope.id);
+        }
+        fresh.push(*envelope);
+        published.push(Published::Stored);
+    }
+    if !fresh.is_empty() {
+        store(conn, now, last, &fresh).await?;
+        if records == Records::Here {
+            records::queue(conn, &fresh).await?;
+        }
+    }
+    Ok(published)
 }
 
 async fn store(

@@ -11,6 +11,7 @@ use stem_core::settlement::{Receipt, Settle, Settlement};
 use stem_core::task::HISTORY;
 use stem_core::time::Timestamp;
 
+use super::publish::publish;
 use crate::codec::{limit, time, to_json};
 use crate::fault::Fault;
 use crate::sqlite::dead_letter::{self, Burial};
@@ -121,6 +122,11 @@ impl Batch for SettleBatch {
             if self.records == Records::Here {
                 let batch: Vec<&Settle> = accepted.iter().map(|(_, settle)| *settle).collect();
                 records::settle(conn, &batch).await?;
+            }
+            let children: Vec<_> =
+                accepted.iter().flat_map(|(_, settle)| settle.publishes()).collect();
+            if !children.is_empty() {
+                publish(conn, now, &children, self.records).await?;
             }
         }
         Ok(settled)

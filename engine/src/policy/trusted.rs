@@ -1,0 +1,52 @@
+//! Files that decide or hold something: whoever can write one has a say in what modules reach.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// A file's bytes and its mode.
+pub(crate) struct Trusted {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) mode: u32,
+}
+
+/// Reads a plain file of this user or root that nobody else can write, of at most so many bytes. Follows symbolic links.
+pub(crate) fn read(path: &Path, most: u64) -> Result<Trusted, String> {
+    let unreadable = |error: std::io::Error| format!("it cannot be read: {error}");
+    // A FIFO would be waited for.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file: File =
+        OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unreadable)?;
+    let about = file.metadata().map_err(unreadable)?;
+    if let Some(problem) = problem(&about) {
+        return Err(problem);
+    }
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > most {
+        return Err(format!("it has more than {most} bytes"));
+    }
+    Ok(Trusted { bytes, mode: about.mode() })
+}
+
+fn problem(about: &Metadata) -> Option<String> {
+    if !about.is_file() {
+        return Some("it is no plain file".to_owned());
+    }
+    let me = rustix::process::geteuid().as_raw();
+    if about.uid() != me && about.uid() != 0 {
+        return Some(format!(
+            "it belongs to user {}, who is neither this user ({me}) nor root",
+            about.uid()
+        ));
+    }
+    let mode = about.mode() & 0o7777;
+    (mode & 0o022 != 0).then(|| {
+        format!(
+            "others than its owner may write it (mode {mode:04o}); take the right away: chmod go-w"
+        )
+    })
+}

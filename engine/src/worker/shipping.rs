@@ -1,0 +1,383 @@
+//! Follows the module store: what begins to serve is fetched, checked and prepared while what served before goes on, and
+//! then takes its place in one step. Attempts that run keep the build they began with, which is let go with the last of
+//! them.
+//!
+//! A store that is away changes nothing: what is at hand serves. Nothing here uses up an attempt.
+
+mod choice;
+mod prepare;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use stem_core::backend::{BackendError, ModuleStore};
+use stem_core::id::{Digest, TaskName};
+use stem_core::observe::Service;
+use stem_core::release::{AtHand, Catalogue, Release, Served};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::Instant;
+
+pub(super) use self::choice::{Choice, PinOrder, choose, note_build};
+pub(super) use self::prepare::Source;
+use self::prepare::{Trouble, find, may_pass, prepare, with_policy_of_now};
+use super::handler::Serving;
+use super::shared::{Shared, whole_millis};
+
+/// The longest between two looks at the store, without a wake-up.
+const LOOK: Duration = Duration::from_secs(30);
+/// Between two looks in any case.
+const PACE: Duration = Duration::from_millis(50);
+/// The pause after a look that failed.
+const PAUSE: Duration = Duration::from_millis(500);
+/// So many releases are fetched and prepared at once: their bytes lie in memory meanwhile.
+const AT_ONCE: usize = 2;
+
+/// A build that is to be at hand.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Job {
+    /// Since it serves.
+    Serve(TaskName, u32),
+    /// Since a task may run on nothing else.
+    Pin(TaskName, Digest),
+}
+
+/// A build that could not be prepared.
+#[derive(Debug)]
+struct Failing {
+    trouble: Trouble,
+    tries: u32,
+    /// `None` if trying again cannot help.
+    again_at: Option<Instant>,
+}
+
+struct Follower {
+    shared: Arc<Shared>,
+    source: Arc<Source>,
+    catalogue: Catalogue,
+    jobs: JoinSet<Result<Arc<Serving>, Trouble>>,
+    under_way: HashMap<Id, Job>,
+    failing: BTreeMap<Job, Failing>,
+    waiting: BTreeMap<Job, Vec<oneshot::Sender<Result<(), Trouble>>>>,
+    /// Pushed names that the worker serves with something of its own, as the log was told.
+    shadowed: BTreeSet<TaskName>,
+}
+
+/// Follows the store until dropped. Jobs under way are dropped with it, and leave nothing behind.
+pub(super) async fn follow(
+    shared: Arc<Shared>,
+    source: Arc<Source>,
+    mut orders: mpsc::UnboundedReceiver<PinOrder>,
+) {
+    let store = Arc::clone(&source.store);
+    let mut policy = shared.config.policy.subscribe();
+    let mut follower = Follower::new(Arc::clone(&shared), source);
+    let mut looking = Box::pin(look(Arc::clone(&store), None, Duration::ZERO));
+    let mut seen = None;
+    let mut away = false;
+    loop {
+        follower.plan();
+        let next_try = follower.next_try();
+        // All are cancel-safe: the look goes on where it was, jobs and orders stay in their places.
+        tokio::select! {
+            looked = &mut looking => {
+                let pause = match looked {
+                    Ok(catalogue) => {
+                        if std::mem::take(&mut away) {
+                            tracing::info!("the module store can be read again");
+                        }
+                        seen = Some(catalogue.revision);
+                        follower.catalogue = catalogue;
+                        PACE
+                    }
+                    Err(error) => {
+                        shared.saw_failure(Service::Modules, &error);
+                        if !std::mem::replace(&mut away, true) {
+                            tracing::warn!(%error, "the module store cannot be read; what is at hand goes on serving");
+                        }
+                        if may_pass(&error) { PAUSE } else { PAUSE * 20 }
+                    }
+                };
+                looking.set(look(Arc::clone(&store), seen, pause));
+            }
+            Some(ended) = follower.jobs.join_next_with_id() => follower.ended(ended),
+            Some(order) = orders.recv() => follower.ask(order),
+            () = shared.routes_changed.notified() => {}
+            Ok(()) = policy.changed() => follower.apply_policy(),
+            () = sleep_until(next_try) => {}
+        }
+    }
+}
+
+async fn look(
+    store: Arc<dyn ModuleStore>,
+    seen: Option<u64>,
+    pause: Duration,
+) -> Result<Catalogue, BackendError> {
+    tokio::time::sleep(pause).await;
+    if let Some(seen) = seen {
+        store.changed(seen, LOOK).await?;
+    }
+    store.catalogue().await
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The name that these releases are of.
+fn name_of(served: &Served) -> Option<&TaskName> {
+    served.releases.first().map(|release| &release.name)
+}
+
+impl Follower {
+    fn new(shared: Arc<Shared>, source: Arc<Source>) -> Self {
+        Self {
+            shared,
+            source,
+            catalogue: Catalogue::default(),
+            jobs: JoinSet::new(),
+            under_way: HashMap::new(),
+            failing: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            shadowed: BTreeSet::new(),
+        }
+    }
+
+    /// Puts what is at hand in the places where it should be, and begins to fetch what is missing.
+    fn plan(&mut self) {
+        let missing = self.follow_catalogue();
+        self.waiting.retain(|_, answers| {
+            answers.retain(|answer| !answer.is_closed());
+            !answers.is_empty()
+        });
+        let now = Instant::now();
+        let (waiting, wanted) = (&self.waiting, &missing);
+        self.failing.retain(|job, failing| match job {
+            Job::Serve(..) => wanted.iter().any(|(other, _)| other == job),
+            // Kept for a while, so that what is refused is not compiled for each task that asks.
+            Job::Pin(..) => {
+                waiting.contains_key(job) || failing.again_at.is_some_and(|at| at > now)
+            }
+        });
+        let pins: Vec<Job> = self.waiting.keys().cloned().collect();
+        let jobs = missing.into_iter().map(|(job, release)| (job, Some(release)));
+        // What many tasks wait for goes before what one does.
+        for (job, release) in jobs.chain(pins.into_iter().map(|job| (job, None))) {
+            let due =
+                self.failing.get(&job).is_none_or(|it| it.again_at.is_some_and(|at| at <= now));
+            let under_way = self.under_way.values().any(|other| *other == job);
+            if due && !under_way && self.jobs.len() < AT_ONCE {
+                self.begin(job, release);
+            }
+        }
+        self.report();
+    }
+
+    /// Follows what should serve; says what of it is not at hand and may run.
+    fn follow_catalogue(&mut self) -> Vec<(Job, Arc<Release>)> {
+        let (local, recalled) = {
+            let routes = self.shared.routes();
+            (routes.local(), routes.recalled().clone())
+        };
+        let served: BTreeMap<_, _> = self
+            .catalogue
+            .served
+            .iter()
+            .filter_map(|served| Some((name_of(served)?, served)))
+            .collect();
+        let shadowed: BTreeSet<_> = served
+            .keys()
+            .filter(|name| local.contains_key(**name))
+            .map(|name| (*name).clone())
+            .collect();
+        for name in shadowed.difference(&self.shadowed) {
+            tracing::info!(task = %name, "releases of this name are not used: the worker has a handler of its own for it");
+        }
+        self.shadowed = shadowed;
+        let mut missing = Vec::new();
+        self.shared.change_routes(|routes| {
+            routes.change_pushed(|pushed| {
+                pushed.retain(|name, _| {
+                    let stays = served.contains_key(name) && !local.contains_key(name);
+                    if !stays && !local.contains_key(name) {
+                        tracing::info!(task = %name, "no release serves this name any more; its tasks wait");
+                    }
+                    stays
+                });
+                for (name, served) in served.iter().filter(|(name, _)| !local.contains_key(**name)) {
+                    let at_hand = pushed
+                        .entry((*name).clone())
+                        .or_insert_with(|| AtHand::new(served.assignment));
+                    at_hand.follow(served.assignment);
+                    for version in at_hand.missing() {
+                        let release = served.releases.iter().find(|it| it.version == version);
+                        if let Some(release) = release.filter(|it| !recalled.contains(&it.digest)) {
+                            let job = Job::Serve((*name).clone(), version);
+                            missing.push((job, Arc::new(release.clone())));
+                        }
+                    }
+                }
+            });
+        });
+        missing
+    }
+
+    fn begin(&mut self, job: Job, release: Option<Arc<Release>>) {
+        let (shared, source) = (Arc::clone(&self.shared), Arc::clone(&self.source));
+        let what = job.clone();
+        let handle = self.jobs.spawn(async move {
+            let release = match (release, what) {
+                (Some(release), _) => release,
+                (None, Job::Pin(name, digest)) => find(&shared, &source, &name, &digest).await?,
+                (None, Job::Serve(..)) => unreachable!("what serves comes with its release"),
+            };
+            prepare(&shared, &source, release).await
+        });
+        self.under_way.insert(handle.id(), job);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Result<Arc<Serving>, Trouble>), JoinError>) {
+        let (id, came) = match ended {
+            Ok((id, came)) => (id, came),
+            Err(broken) => {
+                let trouble = Trouble::Refused(format!("preparing it broke: {broken}"));
+                (broken.id(), Err(trouble))
+            }
+        };
+        let Some(job) = self.under_way.remove(&id) else { return };
+        match came {
+            Ok(build) => self.at_hand(&job, build),
+            Err(trouble) => self.failed(job, trouble),
+        }
+    }
+
+    fn at_hand(&mut self, job: &Job, build: Arc<Serving>) {
+        self.failing.remove(job);
+        let digest = build.module.digest();
+        match job {
+            Job::Serve(name, version) => {
+                let placed = self.shared.change_routes(|routes| {
+                    routes.change_pushed(|pushed| {
+                        pushed.get_mut(name).is_some_and(|it| it.place(*version, build))
+                    })
+                });
+                if placed {
+                    tracing::info!(task = %name, release = version, %digest, "release loaded; new attempts begin on it");
+                }
+            }
+            Job::Pin(name, _) => {
+                tracing::info!(task = %name, %digest, "a build is loaded that a task is pinned to");
+                self.shared.change_routes(|routes| routes.keep_pinned(build));
+                for answer in self.waiting.remove(job).unwrap_or_default() {
+                    // Whoever asked may have given up.
+                    let _ = answer.send(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, job: Job, trouble: Trouble) {
+        let before = self.failing.remove(&job);
+        let said = before.as_ref().is_some_and(|before| before.trouble == trouble);
+        let tries = before.map_or(0, |before| before.tries.saturating_add(1));
+        let pause = trouble.pause(tries);
+        let (code, problem, again_ms) =
+            (trouble.code(), trouble.problem(), pause.map(whole_millis));
+        match &job {
+            Job::Serve(name, version) if !said => {
+                tracing::warn!(task = %name, release = version, code, problem, again_ms, "a release is not used; what served before stays, if there was anything");
+            }
+            Job::Pin(name, digest) if !said => {
+                tracing::warn!(task = %name, %digest, code, problem, again_ms, "a build that a task is pinned to cannot be had");
+            }
+            Job::Serve(name, _) | Job::Pin(name, _) => {
+                tracing::debug!(task = %name, code, problem, again_ms, "it was tried again in vain");
+            }
+        }
+        if !matches!(trouble, Trouble::Unavailable(_)) {
+            for answer in self.waiting.remove(&job).unwrap_or_default() {
+                let _ = answer.send(Err(trouble.clone()));
+            }
+        }
+        let again_at = pause.map(|pause| Instant::now() + pause);
+        self.failing.insert(job, Failing { trouble, tries, again_at });
+    }
+
+    /// A task waits for a build.
+    fn ask(&mut self, order: PinOrder) {
+        let job = Job::Pin(order.name, order.digest);
+        match self.failing.get(&job) {
+            Some(failing) if !matches!(failing.trouble, Trouble::Unavailable(_)) => {
+                let _ = order.answer.send(Err(failing.trouble.clone()));
+            }
+            _ => self.waiting.entry(job).or_default().push(order.answer),
+        }
+    }
+
+    fn next_try(&self) -> Option<Instant> {
+        let under_way = |job: &Job| self.under_way.values().any(|other| other == job);
+        let now = Instant::now();
+        let times = self.failing.iter().filter(|(job, _)| !under_way(job));
+        // What is due and was not begun waits for a job to end.
+        times.filter_map(|(_, failing)| failing.again_at).filter(|at| *at > now).min()
+    }
+
+    /// Builds get what the policy gives them now; attempts that run keep what they began with.
+    fn apply_policy(&mut self) {
+        let shared = &self.shared;
+        shared.change_routes(|routes| {
+            // Rare, and prepared again in a moment.
+            routes.forget_pinned();
+            routes.change_pushed(|pushed| {
+                for (_, build) in pushed.values_mut().flat_map(AtHand::builds_mut) {
+                    if let Some(fresh) = with_policy_of_now(shared, build) {
+                        *build = fresh;
+                    }
+                }
+            });
+        });
+    }
+
+    /// Says for `inspect` what became of each release that should serve.
+    fn report(&self) {
+        let rows = {
+            let routes = self.shared.routes();
+            let row = |served: &Served, release: &Release| {
+                let job = Job::Serve(release.name.clone(), release.version);
+                let mut at_hand =
+                    routes.pushed().get(&release.name).into_iter().flat_map(AtHand::builds);
+                let (state, problem) = if self.shadowed.contains(&release.name) {
+                    ("shadowed", Some("the worker has a handler of its own for this name"))
+                } else if routes.recalled().contains(&release.digest) {
+                    ("recalled", None)
+                } else if at_hand.any(|(version, ..)| version == release.version) {
+                    let trial = served.assignment.version != release.version;
+                    (if trial { "canary" } else { "serving" }, None)
+                } else if let Some(failing) = self.failing.get(&job) {
+                    (failing.trouble.code(), Some(failing.trouble.problem()))
+                } else {
+                    ("loading", None)
+                };
+                let mut row = json!({
+                    "task": release.name, "version": release.version, "digest": release.digest, "state": state,
+                });
+                if let Some(problem) = problem {
+                    row["problem"] = json!(problem);
+                }
+                row
+            };
+            let served = self.catalogue.served.iter();
+            served
+                .flat_map(|served| served.releases.iter().map(move |release| (served, release)))
+                .map(|(served, release)| row(served, release))
+                .collect::<Vec<Value>>()
+        };
+        self.shared.set_releases(rows);
+    }
+}

@@ -1,0 +1,57 @@
+import { type Context, Fatal, TaskError, defineTask } from "stem-guest";
+
+interface Args {
+  numbers: unknown[];
+  /** The time spent on each number. */
+  delayMs: number;
+}
+
+interface Sum {
+  sum: number;
+  count: number;
+  /** How many numbers an earlier attempt had done. */
+  resumedAt: number;
+}
+
+/** What the next attempt needs. */
+interface State {
+  done: number;
+  sum: number;
+}
+
+/** After so many numbers come progress and a checkpoint. */
+const BATCH = 10;
+
+/** Adds up numbers, slowly if asked to, and goes on where an earlier attempt ended. */
+function addUp({ numbers, delayMs }: Args, ctx: Context): Sum {
+  const state = ctx.checkpoint.load<State>() ?? { done: 0, sum: 0 };
+  const resumedAt = state.done;
+  if (resumedAt > 0) ctx.log.info(`going on after number ${resumedAt}`);
+  try {
+    while (state.done < numbers.length) {
+      const number = numbers[state.done];
+      if (typeof number !== "number") throw new Fatal("bad-number", `numbers[${state.done}] is ${JSON.stringify(number)}`);
+      if (delayMs > 0) ctx.sleep(delayMs);
+      ctx.heartbeat();
+      state.sum += number;
+      state.done++;
+      if (state.done % BATCH === 0 || state.done === numbers.length) {
+        ctx.checkpoint.save(state);
+        ctx.progress(state.done / numbers.length, `number ${state.done} of ${numbers.length}`);
+      }
+    }
+  } catch (error) {
+    // A stop notice leaves time for this, and the next attempt then repeats nothing.
+    if (error instanceof TaskError && error.kind !== "fatal") ctx.checkpoint.save(state);
+    throw error;
+  }
+  return { sum: state.sum, count: state.done, resumedAt };
+}
+
+/** What is thrown here fails the task for good: `invalid-arguments`. */
+function parse(value: Partial<Args> | null): Args {
+  if (!Array.isArray(value?.numbers)) throw new TypeError('give an object with a list: {"numbers":[1,2,3]}');
+  return { numbers: value.numbers, delayMs: Number(value.delayMs ?? 0) };
+}
+
+export default defineTask(addUp, { parse });
