@@ -16,6 +16,7 @@ mod endtoend;
 mod figure;
 mod growth;
 mod idle;
+mod languages;
 mod machine;
 mod measure;
 mod options;
@@ -132,5 +133,6 @@ async fn measure(group: Group) -> anyhow::Result<Vec<Row>> {
         Group::Suspended => suspended::run().await,
         Group::Backlog => backlog::run().await,
         Group::Growth => growth::run().await,
+        Group::Languages => languages::run().await,
     }
 }

@@ -29,6 +29,8 @@ pub(crate) enum Group {
     Backlog,
     /// Tasks/s and latency against concurrency, payload and workers; drawn as SVG
     Growth,
+    /// One task in Rust, C, Go, JavaScript and Python: module, build, compiling, calls; builds all of them first
+    Languages,
 }
 
 impl Group {

@@ -123,7 +123,7 @@ fn marked(wasm: &[u8], number: u32) -> Vec<u8> {
 }
 
 /// The `stem` program of the same build.
-fn program() -> anyhow::Result<PathBuf> {
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name("stem");
     anyhow::ensure!(
         path.is_file(),

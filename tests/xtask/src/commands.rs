@@ -85,6 +85,10 @@ pub(crate) fn autoscale(root: &Path) -> Result<()> {
 /// The benchmark suite, which understands these words. Some of it runs the example tasks, and some the `stem` program.
 pub(crate) fn bench(root: &Path, words: &[String]) -> Result<()> {
     setup::compiler(root)?;
+    let groups: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    if groups.is_empty() || groups.iter().any(|group| *group == "languages") {
+        setup::languages(root)?;
+    }
     guests::build(root)?;
     let packages = ["-p", "stem-cli", "-p", "stem-bench"];
     Step::cargo(root).args(["build", "--release", "--locked"]).args(packages).run()?;
