@@ -41,8 +41,8 @@
 //! | `t/all`, `t/count` | sorted set, number | records in their order | with them | producers |
 //! | `t/watch/<id>` | hash | the processes that wait for a record | 15 seconds after the last asking, or until it ends | whoever waits |
 //! | `v/<namespace>/version` | number | the newest version | for ever | operators |
-//! | `v/<namespace>/task` | hash | revocations, and traces of those taken back | until they expire; a trace for a day | operators |
-//! | `v/<namespace>/order`, `v/<namespace>/ends` | sorted set | the same by version, and by end | as long | operators |
+//! | `v/<namespace>/order` | sorted set | revocations, and traces of those taken back, by version | until they expire; a trace for a day | operators |
+//! | `v/<namespace>/task`, `v/<namespace>/ends` | hash, sorted set | their versions by task; their tasks by end | as long | operators |
 //! | `c/<namespace>/log` | stream | commands | until they expire | operators |
 //! | `c/<namespace>/sent`, `c/spaces` | hash, set | places by request; namespaces with a log | as long; for ever | operators |
 //! | `a/<namespace>/<request>`, `a/kept` | hash, sorted set | replies; until when | a minute after their command has expired | workers |

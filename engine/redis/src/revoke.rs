@@ -17,11 +17,26 @@ use crate::{Inner, Redis, script};
 /// The most that one script stores or removes, so that none keeps the server for long.
 const ITEMS: usize = 1_000;
 
-/// The most that one script reads.
+/// The most that one command reads.
 const PAGE: usize = 10_000;
 
-/// Version, issued or taken back at, what was asked unless it was taken back.
-type Change = (u64, i64, Option<RevokeRequest>);
+/// As `lib_revoke.lua` writes it: version, issued or taken back at, what was asked unless it was taken back, task.
+type Change = (u64, i64, Option<RevokeRequest>, String);
+
+fn change_of(namespace: &Namespace, bytes: &[u8]) -> Result<RevocationChange, Fault> {
+    let (version, at, request, task): Change = serde_json::from_slice(bytes)?;
+    let (version, task) = (Version(version), TaskId::new(task)?);
+    Ok(match request {
+        None => RevocationChange::Undone { task, version },
+        Some(request) => RevocationChange::Revoked(Revocation {
+            namespace: namespace.clone(),
+            task_id: task,
+            version,
+            issued_at: Timestamp::from_unix_millis(at),
+            request,
+        }),
+    })
+}
 
 impl Inner {
     async fn revoke(
@@ -70,29 +85,17 @@ impl Inner {
         let mut changes = Vec::new();
         while changes.len() < limit {
             let page = PAGE.min(limit - changes.len());
-            let mut call = self.call(&script::REVOKE_SINCE);
-            call.arg(namespace.as_str()).arg(after.0).arg(page);
-            let mut answer = read::list(self.run(&script::REVOKE_SINCE, &call).await?)?.into_iter();
-            let mut count = 0;
-            while let (Some(task), Some(change)) = (answer.next(), answer.next()) {
-                let task = TaskId::new(&read::text(task)?)?;
-                let change = read::bytes(change)?.unwrap_or_default();
-                let (version, at, request): Change = serde_json::from_slice(&change)?;
-                let version = Version(version);
-                changes.push(match request {
-                    None => RevocationChange::Undone { task, version },
-                    Some(request) => RevocationChange::Revoked(Revocation {
-                        namespace: namespace.clone(),
-                        task_id: task,
-                        version,
-                        issued_at: Timestamp::from_unix_millis(at),
-                        request,
-                    }),
-                });
-                after = version;
-                count += 1;
+            let mut command = redis::cmd("ZRANGEBYSCORE");
+            command.arg(format!("{}v/{namespace}/order", self.prefix));
+            command.arg(format!("({}", after.0)).arg("+inf").arg("LIMIT").arg(0).arg(page);
+            let answer = read::list(self.link.ask(&command).await?)?;
+            let whole = answer.len() == page;
+            for change in answer {
+                let change = change_of(namespace, &read::bytes(change)?.unwrap_or_default())?;
+                after = change.version();
+                changes.push(change);
             }
-            if count < page {
+            if !whole {
                 break;
             }
         }

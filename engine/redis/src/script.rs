@@ -28,6 +28,7 @@ const RECORD: &str = include_str!("scripts/lib_record.lua");
 const QUEUE: &str = include_str!("scripts/lib_queue.lua");
 const PUBLISHING: &str = include_str!("scripts/lib_publish.lua");
 const SETTLING: &str = include_str!("scripts/lib_settle.lua");
+const REVOKING: &str = include_str!("scripts/lib_revoke.lua");
 
 /// The legal moves and the length of a history, as Lua tables, drawn from the core.
 fn constants() -> String {
@@ -111,9 +112,8 @@ scripts! {
     RECORD_PRUNE: Allow [RECORD] "record_prune.lua";
     CHECKPOINT: Allow [RECORD] "checkpoint.lua";
     FORGET: Allow [RECORD] "forget.lua";
-    REVOKE: Allow [] "revoke.lua";
-    UNDO: Allow [] "undo.lua";
-    REVOKE_SINCE: ReadOnly [] "revoke_since.lua";
+    REVOKE: Allow [REVOKING] "revoke.lua";
+    UNDO: Allow [REVOKING] "undo.lua";
     REVOKE_PRUNE: Allow [] "revoke_prune.lua";
     COMMAND_SEND: Allow [] "command_send.lua";
     COMMAND_READ: ReadOnly [] "command_read.lua";

@@ -7,8 +7,7 @@ local version = math.max(tonumber(redis.call('GET', V .. 'version') or 0) + 1, n
 local first = version
 for i = 3, #ARGV, 3 do
   local task, ends = ARGV[i], ARGV[i + 2]
-  redis.call('HSET', V .. 'task', task, string.format('[%.0f,%.0f,%s]', version, now, ARGV[i + 1]))
-  redis.call('ZADD', V .. 'order', version, task)
+  revocation(V, task, version, ARGV[i + 1])
   if ends ~= '' then
     redis.call('ZADD', V .. 'ends', ends, task)
   else
