@@ -303,22 +303,15 @@ pub enum Module {
         after_help = "Where a stem.toml beside the file names it, the manifest is checked too.
 For each kind of grant it says what the manifest asks for, what the policy leaves of that, and which imports need it.
 A module that lacks a grant is admitted with a warning: what it asks for is denied while it runs.
+With --pushed it says what a worker with this policy gives the module when it comes from the module store: without a policy less than one of --modules gets.
 Exit code 1 if the module is refused, 2 if the file, its manifest or the policy cannot be used.
 
 Examples:
   stem module check word-count.wasm
-  stem module check fetch.wasm --policy /etc/stem/policy.toml --json"
+  stem module check fetch.wasm --policy /etc/stem/policy.toml --json
+  stem module check fetch.wasm --pushed"
     )]
-    Check {
-        /// The module
-        file: PathBuf,
-        /// What modules may reach.
-        #[command(flatten)]
-        policy: PolicyArg,
-        /// How to answer.
-        #[command(flatten)]
-        json: JsonArg,
-    },
+    Check(CheckArgs),
     /// Ship a module to the workers, which change over to it without a restart
     #[command(
         after_help = "It is checked here as by `stem module check`, stored with the part of its manifest that describes it, and then served:
@@ -349,8 +342,8 @@ Examples:
     },
     /// Let a version serve that was there before; ends a canary
     #[command(
-        after_help = "Without --to a canary is ended, and what serves beside it serves every task; where there is none, the newest version
-before the one that serves does, but for one that is recalled. Name one with --to where versions were held back.
+        after_help = "Without --to a canary is ended, and what serves beside it serves every task; where there is none, the version does
+that served every task before this one, and the one before that where it is recalled or removed.
 
 Examples:
   stem module rollback word-count
@@ -364,8 +357,8 @@ Examples:
     Promote(PromoteArgs),
     /// Put a version on trial for a part of the tasks, or change how large a part
     #[command(
-        after_help = "Which tasks those are is decided by their ids: each stays with its build in every attempt, and who is among 10% is among
-50% too.
+        after_help = "Which tasks those are is decided by their ids: as long as the versions stay, each stays with its build in every attempt,
+and who is among 10% is among 50% too.
 
 Examples:
   stem module canary word-count --percent 50%

@@ -51,7 +51,7 @@ variables! {
     DEFAULT_MAX_RETRIES = "STEM_DEFAULT_MAX_RETRIES", "Retries of a task that names no number.", "3";
     PREFETCH_MULTIPLIER = "STEM_PREFETCH_MULTIPLIER", "A worker asks the broker for at most so many times its concurrency at once.", "1";
     METRICS = "STEM_METRICS", "Where a worker's metrics are to be read by Prometheus, for instance 127.0.0.1:9464; port 0 takes one that is free.", "nowhere";
-    POLICY = "STEM_POLICY", "A file that says what modules may reach and use at most, like --policy of worker start, task run and module check.", "modules of --modules and of task run get what the manifest beside them asks for; pushed ones get no more than scratch space, children and buckets";
+    POLICY = "STEM_POLICY", "A file that says what modules may reach and use at most, like --policy of worker start, worker diagnose, task run and module check.", "modules of --modules and of task run get what the manifest beside them asks for; pushed ones get no more than scratch space, children and buckets";
     OTLP_ENDPOINT = "STEM_OTLP_ENDPOINT", "Where metrics and traces are sent, as OTLP over HTTP: http://host:4318 or https://…", "nowhere";
     MODULE_TRUST = "STEM_MODULE_TRUST", "A file of publishers' public keys, like --trust of worker start: only pushed modules that one of them signed are fetched and run. `module push` warns by it.", "whoever can write to the module store is trusted";
     LOG = "STEM_LOG", "What is logged on standard error: off, error, warn, info, debug, trace, or target=level, with commas between them.", "info for worker start and task run, warn for the rest";
@@ -127,5 +127,18 @@ impl Environment {
     /// Whether colours and progress bars are unwanted; see <https://no-color.org>.
     pub fn no_color(&self) -> bool {
         self.0.get(NO_COLOR.name).is_some_and(|value| !value.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_program_reads_is_given_to_no_module() {
+        for variable in ALL.iter().filter(|variable| variable.name != NO_COLOR.name) {
+            assert!(stem_engine::manifest::is_workers_own(variable.name), "{}", variable.name);
+        }
+        assert!(!stem_engine::manifest::is_workers_own("LANG"));
     }
 }

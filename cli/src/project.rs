@@ -4,12 +4,14 @@ mod recipe;
 mod remedy;
 mod step;
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use stem_core::id::TaskName;
 use stem_engine::manifest::HandlerManifest;
-use stem_engine::modules;
+use stem_engine::modules::{self, Found};
+use stem_engine::units;
 use stem_isolate::admission;
 
 pub use self::step::Talk;
@@ -48,19 +50,24 @@ impl Project {
         Ok(Self { folder: folder.to_owned(), handlers })
     }
 
-    /// The file of the module that serves this task name, or, without one, of the only module there is.
-    pub fn module(&self, name: Option<&TaskName>) -> Result<PathBuf, CliError> {
+    /// The source of the module that serves this task name, or, without one, of the only module there is.
+    fn source(&self, name: Option<&TaskName>) -> Result<&str, CliError> {
         let wanted = |handler: &&HandlerManifest| name.is_none_or(|name| handler.name == *name);
         let mut sources: Vec<&str> =
             self.handlers.iter().filter(wanted).map(|handler| handler.source.as_str()).collect();
         sources.sort_unstable();
         sources.dedup();
         match sources[..] {
-            [source] => Ok(self.folder.join(source)),
+            [source] => Ok(source),
             [] => {
-                let what = name.map_or_else(|| "a module".to_owned(), ToString::to_string);
+                let names = self.handlers.iter().map(|handler| handler.name.as_str());
+                let what = name.map_or_else(String::new, |name| {
+                    let near = units::nearest(name.as_str(), names)
+                        .map_or_else(String::new, |near| format!("; did you mean {near}?"));
+                    format!(" for {name}{near}")
+                });
                 Err(CliError::usage(
-                    format!("{} describes no handler for {what}", self.manifest()),
+                    format!("{} describes no handler{what}", self.manifest()),
                     "describe it there as [handlers.NAME], with its source",
                 ))
             }
@@ -73,7 +80,7 @@ impl Project {
 
     /// Gets what is missing of the tools, builds, and puts the module where the manifest says. Returns its path.
     pub fn build(&self, talk: Talk) -> Result<PathBuf, CliError> {
-        let module = self.module(None)?;
+        let module = self.folder.join(self.source(None)?);
         let recipe = self.recipe()?;
         recipe.look_for_needs(&self.folder)?;
         self.set_up(&recipe, talk)?;
@@ -127,15 +134,39 @@ impl Project {
         if recipe.setup.is_empty() {
             return self.own_folder().map(drop);
         }
-        let stamp = self.own_folder()?.join("setup");
+        let own = self.own_folder()?;
+        let stamp = own.join("setup");
+        let _alone = self.alone(&own.join("lock"))?;
         let wanted = self.stamp(recipe)?;
         let there = recipe.setup_output.as_ref().is_none_or(|path| self.folder.join(path).exists());
         if there && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
             return Ok(());
         }
         say(format!("getting the tools of {}, once", shown(&self.folder)));
+        // From here on what is there may be half of one thing and half of another.
+        match fs::remove_file(&stamp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(unwritable(&stamp, &error));
+            }
+            _ => {}
+        }
         self.run_all(&recipe.setup, talk, "the tools are not there")?;
         fs::write(&stamp, wanted).map_err(|error| unwritable(&stamp, &error))
+    }
+
+    /// Tools are got by one process at a time. The lock ends with the file.
+    fn alone(&self, path: &Path) -> Result<File, CliError> {
+        let file = File::create(path).map_err(|error| unwritable(path, &error))?;
+        let locked = match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let folder = shown(&self.folder);
+                say(format!("waiting: somebody else gets the tools of {folder}"));
+                file.lock()
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+            Ok(()) => Ok(()),
+        };
+        locked.map(|()| file).map_err(|error| unwritable(path, &error))
     }
 
     fn own_folder(&self) -> Result<PathBuf, CliError> {
@@ -188,21 +219,25 @@ impl Project {
     }
 }
 
-/// The module that is meant by a file, by a project's folder, or by nothing: the current folder.
-pub fn module(given: Option<&Path>, name: Option<&TaskName>) -> Result<PathBuf, CliError> {
+/// The module that is meant by a file, by a project's folder, or by nothing: the current folder; with what its manifest says.
+pub fn found(given: Option<&Path>, name: Option<&TaskName>) -> Result<Found, CliError> {
     let folder = match given {
-        Some(path) if !path.is_dir() => return Ok(path.to_owned()),
+        Some(path) if !path.is_dir() => return sandbox::find(path, name),
         Some(folder) => folder,
         None => Path::new("."),
     };
-    let module = Project::open(folder)?.module(name)?;
-    if module.is_file() {
-        return Ok(module);
+    let mut project = Project::open(folder)?;
+    let source = project.source(name)?.to_owned();
+    let module = folder.join(&source);
+    if !module.is_file() {
+        return Err(CliError::usage(
+            format!("{} is not there yet", shown(&module)),
+            "`stem task build` makes it",
+        ));
     }
-    Err(CliError::usage(
-        format!("{} is not there yet", shown(&module)),
-        "`stem task build` makes it",
-    ))
+    // The manifest need not lie beside it.
+    project.handlers.retain(|handler| handler.source == source);
+    sandbox::choose(&module, &project.handlers, name)
 }
 
 /// A path as people read it; the current folder has no name of its own.

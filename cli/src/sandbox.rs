@@ -9,7 +9,7 @@ use stem_core::limits::Limits;
 use stem_engine::manifest::HandlerManifest;
 use stem_engine::modules::{self, Found, ModulesError};
 use stem_engine::policy::PolicyFile;
-use stem_engine::signing::Trust;
+use stem_engine::signing::TrustFile;
 use stem_engine::{WorkerConfig, units};
 use stem_isolate::compile::CompileError;
 use stem_isolate::runtime::RuntimeError;
@@ -50,9 +50,9 @@ pub fn start(isolates: u32) -> Result<Arc<IsolateRuntime>, CliError> {
 }
 
 /// Whose pushed modules may run; anybody's where no list is named.
-pub fn trust(settings: &Settings) -> Result<Option<Trust>, CliError> {
+pub fn trust(settings: &Settings) -> Result<Option<Arc<TrustFile>>, CliError> {
     let Some(path) = &settings.module_trust.value else { return Ok(None) };
-    Trust::open(path).map(Some).map_err(|problem| {
+    TrustFile::open(path).map(|list| Some(Arc::new(list))).map_err(|problem| {
         CliError::usage(
             format!("the trust list {} cannot be used: {problem}", path.display()),
             "write a public key (`stem module key show FILE`), a space and a name on each line",
@@ -105,8 +105,17 @@ pub fn find(file: &Path, wanted: Option<&TaskName>) -> Result<Found, CliError> {
         let handlers = modules::read_manifest(&manifest).map_err(refused)?;
         described.extend(handlers.into_iter().filter(|handler| handler.source == source));
     }
+    choose(file, &described, wanted)
+}
+
+/// A module's file with the one of its handlers that is wanted, or the only one.
+pub fn choose(
+    file: &Path,
+    described: &[HandlerManifest],
+    wanted: Option<&TaskName>,
+) -> Result<Found, CliError> {
     let names = || described.iter().map(|handler| handler.name.to_string()).collect::<Vec<_>>();
-    let manifest = match (wanted, &described[..]) {
+    let manifest = match (wanted, described) {
         (None, [only]) => only.clone(),
         (None, []) => defaults(file, None),
         (None, several) => {

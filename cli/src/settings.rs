@@ -11,6 +11,7 @@ use stem_core::envelope::MAX_RETRIES;
 use stem_core::id::{Namespace, QueueName};
 use stem_core::retry::RetryPolicy;
 use stem_engine::client::DEFAULT_QUEUE;
+use stem_engine::manifest::TABLES;
 use stem_engine::units;
 use stem_telemetry::Endpoint;
 
@@ -500,10 +501,8 @@ impl SettingsFile {
         })?;
         let settings = all.remove("settings");
         // The rest of the file is the manifest of modules and how they are built, which is read where modules are.
-        all.remove("handlers");
-        all.remove("build");
-        if let Some(unknown) = all.keys().next() {
-            return Err(file.refuse(unknown_key("", unknown, &["settings", "handlers", "build"])));
+        if let Some(unknown) = all.keys().find(|key| !TABLES.contains(&key.as_str())) {
+            return Err(file.refuse(unknown_key("", unknown, &TABLES)));
         }
         match settings {
             None => {}

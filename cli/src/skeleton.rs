@@ -15,6 +15,9 @@ const SUFFIX: &str = ".template";
 /// Longest name of a project: one that every registry and file system takes.
 pub const NAME_BYTES: usize = 64;
 
+/// Packages that a project gets from us: two of one name cannot be told apart.
+pub const OURS: [&str; 3] = ["stem-guest", "stem-guest-macros", "stem-host-abi"];
+
 /// A folder or file of the repository and where it goes in a project. In what is filled in, placeholders are replaced.
 struct Part {
     from: &'static str,
@@ -87,14 +90,9 @@ pub fn files(language: Language, name: &TaskName) -> Vec<(PathBuf, String)> {
     files
 }
 
-/// The name as an identifier of a programming language.
+/// The name of a project as an identifier of a programming language.
 fn identifier(name: &str) -> String {
-    let letters = name.chars().map(|letter| match letter.to_ascii_lowercase() {
-        letter @ ('a'..='z' | '0'..='9' | '_') => letter,
-        _ => '_',
-    });
-    let begin = if name.starts_with(|letter: char| letter.is_ascii_digit()) { "task_" } else { "" };
-    begin.chars().chain(letters).collect()
+    name.replace('-', "_")
 }
 
 /// Whether the name can be that of a package in every language.
@@ -106,6 +104,8 @@ pub fn is_project_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::ValueEnum;
 
     use super::*;
@@ -158,7 +158,7 @@ mod tests {
     /// What the copy declares is what the repository's own workspace has.
     #[test]
     fn the_copied_crate_is_built_as_the_repository_builds_it() {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let read = |path: &str| -> toml::Table {
             std::fs::read_to_string(root.join(path)).unwrap().parse().unwrap()
         };
@@ -170,11 +170,37 @@ mod tests {
         }
     }
 
+    /// Compilers name what they make by the library's name alone, and people share a folder for builds.
     #[test]
-    fn names_become_identifiers() {
-        assert_eq!(identifier("count-words"), "count_words");
-        assert_eq!(identifier("Report.2"), "report_2");
-        assert_eq!(identifier("3d"), "task_3d");
+    fn no_two_projects_in_rust_make_a_file_of_one_name() {
+        for name in ["one", "an-other"] {
+            let files = files(Language::Rust, &TaskName::new(name).unwrap());
+            let text = |path: &str| &files.iter().find(|(at, _)| at.as_os_str() == path).unwrap().1;
+            let library = format!("task_{}", name.replace('-', "_"));
+            assert!(text("Cargo.toml").contains(&format!("name = \"{library}\"\n")));
+            assert!(text("stem.toml").contains(&format!("/{library}.wasm\"\n")));
+        }
+    }
+
+    /// A worker may be watching the folder, and what a compiler writes is there bit by bit. The libraries for JavaScript and
+    /// Python see to that themselves.
+    #[test]
+    fn no_compiler_writes_where_the_module_belongs() {
+        for language in [Language::Rust, Language::C, Language::Go] {
+            let files = of(language);
+            let (_, manifest) =
+                files.iter().find(|(path, _)| path.as_os_str() == "stem.toml").unwrap();
+            let manifest: toml::Table = manifest.parse().unwrap();
+            let source = manifest["handlers"]["count-words"]["source"].as_str().unwrap();
+            let output = manifest["build"]["output"].as_str().unwrap();
+            assert_ne!(source.strip_prefix("file:").unwrap(), output, "{language:?}");
+            // A worker takes every .wasm file in the folder and in those right below it.
+            let output = Path::new(output);
+            let deep = output.components().count() > 2;
+            assert!(output.extension().is_none() || deep, "{}", output.display());
+            let command = manifest["build"]["command"].to_string();
+            assert!(command.contains("target") || command.contains(&*output.to_string_lossy()));
+        }
     }
 
     #[test]

@@ -21,6 +21,10 @@ pub struct RecordView<'a> {
     id: &'a TaskId,
     name: &'a TaskName,
     queue: &'a QueueName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_id: Option<&'a TaskId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root_id: Option<&'a TaskId>,
     state: TaskState,
     attempt: u32,
     max_retries: u32,
@@ -76,6 +80,8 @@ impl<'a> From<&'a TaskRecord> for RecordView<'a> {
             id: &record.id,
             name: &record.name,
             queue: &record.queue,
+            parent_id: record.parent_id.as_ref(),
+            root_id: record.root_id.as_ref(),
             state: record.state,
             attempt: record.attempt,
             max_retries: record.max_retries,
@@ -105,6 +111,12 @@ pub fn record_text(record: &TaskRecord, history: &[FailedAttempt]) -> String {
     row("id", record.id.to_string());
     row("name", record.name.to_string());
     row("queue", record.queue.to_string());
+    if let Some(parent) = &record.parent_id {
+        row("parent", parent.to_string());
+    }
+    if let Some(root) = &record.root_id {
+        row("root", root.to_string());
+    }
     row("state", record.state.to_string());
     row("attempt", format!("{} of {}", record.attempt, record.max_retries.saturating_add(1)));
     row("deliveries", record.delivery_count.to_string());

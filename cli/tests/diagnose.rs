@@ -212,3 +212,55 @@ fn services_are_asked_where_a_url_is_set_and_unsafe_settings_say_what_is_lost() 
     has(&found, "revoke-store", "error", "127.0.0.1:1");
     assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
 }
+
+#[test]
+fn the_policy_and_what_it_leaves_of_what_modules_ask_for_are_looked_at() {
+    let place = Place::new();
+    let policy = |text: &str| {
+        let path = place.write("policy.toml", text);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let job = |name: &str, grants: &str| {
+        let wasm = wat::parse_str(
+            r#"(module (memory (export "memory") 1) (func (export "stem_run") (result i32) (i32.const 0)))"#,
+        );
+        place.write(&format!("{name}/{name}.wasm"), wasm.unwrap());
+        let text = format!("[handlers.{name}]\nsource = \"file:{name}.wasm\"\ngrants.{grants}\n");
+        place.write(&format!("{name}/stem.toml"), text);
+    };
+    job("job", "config = [\"SIZE\"]");
+    job("sent", "env = [\"LANG\"]");
+    let words = ["--policy", "policy.toml", "--modules", "job"];
+    has(&checks(&place, &[], &words, 1), "policy", "error", "policy.toml: it cannot be read");
+    policy("[grants]\nhtpp = []");
+    has(&checks(&place, &[], &words, 1), "policy", "error", "did you mean \"http\"?");
+    policy("[grants]");
+    let found = checks(&place, &[], &words, 0);
+    has(&found, "policy", "info", "policy.toml can be used");
+    has(&found, "modules", "info", "job has 1 task names");
+    has(
+        &found,
+        "modules",
+        "warning",
+        "job: config SIZE is asked for and not given: the policy does not",
+    );
+    policy("[grants]\nconfig = [\"*\"]\nenv = [\"*\"]\n[config]\nSIZE = \"1\"");
+    assert!(!checks(&place, &[], &words, 0).iter().any(|one| one.level == "warning"));
+    has(&checks(&place, &[], &["--modules", "none"], 1), "modules", "error", "cannot read none");
+    // What was pushed is judged as that.
+    let database = format!("sqlite://{}", place.path("s.db").display());
+    let broker = [("STEM_BROKER_URL", database.as_str())];
+    place.stem_env(&broker, &["module", "push", "sent/sent.wasm"]).expect(0);
+    let found = checks(&place, &broker, &[], 0);
+    has(
+        &found,
+        "releases",
+        "warning",
+        "sent: env LANG is asked for and not given: a pushed module",
+    );
+    let with = [("STEM_BROKER_URL", database.as_str()), ("STEM_POLICY", "policy.toml")];
+    assert!(!checks(&place, &with, &[], 0).iter().any(|one| one.check == "releases"));
+    // One that the worker has itself is not served from the store.
+    let found = checks(&place, &broker, &["--modules", "sent"], 0);
+    assert!(!found.iter().any(|one| one.check == "releases"), "{found:?}");
+}

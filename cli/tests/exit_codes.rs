@@ -14,7 +14,7 @@ use stem_core::backend::control::Position;
 use stem_core::control::{Answer, ControlError, Reply};
 use stem_core::envelope::Payload;
 use stem_core::id::{Namespace, QueueName, TaskId, TaskName, WorkerId};
-use stem_core::release::{Push, Rollout};
+use stem_core::release::{Push, PushId, Rollout};
 use stem_core::revoke::{RevokeRequest, module_key};
 use stem_core::time::Clock;
 use stem_engine::{Backends, Client, EnqueueOptions, SystemClock};
@@ -198,6 +198,7 @@ async fn furnish(backends: &Backends) {
     tasks.push((module_key(&BUILD.parse().unwrap()), RevokeRequest::default()));
     backends.revokes.revoke(&Namespace::new("stem").unwrap(), &tasks).await.unwrap();
     let push = Push {
+        id: PushId::fresh(),
         name: TaskName::new("job").unwrap(),
         digest: BUILD.parse().unwrap(),
         size: 11,

@@ -276,3 +276,82 @@ fn a_worker_gives_what_the_policy_has_and_follows_it() {
         assert!(run().contains("SIZE=1024"));
     }
 }
+
+#[test]
+fn what_a_policy_takes_away_is_gone_though_a_manifest_cannot_be_read_any_more() {
+    let place = Place::new();
+    place.write("modules/env.wasm", environment_module());
+    place.write("modules/stem.toml", ASKING);
+    place.policy(POLICY);
+    let words = ["--modules", "modules", "--policy", "policy.toml", "--concurrency", "1"];
+    let _worker = Started::new(&place, &[("SHARED", "yes")], &words);
+    let run = || place.stem(&["task", "enqueue", "env", "--wait"]).expect(0).stdout;
+    let first = run();
+    assert!(first.contains("SIZE=800") && first.contains("SHARED=yes"), "{first:?}");
+    place.write("modules/stem.toml", "[handlers.env");
+    place.policy("[grants]\nenv = [\"SHARED\"]\n");
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        let started = Instant::now();
+        while !holds() {
+            assert!(started.elapsed() < Duration::from_mins(1), "{what}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    };
+    until("the policy is not followed", &|| !run().contains("SIZE="));
+    assert!(run().contains("SHARED=yes"));
+    // What cannot be used opens nothing, and whoever asks is told until it can be.
+    let problem = || {
+        let stats = place.stem(&["worker", "stats", "--json"]).expect(0).json();
+        stats["replies"][0]["payload"]["policyProblem"].as_str().map(str::to_owned)
+    };
+    assert_eq!(problem(), None);
+    place.policy("[grants]\nenv = [\"*\"]\nhtpp = []");
+    until("nobody is told", &|| problem().is_some_and(|said| said.contains("htpp")));
+    assert!(!run().contains("SIZE="));
+    std::fs::remove_file(place.path("policy.toml")).unwrap();
+    until("nobody is told", &|| problem().is_some_and(|said| said.contains("cannot be read")));
+    assert!(!run().contains("SIZE="));
+    place.policy("[grants]");
+    until("the policy is not followed", &|| problem().is_none() && !run().contains("SHARED="));
+}
+
+#[test]
+fn module_check_says_what_a_module_gets_when_it_is_pushed() {
+    let place = Place::new();
+    place.write("env.wasm", environment_module());
+    place.write(
+        "stem.toml",
+        format!("{ASKING}[handlers.other]\nsource = \"file:env.wasm\"\ngrants.kv = [\"b\"]\n"),
+    );
+    let check = |words: &[&str]| {
+        let words = [&["module", "check", "env.wasm", "--json"], words].concat();
+        place.stem(&words).expect(0).json()
+    };
+    let local = check(&[]);
+    assert_eq!((&local["origin"], &local["task"]), (&json!("local"), &json!("env")));
+    assert_eq!(grant(&local, "env")["allowed"], json!(["SHARED"]));
+    let said = |checked: &Value, words: &str| {
+        checked["warnings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|it| it.as_str().unwrap().contains(words))
+    };
+    assert!(said(&local, "it serves other too"), "{local}");
+    let pushed = check(&["--pushed"]);
+    assert_eq!(pushed["origin"], "pushed");
+    assert_eq!(grant(&pushed, "env")["allowed"], json!([]));
+    assert!(said(&pushed, "env SHARED is asked for and not given: a pushed module"), "{pushed}");
+    // A policy caps both alike.
+    place.policy(POLICY);
+    let with = ["--policy", "policy.toml"];
+    assert_eq!(check(&with)["grants"], check(&[&with[..], &["--pushed"]].concat())["grants"]);
+    let other = check(&["--name", "other"]);
+    assert_eq!((&other["task"], &grant(&other, "kv")["asked"]), (&json!("other"), &json!(["b"])));
+    assert!(!said(&other, "it serves"), "{other}");
+    let ran = place.stem(&["module", "check", "env.wasm", "--name", "othre"]).expect(2);
+    ran.complains().says("did you mean other?");
+    assert!(
+        place.stem(&["module", "check", "env.wasm"]).expect(0).stdout.contains("the worker's own")
+    );
+}

@@ -7,12 +7,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stem_core::envelope::Payload;
 use stem_core::id::{TaskId, TaskName};
+use stem_core::release::{Push, PushId, Rollout};
 use stem_core::task::{TaskRecord, TaskState};
 use stem_engine::{Client, EnqueueOptions, SystemClock};
 use stem_services::{PostgresServer, RedisServer};
@@ -326,6 +328,92 @@ fn releases_are_listed_shown_changed_and_removed() {
 }
 
 #[test]
+fn a_rollback_goes_to_what_served_before_and_not_to_what_was_only_held_or_tried() {
+    let place = Place::new();
+    push(&place, "one.wasm", says(1), &[]);
+    push(&place, "two.wasm", says(2), &["--hold"]);
+    push(&place, "three.wasm", says(3), &[]);
+    push(&place, "four.wasm", says(4), &["--canary", "10%"]);
+    push(&place, "five.wasm", says(5), &[]);
+    let shown = place.stem(&["module", "show", "job", "--json"]).expect(0).json();
+    assert_eq!(shown["before"], json!([1, 3]), "{shown}");
+    let back = || {
+        let said = place.stem(&["module", "rollback", "job", "--json"]).expect(0).json();
+        said["assignment"].clone()
+    };
+    assert_eq!([back(), back()], [json!({"version": 3}), json!({"version": 1})]);
+    place.stem(&["module", "rollback", "job"]).expect(3).complains().says("served before");
+    // What is recalled is passed over.
+    place.stem(&["module", "promote", "job", "--version", "3"]).expect(0);
+    place.stem(&["module", "promote", "job", "--version", "5"]).expect(0);
+    let three = digest(&push(&place, "three.wasm", says(3), &["--dry-run"]));
+    place.stem(&["worker", "revoke", "--module", &three]).expect(0);
+    assert_eq!(back(), json!({"version": 1}));
+}
+
+#[test]
+fn a_trust_list_is_followed() {
+    let place = Place::new();
+    let key = |name: &str| {
+        let file = place.path(name).display().to_string();
+        let made = place.stem(&["module", "key", "new", &file, "--json"]).expect(0).json();
+        (file, format!("{} {name}\n", made["publicKey"].as_str().unwrap()))
+    };
+    let ((ann, anns_line), (_, bobs_line)) = (key("ann"), key("bob"));
+    place.write("trust", &anns_line);
+    let _worker = Started::new(&place, &[], &["--name", "a", "--trust", "trust"]);
+    push(&place, "one.wasm", says(1), &["--sign-key", &ann]);
+    until("serving", || states(&place), |states| *states == ["serving"]);
+    // A list that cannot be used changes nothing.
+    place.write("trust", "nonsense");
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(states(&place), ["serving"]);
+    place.write("trust", &bobs_line);
+    until("untrusted", || states(&place), |states| *states == ["module-untrusted"]);
+    place.stem(&["task", "enqueue", "job", "--id", "t"]).expect(0);
+    std::thread::sleep(Duration::from_secs(1));
+    let record = place.stem(&["task", "show", "t", "--json"]).expect(0).json();
+    assert_eq!(record["state"], "queued", "{record}");
+    place.write("trust", bobs_line + &anns_line);
+    assert_eq!(until_task(&place, "t", "succeeded")["module"]["version"], "r1");
+}
+
+#[tokio::test]
+async fn what_others_wrote_into_a_release_does_nothing_to_a_terminal() {
+    let place = Place::new();
+    push(&place, "one.wasm", says(1), &[]);
+    let modules = place.backends().await.modules;
+    let name = TaskName::new("job").unwrap();
+    let release = modules.history(&name).await.unwrap().unwrap().releases.remove(0);
+    let evil = Push {
+        id: PushId::fresh(),
+        name,
+        digest: release.digest,
+        size: release.size,
+        manifest: format!("{}# again\n", release.manifest),
+        pushed_by: Some("\u{1b}]0;owned\u{7}\u{1b}[2J".to_owned()),
+        signatures: Vec::new(),
+    };
+    modules.push(&evil, Rollout::Whole).await.unwrap();
+    for words in [&["module", "list"][..], &["module", "show", "job"]] {
+        let said = place.stem(words).expect(0).stdout;
+        assert!(said.contains("owned") && !said.contains('\u{1b}'), "{said:?}");
+    }
+}
+
+#[test]
+fn a_directory_of_modules_that_others_may_change_is_warned_of_at_the_start() {
+    let place = Place::new();
+    let store = place.path("modules").display().to_string();
+    let file = file(&place, "job.wasm", says(1));
+    let env = [("STEM_MODULE_STORE_URL", store.as_str())];
+    place.stem_env(&env, &["module", "push", &file]).expect(0);
+    std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o770)).unwrap();
+    let start = ["worker", "start", "--strict", "--name", "a"];
+    place.stem_env(&env, &start).expect(2).complains().says("group");
+}
+
+#[test]
 fn what_no_worker_would_take_is_not_pushed() {
     let place = Place::new();
     let evil = wat::parse_str(r#"(module (import "evil" "shell" (func)) (memory (export "memory") 1) (func (export "stem_run") (result i32) (i32.const 0)))"#).unwrap();
@@ -334,6 +422,17 @@ fn what_no_worker_would_take_is_not_pushed() {
     let text = file(&place, "text.wasm", b"hello".to_vec());
     place.stem(&["module", "push", &text]).expect(1).complains().says("not a WebAssembly module");
     place.stem(&["module", "push", "nowhere.wasm"]).expect(2).complains();
+    let pipe = place.path("pipe.wasm").display().to_string();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    place.write("pipe.toml", "[handlers.pipe]\nsource = \"file:pipe.wasm\"\n");
+    for words in
+        [&["module", "push", &pipe][..], &["module", "push", &pipe, "--manifest", "pipe.toml"]]
+    {
+        place.stem(words).expect(2).complains().says("not a file");
+    }
+    let large = file(&place, "large.wasm", Vec::new());
+    std::fs::File::options().write(true).open(&large).unwrap().set_len(1 << 30).unwrap();
+    place.stem(&["module", "push", &large]).expect(1).complains().says("32MiB");
     let good = file(&place, "a b.wasm", says(1));
     place.stem(&["module", "push", &good]).expect(2).complains().says("--name");
     place
@@ -367,8 +466,35 @@ fn what_no_worker_would_take_is_not_pushed() {
         place.stem(&["worker", "revoke", "--module", bad]).expect(2).complains();
         place.stem(&["revokes", "undo", "--module", bad]).expect(2).complains();
     }
+    let key = format!("module:{build}");
+    place.stem(&["worker", "revoke", "--task", &key]).expect(2).complains().says("--module");
     place.stem(&["worker", "revoke"]).expect(2).complains();
     place.stem(&["revokes", "undo"]).expect(2).complains();
+}
+
+/// As after a failover that lost the newest push, or when somebody empties the store.
+#[test]
+fn a_version_that_is_given_out_again_for_another_build_serves_that() {
+    let place = Place::new();
+    let modules = place.path("modules");
+    let directory = format!("file://{}", modules.display());
+    let env = [("STEM_MODULE_STORE_URL", directory.as_str())];
+    let stem = |words: &[&str]| place.stem_env(&env, words).expect(0);
+    let push = |digit: u8| {
+        let file = file(&place, "job.wasm", says(digit));
+        let pushed = stem(&["module", "push", &file, "--json"]).json();
+        assert_eq!(pushed["version"], 1, "{pushed}");
+        pushed
+    };
+    push(1);
+    let _worker = Started::new(&place, &env, &["--name", "a"]);
+    let run = || stem(&["task", "enqueue", "job", "--wait", "--json"]).json();
+    assert_eq!(run()["result"], 1);
+    std::fs::remove_dir_all(modules.join("blobs")).unwrap();
+    std::fs::remove_file(modules.join("catalogue.json")).unwrap();
+    let second = push(2);
+    let made = until("the other build", run, |record| record["result"] == 2);
+    assert_eq!(made["module"]["digest"], second["digest"], "{made}");
 }
 
 /// Where modules are kept, and how a worker learns of them, is each store's own.

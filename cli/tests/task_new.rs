@@ -5,91 +5,48 @@
 
 mod support;
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
-use stem_services::tools;
+use stem_services::{Workshop, tools};
 use support::{Place, Ran};
 
-/// What is kept of a project from run to run, since it takes long to get.
-const KEPT: [&str; 4] = [".stem", ".venv", "node_modules", "target"];
 const NAME: &str = "add-up";
 
-/// A folder for one language's project, the same in every run, and for one process at a time.
-struct Workshop {
-    folder: PathBuf,
-    _alone: File,
-}
-
-impl Workshop {
-    fn open(language: &str) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("task-new").join(language);
-        fs::create_dir_all(folder.join("kept")).unwrap();
-        let alone = File::create(folder.join("lock")).unwrap();
-        alone.lock().unwrap();
-        Self { folder, _alone: alone }
-    }
-
-    fn project(&self) -> PathBuf {
-        self.folder.join(NAME)
-    }
-
-    /// A new project by this program, with what is kept of the one before.
-    fn begin(&self, language: &str) {
-        let (project, kept) = (self.project(), self.folder.join("kept"));
-        if project.exists() {
-            keep(&project, &kept);
-            fs::remove_dir_all(&project).unwrap();
-        }
-        let ran = stem(&self.folder, &["task", "new", NAME, "--lang", language]).expect(0);
-        for command in ["cd add-up", "stem task build", "stem task run --args '{\"numbers\":"] {
-            assert!(ran.stdout.contains(command), "{}", ran.stdout);
-        }
-        keep(&kept, &project);
-    }
-}
-
-/// Moves what is kept from one folder to the other, as far as it is there.
-fn keep(from: &Path, to: &Path) {
-    for name in KEPT.iter().filter(|name| from.join(name).exists()) {
-        let there = to.join(name);
-        if there.exists() {
-            fs::remove_dir_all(&there).unwrap();
-        }
-        fs::rename(from.join(name), there).unwrap();
-    }
+/// For one language's project.
+fn workshop(language: &str) -> Workshop {
+    Workshop::open(env!("CARGO_TARGET_TMPDIR"), &format!("task-new/{language}"))
 }
 
 fn stem(folder: &Path, args: &[&str]) -> Ran {
+    Ran::of(command(folder, args).output().unwrap())
+}
+
+fn command(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stem"));
-    for (name, _) in std::env::vars_os() {
-        // What is meant for the build of these tests is not meant for the task's.
-        let name = name.to_string_lossy().into_owned();
-        let ours = ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET_DIR", "RUSTFLAGS", "RUSTC_WRAPPER"];
-        if name.starts_with("STEM_") || ours.contains(&name.as_str()) {
-            command.env_remove(name);
-        }
-    }
+    tools::clean(&mut command);
     let variables = if args.contains(&"test") { tools::native() } else { tools::environment() };
-    let output = command
+    command
         .args(args)
         .current_dir(folder)
         .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
         .envs(variables)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    Ran::of(output)
+        .stdin(Stdio::null());
+    command
 }
 
 /// New, build, test, run; and the template's own kind of failure.
 fn from_nothing_to_a_running_task(language: &str) {
-    let workshop = Workshop::open(language);
-    workshop.begin(language);
-    let project = workshop.project();
+    let fresh = tempfile::tempdir().unwrap();
+    let ran = stem(fresh.path(), &["task", "new", NAME, "--lang", language]).expect(0);
+    for command in ["cd add-up", "stem task build", "stem task run --args '{\"numbers\":"] {
+        assert!(ran.stdout.contains(command), "{}", ran.stdout);
+    }
+    let workshop = workshop(language);
+    let project = workshop.lay_out(&fresh.path().join(NAME));
     let built = stem(&project, &["task", "build", "--json"]).expect(0).json();
     assert_eq!(built["module"], "add-up.wasm");
     let size = fs::metadata(project.join("add-up.wasm")).unwrap().len();
@@ -103,7 +60,7 @@ fn from_nothing_to_a_running_task(language: &str) {
     assert_eq!(document["result"], json!({"sum": 66, "count": 11, "resumedAt": 0}), "{document}");
     // From elsewhere by the folder, and with a fault that the task itself tells.
     let bad = ["task", "run", NAME, "--args", "{\"numbers\":[1,\"two\"]}"];
-    stem(&workshop.folder, &bad).expect(1).says("bad-number").says("numbers[1] is \"two\"");
+    stem(workshop.folder(), &bad).expect(1).says("bad-number").says("numbers[1] is \"two\"");
     println!("{language}: {size} bytes, {} to build, {}", built["elapsedMs"], ran.stderr.trim());
 }
 
@@ -112,7 +69,7 @@ fn rust_goes_from_nothing_to_a_running_task() {
     from_nothing_to_a_running_task("rust");
     // Pinned: the build has changed nothing of the versions that the template names.
     let template = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk/rust/template/Cargo.lock");
-    let built = Workshop::open("rust").project().join("Cargo.lock");
+    let built = workshop("rust").folder().join(NAME).join("Cargo.lock");
     let named = fs::read_to_string(template).unwrap().replace("{{name}}", NAME);
     let sorted = |text: &str| {
         let mut packages: Vec<_> = text.split("\n\n").map(|part| part.trim().to_owned()).collect();
@@ -120,6 +77,16 @@ fn rust_goes_from_nothing_to_a_running_task() {
         packages
     };
     assert_eq!(sorted(&fs::read_to_string(built).unwrap()), sorted(&named));
+
+    // Wherever else a setting of the user's has builds go.
+    let workshop = workshop("rust");
+    let project = workshop.folder().join(NAME);
+    for file in ["add-up.wasm", "target/wasm32-wasip2/release/task_add_up.wasm"] {
+        fs::remove_file(project.join(file)).unwrap();
+    }
+    let mut build = command(&project, &["task", "build"]);
+    let elsewhere = workshop.folder().join("elsewhere");
+    Ran::of(build.env("CARGO_TARGET_DIR", elsewhere).output().unwrap()).expect(0);
 }
 
 #[test]
@@ -171,13 +138,40 @@ fn a_project_is_written_where_nothing_is() {
     place.stem(&["task", "new", "taken", "--lang", "go"]).expect(2).complains();
     fs::create_dir(place.path("empty")).unwrap();
     place.stem(&["task", "new", "empty", "--lang", "go"]).expect(0);
+    // A link that leads nowhere is in the way all the same.
+    std::os::unix::fs::symlink("nowhere", place.path("link")).unwrap();
+    let ran = place.stem(&["task", "new", "link", "--lang", "go"]).expect(2).complains();
+    assert!(ran.stderr.contains("link is there already"), "{ran:?}");
     for bad in ["Words", "2d", "a.b"] {
         let ran = place.stem(&["task", "new", bad, "--lang", "c"]).expect(2).complains();
         assert!(ran.stderr.contains("small letter") && !place.path(bad).exists(), "{ran:?}");
     }
     place.stem(&["task", "new", "a/b", "--lang", "c"]).expect(2).complains();
+    place.stem(&["task", "new", "stem-guest", "--lang", "rust"]).expect(2).complains();
     place.stem(&["task", "new", "x", "--lang", "cobol"]).expect(2).complains().says("rust");
     place.stem(&["task", "new", "x"]).expect(2).complains().says("--lang");
+}
+
+#[test]
+fn a_project_is_written_whole_or_not_at_all() {
+    let place = Place::new();
+    let names = || {
+        let entries = fs::read_dir(place.path("")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+    };
+    let program = place.command(&["task", "new", "half", "--lang", "rust"]);
+    let mut shell = Command::new("sh");
+    // No file may have more than 4 KiB, and some have.
+    shell.arg("-c").arg("trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"");
+    shell.arg(program.get_program()).args(program.get_args()).current_dir(place.path(""));
+    Ran::of(shell.output().unwrap()).expect(1).complains().says("cannot write half/");
+    assert!(names().is_empty(), "{:?}", names());
+    place.stem(&["task", "new", "half", "--lang", "rust"]).expect(0);
+    assert_eq!(names(), ["half"]);
+    // As any folder that is made here.
+    fs::create_dir(place.path("plain")).unwrap();
+    let mode = |name: &str| fs::metadata(place.path(name)).unwrap().permissions().mode();
+    assert_eq!(mode("half"), mode("plain"));
 }
 
 #[test]
@@ -231,6 +225,8 @@ fn what_fails_is_told_from_what_is_missing() {
     recipe(&place, "command = [[\"true\"]]\ntest = [[\"false\"]]\noutput = \"x.wasm\"");
     place.stem_env(&PATH, &["task", "build"]).expect(1).complains().says("left no x.wasm");
     place.stem_env(&PATH, &["task", "test"]).expect(1).complains().says("the tests did not pass");
+    let ran = place.stem_env(&PATH, &["task", "test", "--json"]).expect(1).complains();
+    assert_eq!(ran.json()["passed"], false);
 
     let needy =
         "needs = { hammer = \"buy a hammer\" }\ncommand = [[\"sh\", \"-c\", \"touch ran\"]]\n";
@@ -240,6 +236,9 @@ fn what_fails_is_told_from_what_is_missing() {
     assert!(!place.path("ran").exists());
     recipe(&place, "command = [[\"no-such-program\"]]\noutput = \"x.wasm\"");
     place.stem_env(&PATH, &["task", "build"]).expect(2).complains().says("no-such-program");
+    // What the setup should have got is got again when the project's own folder is gone.
+    recipe(&place, "command = [[\"tools/gone\"]]\noutput = \"x.wasm\"");
+    place.stem_env(&PATH, &["task", "build"]).expect(2).complains().says("remove .stem");
 }
 
 #[test]
@@ -319,4 +318,29 @@ fn tools_are_got_once_and_again_when_what_pins_them_changes() {
     build().expect(1).complains().says("the tools are not there");
     build().expect(1);
     assert_eq!(times(), 5);
+    // One that is ended in the middle leaves a mixture, which is not what an earlier one got.
+    project("echo once >> times; mkdir -p got; grep -q 3 pins && exit 1; true");
+    build().expect(0);
+    assert_eq!(times(), 6);
+    place.write("pins", "3");
+    build().expect(1);
+    place.write("pins", "2");
+    build().expect(0);
+    assert_eq!(times(), 8);
+}
+
+#[test]
+fn tools_are_got_by_one_process_at_a_time() {
+    let place = Place::new();
+    recipe(
+        &place,
+        "setup = [[\"sh\", \"-c\", \"echo begin >> log; sleep 0.3; echo end >> log; touch got\"]]\nsetup-output = \"got\"\n\
+         command = [[\"sh\", \"-c\", \"echo module > made\"]]\noutput = \"made\"",
+    );
+    let builds: Vec<_> =
+        (0..3).map(|_| place.command(&["task", "build"]).envs(PATH).spawn().unwrap()).collect();
+    for build in builds {
+        Ran::of(build.wait_with_output().unwrap()).expect(0);
+    }
+    assert_eq!(fs::read_to_string(place.path("log")).unwrap(), "begin\nend\n");
 }

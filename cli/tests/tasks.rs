@@ -441,6 +441,118 @@ fn the_manifest_beside_a_module_limits_it_and_ctrl_c_stops_it() {
     assert_eq!(ran.json()["state"], "stopped");
 }
 
+/// Returns the arguments as they are.
+const ECHO: &str = r#"(module
+  (import "stem0" "input_read" (func $input_read (param i32 i64 i32) (result i32)))
+  (import "stem0" "output_write" (func $output_write (param i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "stem_run") (result i32)
+    (drop (call $output_write (i32.const 0) (call $input_read (i32.const 0) (i64.const 0) (i32.const 65536))))
+    (i32.const 0)))"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_any_media_type_are_arguments() {
+    let place = Place::new();
+    let bytes: Vec<u8> = (0..=u8::MAX).collect();
+    place.write("photo", &bytes);
+    place.write("echo.wasm", wat::parse_str(ECHO).unwrap());
+    let photo = ["--args-file", "photo", "--media-type", "image/jpeg"];
+    let ran = place.stem(&[&["task", "run", "echo.wasm"], &photo[..]].concat()).expect(0);
+    assert_eq!(ran.bytes, bytes);
+
+    place.stem(&[&["task", "enqueue", "x"], &photo[..]].concat()).expect(0);
+    place.stem_stdin(&bytes, &["task", "enqueue", "x", "-", "--media-type", "a/b"]).expect(0);
+    let backends = place.backends().await;
+    for media_type in ["image/jpeg", "a/b"] {
+        let payload = receive(&backends).await.envelope.payload;
+        assert_eq!((payload.media_type.as_str(), &payload.bytes), (media_type, &bytes));
+    }
+
+    for (more, words) in [
+        (&["--args-file", "photo"][..], "say what they are with --media-type"),
+        (&["--args-file", "photo", "--media-type", "a/b+json"], "not JSON"),
+        (&["--args-file", "photo", "--media-type", "jpeg"], "image/png"),
+        (&["--args-file", "photo", "--media-type", "a/\u{e9}"], "ASCII"),
+        (&["--media-type", "image/jpeg"], "--args-file"),
+    ] {
+        for command in [&["task", "enqueue", "x"][..], &["task", "run", "echo.wasm"]] {
+            place.stem(&[command, more].concat()).expect(2).complains().says(words);
+        }
+    }
+    let said_twice = ["task", "enqueue", "x", "--json-args", "{}", "--media-type", "a/b"];
+    place.stem(&said_twice).expect(2).complains();
+}
+
+/// Says very often how far it is, and at last that it is done.
+const TALKS: &str = r#"(module
+  (import "stem0" "progress" (func $progress (param i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "the end")
+  (func (export "stem_run") (result i32)
+    (local $n i32)
+    (loop $again
+      (drop (call $progress (i32.rem_u (local.get $n) (i32.const 1000)) (i32.const 0) (i32.const 3)))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $again (i32.lt_u (local.get $n) (i32.const 100000))))
+    (drop (call $progress (i32.const 1000) (i32.const 0) (i32.const 7)))
+    (i32.const 0)))"#;
+
+#[test]
+fn progress_is_shown_as_often_as_a_worker_tells_it_and_the_last_of_it_always() {
+    let place = Place::new();
+    place.write("m.wasm", wat::parse_str(TALKS).unwrap());
+    for _ in 0..8 {
+        let ran = place.stem(&["task", "run", "m.wasm", "--json"]).expect(0);
+        let shown: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("m: ")).collect();
+        assert!(shown.last().unwrap().contains("the end"), "{shown:?}");
+        // Five a second, the first and the last.
+        let elapsed = Duration::from_secs_f64(ran.json()["elapsedMs"].as_f64().unwrap() / 1e3);
+        let most = elapsed.as_millis() / 200 + 2;
+        assert!(shown.len() as u128 <= most, "{} of {most}: {shown:?}", shown.len());
+    }
+}
+
+/// Sleeps for long, and gives up when it is asked to.
+const GIVES_UP: &str = r#"(module
+  (import "stem0" "sleep" (func $sleep (param i64) (result i32)))
+  (import "stem0" "fail" (func $fail (param i32 i64 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "{\"code\":\"c\",\"message\":\"m\"}")
+  (func (export "stem_run") (result i32)
+    (drop (call $sleep (i64.const 600000)))
+    (drop (call $fail (i32.const 3) (i64.const 0) (i32.const 0) (i32.const 26)))
+    (i32.const 1)))"#;
+
+#[test]
+fn a_module_that_gives_up_at_its_soft_limit_did_not_reach_the_hard_one() {
+    let place = Place::new();
+    place.write("m.wasm", wat::parse_str(GIVES_UP).unwrap());
+    let limits = "[handlers.m.limits]\nsoft = \"100ms\"\nhard = \"5m\"\n";
+    place.write("stem.toml", format!("[handlers.m]\nsource = \"file:m.wasm\"\n{limits}"));
+    let ran =
+        place.stem(&["task", "run", "m.wasm", "--json"]).expect(1).says("soft limit of 100ms");
+    assert_eq!(ran.json()["failure"]["kind"], "time-limit");
+}
+
+#[test]
+fn a_project_s_manifest_holds_wherever_its_module_lies() {
+    let place = Place::new();
+    place.write("p/build/m.wasm", command_module());
+    let handler = |name: &str| format!("[handlers.{name}]\nsource = \"file:build/m.wasm\"\n");
+    place.write("p/stem.toml", handler("served"));
+    let ran = place.stem(&["task", "run", "p", "--json"]).expect(0).json();
+    assert_eq!(ran["name"], "served");
+    place
+        .stem(&["task", "run", "p", "--name", "serve"])
+        .expect(2)
+        .complains()
+        .says("did you mean served?");
+    place.write("p/stem.toml", handler("served") + &handler("other"));
+    place.stem(&["task", "run", "p"]).expect(2).complains().says("choose one with --name");
+    let ran = place.stem(&["task", "run", "p", "--name", "other", "--json"]).expect(0).json();
+    assert_eq!(ran["name"], "other");
+}
+
 #[test]
 fn module_check_tells_what_a_module_is_and_why_it_is_refused() {
     let place = Place::new();

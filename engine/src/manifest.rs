@@ -15,6 +15,7 @@ use stem_isolate::{ModuleKind, OnFailure, is_scratch_file};
 use toml::{Table, Value};
 
 use self::grants::Side;
+pub use self::grants::is_workers_own;
 use self::part::Part;
 
 /// One handler as its manifest describes it.
@@ -133,8 +134,13 @@ fn written(name: &TaskName, handler: Value) -> String {
     manifest.to_string()
 }
 
+/// What a `stem.toml` may hold: the command line's settings, how a module is built, and handlers.
+pub const TABLES: [&str; 3] = ["settings", "handlers", "build"];
+
 fn handlers(text: &str) -> Result<Table, String> {
-    match part::table(text)?.remove("handlers") {
+    let mut table = part::table(text)?;
+    Part::new("", &table, &TABLES)?;
+    match table.remove("handlers") {
         None => Ok(Table::new()),
         Some(Value::Table(handlers)) => Ok(handlers),
         Some(_) => Err("handlers is not a table".to_owned()),
@@ -327,6 +333,10 @@ mod tests {
         let source = "[handlers.x]\nsource = \"file:x.wasm\"\n";
         for (text, words) in [
             ("[handlers.x", "stem.toml: line 1"),
+            (
+                "[handler.x]\nsource = \"file:x.wasm\"",
+                "unknown key \"handler\"; did you mean \"handlers\"",
+            ),
             ("[handlers.x]", "has no source"),
             ("[handlers.x]\nsource = \"file:x.wasm\"\nkinds = \"raw\"", "did you mean \"kind\""),
             (&format!("{source}[handlers.x.limits]\nmemry = \"1MiB\""), "did you mean \"memory\""),

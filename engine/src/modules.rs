@@ -122,9 +122,10 @@ pub fn find(dir: &Path) -> Result<BTreeMap<TaskName, Found>, ModulesError> {
     let mut dirs = vec![dir.to_owned()];
     dirs.extend(sorted_entries(dir)?.into_iter().filter(|path| path.is_dir()));
     let mut found = BTreeMap::new();
+    // Also by the manifest of the directory above.
+    let mut described = BTreeSet::new();
     for dir in dirs {
         let entries = sorted_entries(&dir)?;
-        let mut described = BTreeSet::new();
         let manifest = dir.join("stem.toml");
         if entries.contains(&manifest) {
             for handler in read_manifest(&manifest)? {
@@ -261,12 +262,22 @@ pub async fn load_dir(
     cap: &Limits,
 ) -> Result<Vec<ModuleHandler>, ModulesError> {
     let mut handlers = Vec::new();
-    for (name, found) in find(dir)? {
-        let resolved = policy.resolve(&found.manifest, Origin::Local, cap);
-        resolved.warn(&name);
-        handlers.push(load_with(runtime, &found, resolved).await?);
+    for found in find(dir)?.values() {
+        handlers.push(load_found(runtime, found, policy, cap).await?);
     }
     Ok(handlers)
+}
+
+/// Loads one module of the worker's own directory. Warns of grants that are not given.
+pub(crate) async fn load_found(
+    runtime: &IsolateRuntime,
+    found: &Found,
+    policy: &Policy,
+    cap: &Limits,
+) -> Result<ModuleHandler, ModulesError> {
+    let resolved = policy.resolve(&found.manifest, Origin::Local, cap);
+    resolved.warn(&found.manifest.name);
+    load_with(runtime, found, resolved).await
 }
 
 /// What a directory holds, for noticing a change without reading modules: each file's name, size and time.
@@ -283,4 +294,26 @@ pub fn fingerprint(dir: &Path) -> BTreeSet<(PathBuf, u64, Option<std::time::Syst
             Some((path, about.len(), about.modified().ok()))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_in_a_directory_below_is_served_as_the_manifest_above_says_and_not_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("stem.toml", "[handlers.a]\nsource = \"file:build/x.wasm\"\n");
+        write("build/x.wasm", "");
+        write("build/y.wasm", "");
+        let found = find(dir.path()).unwrap();
+        let names: Vec<_> = found.keys().map(TaskName::as_str).collect();
+        assert_eq!(names, ["a", "y"]);
+        assert_eq!(found.values().next().unwrap().path, dir.path().join("build/x.wasm"));
+    }
 }

@@ -28,6 +28,7 @@ use stem_core::limits::Limits;
 use stem_isolate::{Granted, Secret};
 
 pub use self::live::PolicyFile;
+use self::trusted::Mark;
 use crate::manifest::HandlerManifest;
 use crate::manifest::limits::UNCAPPED;
 
@@ -39,6 +40,9 @@ pub enum Origin {
     /// The module store, to which others can push.
     Pushed,
 }
+
+/// Grants that the log names when a module does not get them.
+const WARNINGS: usize = 32;
 
 /// What handlers get. Shows no secret.
 #[derive(Clone, Debug, Default)]
@@ -56,8 +60,8 @@ struct Rules {
     /// The worker's variables that hold secrets; no handler gets one as a variable.
     secret_variables: BTreeSet<String>,
     inputs: BTreeMap<String, PathBuf>,
-    /// Everything that was read, the policy first.
-    files: Vec<PathBuf>,
+    /// Everything that was read, as it was then; the policy first.
+    files: Vec<(PathBuf, Mark)>,
     warnings: Vec<String>,
 }
 
@@ -135,22 +139,34 @@ pub enum Why {
     NoValue,
 }
 
+impl Why {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Policy => "the policy does not allow it",
+            Self::NoPolicy => "a pushed module gets it from a policy only",
+            Self::NoValue => "nothing is behind the name",
+        }
+    }
+}
+
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = match self.why {
-            Why::Policy => "the policy does not allow it",
-            Why::NoPolicy => "a pushed module gets it from a policy only",
-            Why::NoValue => "nothing is behind the name",
-        };
-        write!(f, "{} is asked for and not given: {why}; {}", self.grant, self.remedy)
+        let Self { grant, why, remedy } = self;
+        write!(f, "{grant} is asked for and not given: {}; {remedy}", why.words())
     }
 }
 
 impl Resolved {
-    /// Warns of each thing that is not given.
+    /// Warns of each thing that is not given; of very many only of the first, since whoever can push a module must not
+    /// fill the log.
     pub fn warn(&self, task: &TaskName) {
-        for refused in &self.refused {
+        for refused in self.refused.iter().take(WARNINGS) {
             tracing::warn!(%task, grant = %refused.grant, "{refused}");
+        }
+        let more = self.refused.len().saturating_sub(WARNINGS);
+        if more > 0 {
+            tracing::warn!(%task, more, "further grants are asked for and not given; `stem module check` shows all");
         }
     }
 }
@@ -171,8 +187,8 @@ impl Policy {
         self.0.as_ref().map_or(&[], |rules| &rules.warnings)
     }
 
-    /// Every file that was read.
-    pub(crate) fn files(&self) -> &[PathBuf] {
+    /// Every file that was read, as it was then.
+    pub(crate) fn files(&self) -> &[(PathBuf, Mark)] {
         self.0.as_ref().map_or(&[], |rules| &rules.files)
     }
 

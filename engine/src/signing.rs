@@ -4,6 +4,8 @@
 //! A signature covers the task name, the module's digest and the manifest, so a good one cannot be moved to another
 //! name, build or set of grants. It does not cover the version: which of its releases serves is the operator's business.
 
+pub mod live;
+
 use std::fmt;
 use std::path::Path;
 
@@ -12,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use stem_core::release::{Push, Release, Signature};
 
+pub use self::live::TrustFile;
 use crate::policy::trusted;
 
 /// Before the secret in the file of a key, so that it is not taken for a public one or for anything else.
@@ -194,9 +197,11 @@ fn publisher(line: &str) -> Result<(String, VerifyingKey), String> {
 mod tests {
     use super::*;
     use stem_core::id::{Digest, TaskName};
+    use stem_core::release::PushId;
 
     fn push() -> Push {
         Push {
+            id: PushId::fresh(),
             name: TaskName::new("job").unwrap(),
             digest: Digest([7; 32]),
             size: 8,

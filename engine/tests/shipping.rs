@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,11 +13,12 @@ use stem_core::backend::modules::{Assigned, History, Pushed, Removed};
 use stem_core::backend::{BackendError, ErrorClass, Health, ModuleStore, ServiceId};
 use stem_core::control::{Drain, Order};
 use stem_core::id::{Digest, Namespace, TaskId, TaskName};
-use stem_core::release::{Assignment, Canary, Catalogue, Percent, Push, Rollout};
+use stem_core::release::{Assignment, Canary, Catalogue, Percent, Push, PushId, Rollout};
 use stem_core::revoke::{RevokeRequest, module_key};
 use stem_core::task::TaskState;
+use stem_engine::policy::PolicyFile;
 use stem_engine::signing::{PublisherKey, Trust};
-use stem_engine::{Backends, EnqueueOptions, WorkerBuilder, manifest};
+use stem_engine::{Backends, EnqueueOptions, TaskError, WorkerBuilder, WorkerConfig, manifest};
 use stem_isolate::{Compiler, IsolateRuntime, RuntimeConfig, admission};
 use stem_memory::Memory;
 
@@ -26,7 +27,11 @@ mod support;
 use support::*;
 
 fn runtime() -> Arc<IsolateRuntime> {
-    let config = RuntimeConfig {
+    IsolateRuntime::new(&runtime_config()).unwrap()
+}
+
+fn runtime_config() -> RuntimeConfig {
+    RuntimeConfig {
         isolates: 16,
         memory_cap_bytes: RuntimeConfig::MEMORY_CAP_BYTES,
         threads: 2,
@@ -34,8 +39,7 @@ fn runtime() -> Arc<IsolateRuntime> {
         compiler: Compiler::InProcess,
         cache_dir: None,
         scratch_dir: None,
-    };
-    IsolateRuntime::new(&config).unwrap()
+    }
 }
 
 /// A module whose result is this digit.
@@ -59,6 +63,7 @@ fn job() -> TaskName {
 
 fn release_of(wasm: &[u8]) -> Push {
     Push {
+        id: PushId::fresh(),
         name: job(),
         digest: admission::digest(wasm),
         size: wasm.len() as u64,
@@ -152,6 +157,16 @@ async fn assign(backends: &Backends, version: u32, canary: Option<Canary>) {
     assert_eq!(backends.modules.assign(&job(), seen, wanted).await.unwrap(), Assigned::Done);
 }
 
+/// Waits until nothing serves.
+async fn until_idle(backends: &Backends) {
+    let gone = async {
+        while stats(backends).await["modules"] != serde_json::json!([]) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_pushed_serves_at_once_and_each_result_says_what_made_it() {
     let backends = Backends::all_in_one(memory());
@@ -165,12 +180,7 @@ async fn what_is_pushed_serves_at_once_and_each_result_says_what_made_it() {
     assert_eq!(until_made_by(&bench, "r1").await, ("1".into(), first, "r1".into()));
     let seen = backends.modules.history(&job()).await.unwrap().unwrap().assignment;
     backends.modules.assign(&job(), seen, None).await.unwrap();
-    let gone = async {
-        while stats(&backends).await["modules"] != serde_json::json!([]) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    until_idle(&backends).await;
     bench.stop(Drain::Warm).await;
 }
 
@@ -222,15 +232,18 @@ async fn what_cannot_be_loaded_leaves_the_old_one_in_service() {
     backends.modules.push(&third, Rollout::Whole).await.unwrap();
     let other = async {
         loop {
-            let refused = until_release(&backends, "module-refused").await;
-            if refused["version"] == 3 {
-                return refused["problem"].as_str().unwrap().to_owned();
+            let damaged = until_release(&backends, "module-unavailable").await;
+            if damaged["version"] == 3 {
+                return damaged["problem"].as_str().unwrap().to_owned();
             }
         }
     };
     let problem = tokio::time::timeout(PATIENCE, other).await.unwrap();
     assert!(problem.contains("something else"), "{problem}");
     assert_eq!(run(&bench).await.2, "r1");
+    // Storing it again puts it right, without a restart.
+    backends.modules.put(&third.digest, &says(3)).await.unwrap();
+    assert_eq!(until_made_by(&bench, "r3").await.0, "3");
     push(&*backends.modules, &says(5), Rollout::Whole).await;
     assert_eq!(until_made_by(&bench, "r4").await.0, "5");
     bench.stop(Drain::Warm).await;
@@ -254,6 +267,12 @@ async fn a_pinned_task_runs_on_its_build_or_not_at_all() {
         (record.state, &*record.failure.unwrap().code),
         (TaskState::Failed, "module-unknown")
     );
+    // What was not there a moment ago may be there now.
+    let early = bench.enqueue("job", pinned(admission::digest(&says(3)))).await;
+    assert_eq!(bench.ended(&early).await.failure.unwrap().code, "module-unknown");
+    let third = push(&*backends.modules, &says(3), Rollout::Held).await;
+    let task = bench.enqueue("job", pinned(third)).await;
+    assert_eq!(outcome(&bench, &task).await.1, third);
 
     recall(&backends, &first).await;
     let buried = bench.enqueue("job", pinned(first)).await;
@@ -337,12 +356,17 @@ struct Shaky {
     store: Arc<Memory>,
     away: AtomicBool,
     fetched: AtomicUsize,
+    /// Whoever has it for writing holds up what is fetched.
+    hold: tokio::sync::RwLock<()>,
+    /// A build that it does not give.
+    withheld: Mutex<Option<Digest>>,
 }
 
 impl Shaky {
     fn new() -> Arc<Self> {
         let (away, fetched) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Arc::new(Self { store: memory(), away, fetched })
+        let (hold, withheld) = (tokio::sync::RwLock::default(), Mutex::default());
+        Arc::new(Self { store: memory(), away, fetched, hold, withheld })
     }
 
     fn reach(&self) -> Result<&dyn ModuleStore, BackendError> {
@@ -363,6 +387,15 @@ impl ModuleStore for Shaky {
     }
     async fn get(&self, digest: &Digest) -> Result<Option<Vec<u8>>, BackendError> {
         self.fetched.fetch_add(1, Ordering::Relaxed);
+        let _free = self.hold.read().await;
+        if *self.withheld.lock().unwrap() == Some(*digest) {
+            return Err(BackendError::new(
+                ErrorClass::Transient,
+                "shaky",
+                "read",
+                "it is withheld",
+            ));
+        }
         self.reach()?.get(digest).await
     }
     async fn push(&self, push: &Push, rollout: Rollout) -> Result<Pushed, BackendError> {
@@ -391,6 +424,63 @@ impl ModuleStore for Shaky {
     async fn health(&self) -> Result<Health, BackendError> {
         ModuleStore::health(self.reach()?).await
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_canary_gets_no_more_than_its_part_while_the_other_cannot_be_fetched() {
+    let shaky = Shaky::new();
+    let modules: Arc<dyn ModuleStore> = shaky.clone();
+    let backends = Backends { modules, ..Backends::all_in_one(memory()) };
+    let first = push(&*shaky.store, &says(1), Rollout::Whole).await;
+    push(&*shaky.store, &says(2), Rollout::Canary(percent(10))).await;
+    *shaky.withheld.lock().unwrap() = Some(first);
+    let bench = worker(&backends, &runtime()).await;
+    until_release(&backends, "module-unavailable").await;
+    until_release(&backends, "canary").await;
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        ids.push(bench.enqueue("job", EnqueueOptions::default()).await);
+    }
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    for id in &ids {
+        assert_eq!(bench.client.show(id).await.unwrap().unwrap().state, TaskState::Queued);
+    }
+    *shaky.withheld.lock().unwrap() = None;
+    let trial =
+        Assignment { version: 1, canary: Some(Canary { version: 2, percent: percent(10) }) };
+    for id in &ids {
+        assert_eq!(outcome(&bench, id).await.0, trial.version_for(id).to_string(), "{id}");
+    }
+    // One that starts while what should serve the others is recalled leaves them to the trial.
+    bench.stop(Drain::Warm).await;
+    *shaky.withheld.lock().unwrap() = Some(first);
+    recall(&backends, &first).await;
+    let bench = worker(&backends, &runtime()).await;
+    for _ in 0..20 {
+        assert_eq!(run(&bench).await.2, "r2");
+    }
+    bench.stop(Drain::Warm).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinned_task_waits_where_nothing_can_be_compiled() {
+    let backends = Backends::all_in_one(memory());
+    let build = push(&*backends.modules, &says(1), Rollout::Whole).await;
+    let config = RuntimeConfig {
+        compiler: Compiler::Child { program: "/nowhere".into(), args: Vec::new() },
+        ..runtime_config()
+    };
+    let bench = start_with(&backends, &IsolateRuntime::new(&config).unwrap(), |builder| {
+        let builder = builder.pushed_modules(None);
+        builder.inline("job", async |_, _: Value| Ok::<_, TaskError>(7)).unwrap()
+    })
+    .await;
+    let options = EnqueueOptions { module: Some(build), ..EnqueueOptions::default() };
+    let pinned = bench.enqueue("job", options).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let record = bench.client.show(&pinned).await.unwrap().unwrap();
+    assert!(!record.state.is_final(), "{record:?}");
+    bench.stop(Drain::Hard).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -426,7 +516,7 @@ async fn what_no_trusted_publisher_signed_is_not_even_fetched() {
     let modules: Arc<dyn ModuleStore> = shaky.clone();
     let backends = Backends { modules, ..Backends::all_in_one(memory()) };
     let key = PublisherKey::generate().unwrap();
-    let trust = Trust::read(&format!("{} ann", key.public())).unwrap();
+    let trust = Arc::new(Trust::read(&format!("{} ann", key.public())).unwrap().into());
     let bench =
         start_with(&backends, &runtime(), |builder| builder.pushed_modules(Some(trust))).await;
     let unsigned = push(&*shaky.store, &says(1), Rollout::Whole).await;
@@ -443,6 +533,18 @@ async fn what_no_trusted_publisher_signed_is_not_even_fetched() {
     let failure = bench.ended(&pinned).await.failure.unwrap();
     assert_eq!(failure.code, "module-untrusted");
     assert_eq!(shaky.fetched.load(Ordering::Relaxed), 1);
+    // That somebody pushed the same build without a signature takes nothing from those who want the signed one.
+    let signed = release.digest;
+    let loose = Push { manifest: format!("{}\n", release.manifest), ..release_of(&says(2)) };
+    shaky.store.push(&loose, Rollout::Held).await.unwrap();
+    let mut other = release_of(&says(3));
+    other.signatures = vec![key.sign(&other)];
+    shaky.store.put(&other.digest, &says(3)).await.unwrap();
+    shaky.store.push(&other, Rollout::Whole).await.unwrap();
+    until_made_by(&bench, "r4").await;
+    let options = EnqueueOptions { module: Some(signed), ..EnqueueOptions::default() };
+    let pinned = bench.enqueue("job", options).await;
+    assert_eq!(outcome(&bench, &pinned).await, ("2".into(), signed, "r2".into()));
     bench.stop(Drain::Warm).await;
 }
 
@@ -464,12 +566,12 @@ async fn what_a_worker_has_itself_goes_before_what_was_pushed_and_can_be_recalle
     let record = bench.ended(&task).await;
     assert_eq!(record.result.unwrap().bytes, b"7");
     recall(&backends, &admission::digest(&says(7))).await;
-    let gone = async {
-        while stats(&backends).await["modules"] != serde_json::json!([]) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    // What was pushed takes its tasks over, until the recall is over.
+    until_release(&backends, "serving").await;
+    assert_eq!(run(&bench).await.2, "r1");
+    let seen = backends.modules.history(&job()).await.unwrap().unwrap().assignment;
+    backends.modules.assign(&job(), seen, None).await.unwrap();
+    until_idle(&backends).await;
     let parked = bench.enqueue("job", EnqueueOptions::default()).await;
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(bench.client.show(&parked).await.unwrap().unwrap().state, TaskState::Queued);
@@ -489,5 +591,44 @@ async fn a_recall_of_another_build_changes_nothing() {
     for _ in 0..5 {
         assert_eq!(run(&bench).await.0, "1");
     }
+    bench.stop(Drain::Warm).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_changes_while_a_release_is_fetched_holds_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy.toml");
+    let write = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).unwrap();
+    };
+    write("[grants]\nkv = [\"seen\"]");
+    let policy = Arc::new(PolicyFile::open(&path).unwrap());
+    let shaky = Shaky::new();
+    let modules: Arc<dyn ModuleStore> = shaky.clone();
+    let backends = Backends { modules, ..Backends::all_in_one(memory()) };
+    let config = WorkerConfig { policy: Arc::clone(&policy), ..config() };
+    let runtime = runtime();
+    let builder = |builder: WorkerBuilder| builder.isolates(runtime).pushed_modules(None);
+    let bench = start(backends.clone(), config, builder).await;
+    let held = shaky.hold.write().await;
+    let mut release = release_of(&says(1));
+    release.manifest.push_str("grants.kv = [\"seen\"]\n");
+    shaky.store.put(&release.digest, &says(1)).await.unwrap();
+    shaky.store.push(&release, Rollout::Whole).await.unwrap();
+    let mut news = policy.subscribe();
+    let changed = async {
+        while shaky.fetched.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        write("[grants]");
+        news.changed().await.unwrap();
+    };
+    tokio::time::timeout(PATIENCE, changed).await.unwrap();
+    drop(held);
+    assert_eq!(run(&bench).await.0, "1");
+    let module = stats(&backends).await["modules"][0].clone();
+    assert_eq!((&module["task"], &module["grants"]), (&"job".into(), &Value::Null), "{module}");
     bench.stop(Drain::Warm).await;
 }

@@ -62,6 +62,13 @@ pub const KV_KEY_BYTES: usize = 512;
 /// A value in a bucket. Over it the call is refused as too large.
 pub const KV_VALUE_BYTES: usize = 64 * KIB;
 
+/// What one attempt writes into buckets: bucket names, keys and values together. A call that would pass it is refused for its
+/// quota, so that no guest fills the store that everybody's tasks wait in.
+pub const KV_BYTES_PER_ATTEMPT: usize = 64 * MIB;
+
+/// The least that a write counts, whatever its size: a store needs room for more than the value.
+pub const KV_BYTES_PER_WRITE: usize = 512;
+
 /// The longest that a value with a time to live is kept; longer ones are taken as this.
 pub const KV_TTL_CAP: Duration = Duration::from_hours(24 * 3650);
 

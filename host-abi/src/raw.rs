@@ -1,6 +1,6 @@
 //! Core modules: the names and numbers of the `stem0` functions. Signatures and meaning are in the README.
 
-/// The only module a core module may import from, besides `wasi_snapshot_preview1` when it is a command.
+/// The only module a core module may import from, beside `wasi_snapshot_preview1`.
 /// The digit is the version: a break would be called `stem1`.
 pub const MODULE: &str = "stem0";
 
@@ -13,12 +13,14 @@ pub const EXPORT_MEMORY: &str = "memory";
 pub const INPUT_LEN: &str = "input_len";
 /// `(dst i32, off i64, len i32) -> i32`: copies a part of the payload, returns how much.
 pub const INPUT_READ: &str = "input_read";
-/// `(src i32, len i32) -> i32`: appends to the result, returns 0.
+/// `(src i32, len i32) -> i32`: appends to the result, returns 0. A command that imports it has its result from here.
 pub const OUTPUT_WRITE: &str = "output_write";
 /// `(kind i32, delay_ms i64, src i32, len i32) -> i32`: says how the attempt failed, returns 0.
 pub const FAIL: &str = "fail";
 /// `() -> i32`: [`GO_ON`] or [`STOP_ASKED`].
 pub const HEARTBEAT: &str = "heartbeat";
+/// `(dst i32, cap i32) -> i32`: the pending stop notice as JSON, returns its full size.
+pub const STOP_NOTICE: &str = "stop_notice";
 /// `(ms i64) -> i64`: milliseconds left on the lease.
 pub const EXTEND_LEASE: &str = "extend_lease";
 /// `(permille i32, src i32, len i32) -> i32`: answers as a heartbeat.
@@ -53,12 +55,13 @@ pub const SECRET_PLACEHOLDER: &str = "secret_placeholder";
 pub const SECRET_REVEAL: &str = "secret_reveal";
 
 /// Every function of [`MODULE`], in the README's order.
-pub const FUNCTIONS: [&str; 20] = [
+pub const FUNCTIONS: [&str; 21] = [
     INPUT_LEN,
     INPUT_READ,
     OUTPUT_WRITE,
     FAIL,
     HEARTBEAT,
+    STOP_NOTICE,
     EXTEND_LEASE,
     PROGRESS,
     LOG,

@@ -103,6 +103,23 @@ fn an_absent_value_of_task_info_has_no_key() {
 }
 
 #[test]
+fn stop_notices_have_a_code_that_is_sent_a_message_and_perhaps_a_grace() {
+    for (name, keys) in [
+        ("stop-notice.json", &["code", "message", "grace_ms"][..]),
+        ("stop-notice.minimal.json", &["code", "message"][..]),
+    ] {
+        let text = golden(name);
+        let notice: Map<String, Value> = serde_json::from_str(&text).unwrap();
+        assert_eq!(notice.len(), keys.len(), "{name}");
+        let places: Vec<_> = keys.iter().map(|key| text.find(&format!("\"{key}\":"))).collect();
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{name}");
+        assert!(stem_host_abi::STOP_CODES.contains(&notice["code"].as_str().unwrap()), "{name}");
+        assert!(notice["message"].is_string(), "{name}");
+        assert!(notice.get("grace_ms").is_none_or(Value::is_u64), "{name}");
+    }
+}
+
+#[test]
 fn fail_texts_have_a_code_and_a_message() {
     for name in ["fail.json", "fail.minimal.json"] {
         let text = golden(name);

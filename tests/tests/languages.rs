@@ -5,10 +5,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
 
+#[path = "languages/edges.rs"]
+mod edges;
+#[path = "languages/inputs.rs"]
+mod inputs;
 #[path = "languages/through_a_worker.rs"]
 mod through_a_worker;
 
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -23,28 +28,29 @@ use stem_isolate::{
     AttemptHost, AttemptSpec, Compiler, Exit, InterruptHandle, IsolateRuntime, LogLevel, Module,
     OnFailure, Refusal, RuntimeConfig, TaskInfo,
 };
-use stem_services::tools::{environment, native};
+use stem_services::Workshop;
+use stem_services::tools::{clean, environment, native};
 use stem_tests::root;
 use tokio::sync::Notify;
 
 /// Longer than anything here takes on a slow machine, compiling aside.
 const PATIENCE: Duration = Duration::from_mins(1);
 const BYTES: &str = "application/octet-stream";
+/// Stands in the environment when a module is built: some languages keep in it what their build has seen.
+const OF_THE_BUILD: &str = "a token that is no business of the module";
 
 struct Language {
     /// As `--lang` takes it.
     lang: &'static str,
     /// Its folder in `guest-sdk`.
     folder: &'static str,
-    /// Its tasks are told which stop notice is pending, and not only that one is.
-    knows_stop_codes: bool,
 }
 
-const RUST: Language = Language { lang: "rust", folder: "rust", knows_stop_codes: true };
-const JAVASCRIPT: Language = Language { lang: "js", folder: "javascript", knows_stop_codes: true };
-const PYTHON: Language = Language { lang: "python", folder: "python", knows_stop_codes: true };
-const C: Language = Language { lang: "c", folder: "c", knows_stop_codes: false };
-const GO: Language = Language { lang: "go", folder: "go", knows_stop_codes: false };
+const RUST: Language = Language { lang: "rust", folder: "rust" };
+const JAVASCRIPT: Language = Language { lang: "js", folder: "javascript" };
+const PYTHON: Language = Language { lang: "python", folder: "python" };
+const C: Language = Language { lang: "c", folder: "c" };
+const GO: Language = Language { lang: "go", folder: "go" };
 
 #[test]
 fn javascript_conforms() {
@@ -74,8 +80,7 @@ fn go_conforms() {
 /// The library as a program finds it that is not yet a component.
 #[test]
 fn the_library_for_javascript_keeps_its_own_tests() {
-    let tests = root().join("guest-sdk/javascript/tests/library.test.js");
-    ran(Command::new("node").arg("--test").arg(tests));
+    ran(Command::new("node").arg("--test").arg(root().join("guest-sdk/javascript/tests")));
 }
 
 #[test]
@@ -94,13 +99,46 @@ fn the_library_for_c_keeps_its_own_tests() {
     copy(&root().join("guest-sdk/c/library"), &folder.path().join("stem"));
     let program = folder.path().join("library_test");
     let mut compiler = Command::new("cc");
-    compiler.args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-I."]).arg("-o").arg(&program);
+    compiler
+        .args(["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-I."])
+        .arg("-o")
+        .arg(&program);
     compiler.arg(root().join("guest-sdk/c/tests/library_test.c"));
-    for file in ["stem.c", "stem_json.c", "stem_grants.c", "stem_test.c"] {
+    for file in ["stem.c", "stem_json.c", "stem_grants.c", "stem_test.c", "stem_test_grants.c"] {
         compiler.arg(Path::new("stem").join(file));
     }
     ran(compiler.arg("-lm").current_dir(folder.path()));
     ran(&mut Command::new(program));
+}
+
+/// A task in C++, over the library in C.
+#[test]
+fn the_library_for_c_is_one_for_cpp_too() {
+    const TASK: &str = r#"
+        #include "stem/stem0.h"
+        #include "stem/stem_grants.h"
+        #include "stem/stem_test.h"
+        stem_end stem_task(stem_text arguments) { return stem_return(arguments.at, arguments.size); }
+        int main() {
+            STEM_CHECK_TEXT(stem_test_run(stem_world(), "[1]").result.at, "[1]");
+            return stem_test_report();
+        }"#;
+    let folder = tempfile::tempdir().unwrap();
+    copy(&root().join("guest-sdk/c/library"), &folder.path().join("stem"));
+    fs::write(folder.path().join("task.cpp"), TASK).unwrap();
+    let sources = fs::read_dir(folder.path().join("stem")).unwrap();
+    let sources = sources.map(|file| file.unwrap().path());
+    let sources = sources.filter(|file| file.extension().is_some_and(|name| name == "c"));
+    let clang = |standard: &str| {
+        let mut clang = Command::new("clang");
+        clang.args([standard, "-I.", "-Wall", "-Wextra", "-Wconversion", "-Werror"]);
+        clang.current_dir(folder.path());
+        clang
+    };
+    ran(clang("-std=c++11").args(["-x", "c++", "-c", "task.cpp"]));
+    // Nothing of the library of C++ is used, so the compiler for C links it.
+    ran(clang("-std=c99").args(["-o", "task", "task.o"]).args(sources).arg("-lm"));
+    ran(&mut Command::new(folder.path().join("task")));
 }
 
 #[test]
@@ -114,34 +152,52 @@ fn the_library_for_go_keeps_its_own_tests() {
 }
 
 fn conforms(language: &Language) {
-    let project = language.project();
+    let sources = root().join("guest-sdk").join(language.folder).join("conformance");
+    let project = language.project("conformance", &sources, |_| ());
     let wasm = fs::read(project.join("conformance.wasm")).unwrap();
+    let leaked = wasm.windows(OF_THE_BUILD.len()).any(|bytes| bytes == OF_THE_BUILD.as_bytes());
+    assert!(!leaked, "the module holds what stood in the environment of its build");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let bench = Bench::of(&wasm).await;
         bench.results().await;
         bench.failures().await;
+        bench.inputs(language).await;
         bench.progress().await;
         bench.checkpoints().await;
         bench.memory().await;
-        bench.stops(language).await;
+        bench.stops().await;
     });
     through_a_worker::serves(&project);
 }
 
 impl Language {
-    /// Its module is built anew: a new project with the conformance task in the place of the template's. The project's folder
-    /// stays, with the tools in it; everything of ours is written again.
-    fn project(&self) -> PathBuf {
-        let languages = Path::new(env!("CARGO_TARGET_TMPDIR")).join("languages");
-        let project = languages.join(self.lang).join("conformance");
-        let sources = root().join("guest-sdk").join(self.folder).join("conformance");
+    /// Its module is built anew: a new project of this name with these files in the place of the template's, and changed by
+    /// `also`.
+    fn project(&self, name: &str, sources: &Path, also: impl FnOnce(&Path)) -> Project {
         let fresh = tempfile::tempdir().unwrap();
-        stem(fresh.path(), &["task", "new", "conformance", "--lang", self.lang]);
-        copy(&fresh.path().join("conformance"), &project);
-        assert!(copy(&sources, &project) > 0, "{} is empty", sources.display());
-        stem(&project, &["task", "build"]);
-        project
+        stem(fresh.path(), &["task", "new", name, "--lang", self.lang]);
+        let fresh = fresh.path().join(name);
+        assert!(copy(sources, &fresh) > 0, "{} is empty", sources.display());
+        also(&fresh);
+        let workshop = format!("languages/{}-{name}", self.lang);
+        let workshop = Workshop::open(env!("CARGO_TARGET_TMPDIR"), &workshop);
+        let folder = workshop.lay_out(&fresh);
+        stem(&folder, &["task", "build"]);
+        Project { folder, _workshop: workshop }
+    }
+}
+
+/// A project that is built, and that no other process builds meanwhile.
+struct Project {
+    folder: PathBuf,
+    _workshop: Workshop,
+}
+
+impl Deref for Project {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.folder
     }
 }
 
@@ -163,6 +219,8 @@ fn copy(from: &Path, to: &Path) -> usize {
 
 fn stem(folder: &Path, args: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_stem-under-test"));
+    clean(&mut command);
+    command.env("A_TOKEN", OF_THE_BUILD);
     ran(command.args(args).current_dir(folder).envs(environment()));
 }
 
@@ -385,7 +443,7 @@ impl Bench {
         assert!(exit.usage.peak_memory_bytes <= 128 << 20, "{:?}", exit.usage);
     }
 
-    async fn stops(&self, language: &Language) {
+    async fn stops(&self) {
         use StopHow::{Checkpoint, Preempted};
         let beat = r#"{"op":"beat"}"#;
         // By force: wherever it is.
@@ -406,7 +464,7 @@ impl Bench {
                 guest.notify(StopNotice { code, message: String::new(), force_after: None });
             };
             let exit = self.interrupted(beat, asks).await;
-            if code == "soft-time-limit" && language.knows_stop_codes {
+            if code == "soft-time-limit" {
                 // It means to go on in another attempt, which is no stop.
                 let Outcome::Failed { failure, retry } = &exit.outcome else { panic!("{exit:?}") };
                 let said = (failure.code.as_str(), failure.message.as_str(), *retry);

@@ -322,19 +322,20 @@ fn the_paths_that_documents_name_exist() {
 }
 
 #[test]
-fn the_tests_that_the_list_of_failures_names_exist() {
+fn the_tests_that_lists_of_failures_and_attacks_name_exist() {
     let sources: String = texts(&["rs"]).into_iter().map(|(_, text)| text).collect();
-    let list = read(Path::new("tests/README.md"));
     let is_test = |word: &&str| {
-        word.contains('_') && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        let is_lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        word.contains('_') && word.chars().all(is_lower)
     };
-    let named: Vec<&str> = list.split('`').skip(1).step_by(2).filter(is_test).collect();
-    assert!(named.len() > 40, "{named:?}");
-    let findings: Vec<_> = named
-        .into_iter()
-        .filter(|name| !sources.contains(&format!("fn {name}(")))
-        .map(str::to_owned)
-        .collect();
+    let mut findings = Vec::new();
+    for list in ["tests/README.md", "docs/hostile-input.md"] {
+        let text = read(Path::new(list));
+        let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
+        assert!(named.len() > 40, "{list}: {named:?}");
+        let missing = named.into_iter().filter(|name| !sources.contains(&format!("fn {name}(")));
+        findings.extend(missing.map(|name| format!("{list}: {name}")));
+    }
     none(&findings);
 }
 

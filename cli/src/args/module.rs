@@ -6,7 +6,26 @@ use clap::{Args, Subcommand};
 use stem_core::id::TaskName;
 use stem_core::release::Percent;
 
-use super::{ConsentArgs, JsonArg};
+use super::{ConsentArgs, JsonArg, PolicyArg};
+
+/// `stem module check`
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// The module
+    pub file: PathBuf,
+    /// Which of its task names is meant, where the manifest has several for it [default: the first]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<TaskName>,
+    /// Say what it gets when it is pushed, not when it lies in a worker's --modules
+    #[arg(long)]
+    pub pushed: bool,
+    /// What modules may reach.
+    #[command(flatten)]
+    pub policy: PolicyArg,
+    /// How to answer.
+    #[command(flatten)]
+    pub json: JsonArg,
+}
 
 /// `stem module push`
 #[derive(Args, Clone, Debug)]
@@ -49,7 +68,7 @@ pub struct DryRunArg {
 pub struct RollbackArgs {
     /// The task name
     pub name: TaskName,
-    /// Which version is to serve [default: with a canary the one beside it, else the newest before the one that serves]
+    /// Which version is to serve [default: with a canary the one beside it, else the one that served before]
     #[arg(long, value_name = "VERSION")]
     pub to: Option<u32>,
     /// What to change.

@@ -12,7 +12,7 @@ use clap::Args;
 use stem_core::id::WorkerId;
 use stem_engine::units::duration;
 
-use super::JsonArg;
+use super::{JsonArg, PolicyArg};
 
 /// `stem worker healthcheck`
 #[derive(Args, Clone, Debug)]
@@ -52,6 +52,12 @@ pub struct DiagnoseArgs {
     /// Look at an environment file, and at the services as a worker with these variables would
     #[arg(long, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
+    /// Look at the modules of a worker, and at what its policy leaves of what they ask for
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
+    /// Look at the policy of a worker.
+    #[command(flatten)]
+    pub policy: PolicyArg,
     /// How to answer.
     #[command(flatten)]
     pub json: JsonArg,

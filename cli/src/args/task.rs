@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use stem_core::envelope::{MAX_RETRIES, Priority};
+use stem_core::envelope::{MAX_RETRIES, MEDIA_TYPE_BYTES, Priority};
 use stem_core::id::{Digest, QueueName, TaskId, TaskName, UniqueKey};
 use stem_core::task::TaskState;
 use stem_core::time::Timestamp;
@@ -27,6 +27,7 @@ With --module only that build runs it, whichever serves its name; `stem module s
 Examples:
   stem task enqueue word-count --json-args '{\"text\":\"a b a\"}'
   stem task enqueue render-image --args-file args.json --wait > picture.png
+  stem task enqueue shrink --args-file photo.jpg --media-type image/jpeg --wait > small.jpg
   echo '{\"to\":\"ann\"}' | stem task enqueue mail - --delay 10m --unique mail:ann"
     )]
     Enqueue(Box<EnqueueArgs>),
@@ -157,6 +158,7 @@ Examples:
   stem task run --args '{\"numbers\":[1,2,3]}'
   stem task run word-count.wasm --args '{\"text\":\"a b a\"}'
   stem task run render-image.wasm --args-file args.json > picture.png
+  stem task run shrink.wasm --args-file photo.jpg --media-type image/jpeg > small.jpg
   stem task run fetch.wasm --policy ./policy.toml"
     )]
     Run {
@@ -165,9 +167,9 @@ Examples:
         /// What modules may reach.
         #[command(flatten)]
         policy: PolicyArg,
-        /// The arguments
+        /// What it is given.
         #[command(flatten)]
-        arguments: RunArguments,
+        input: RunInput,
         /// Its task name, where the manifest has several for it [default: the manifest's, else the file's]
         #[arg(long)]
         name: Option<TaskName>,
@@ -211,6 +213,17 @@ impl Language {
     }
 }
 
+/// What a local run is given.
+#[derive(Args, Clone, Debug)]
+pub struct RunInput {
+    /// The arguments.
+    #[command(flatten)]
+    pub arguments: RunArguments,
+    /// What the file holds [default: application/json]
+    #[arg(long, value_name = "TYPE", value_parser = media_type, requires = "args_file")]
+    pub media_type: Option<String>,
+}
+
 /// Where the arguments of a local run come from.
 #[derive(Args, Clone, Debug)]
 #[group(multiple = false)]
@@ -229,14 +242,17 @@ pub struct EnqueueArgs {
     /// Which handler
     pub name: TaskName,
     /// Read the arguments from standard input
-    #[arg(value_name = "-", value_parser = ["-"], group = "arguments")]
+    #[arg(value_name = "-", value_parser = ["-"], groups = ["arguments", "bytes"])]
     pub stdin: Option<String>,
     /// The arguments, as JSON [default: {}]
     #[arg(long, value_name = "J", group = "arguments")]
     pub json_args: Option<String>,
     /// Read the arguments from this file; - is standard input
-    #[arg(long, value_name = "F", group = "arguments")]
+    #[arg(long, value_name = "F", groups = ["arguments", "bytes"])]
     pub args_file: Option<PathBuf>,
+    /// What the file or standard input holds [default: application/json]
+    #[arg(long, value_name = "TYPE", value_parser = media_type, requires = "bytes")]
+    pub media_type: Option<String>,
     /// Where it waits [env: STEM_DEFAULT_QUEUE] [default: default]
     #[arg(long, value_name = "Q")]
     pub queue: Option<QueueName>,
@@ -286,6 +302,18 @@ pub(super) fn priority(text: &str) -> Result<Priority, String> {
         .parse::<u8>()
         .map_err(|_| format!("{text:?} is not a whole number from 0 to 9 (9 goes first)"))?;
     Priority::new(level)
+}
+
+fn media_type(text: &str) -> Result<String, String> {
+    let printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    let (kind, rest) = text.split_once('/').unwrap_or_default();
+    let named = kind.starts_with(|letter: char| letter.is_ascii_alphanumeric()) && !rest.is_empty();
+    if named && printable && text.len() <= MEDIA_TYPE_BYTES {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "write TYPE/SUBTYPE as in image/png, with at most {MEDIA_TYPE_BYTES} printable ASCII characters"
+    ))
 }
 
 pub(super) fn header(text: &str) -> Result<(String, String), String> {

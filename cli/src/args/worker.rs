@@ -69,13 +69,14 @@ Examples:
     #[command(
         after_help = "The order is stored first, then told to the workers; one that starts later obeys it too.
 Without --terminate, --grace or --cooperative an attempt that runs is left to finish.
-With --module DIGEST a build is recalled (`stem module show` prints digests): tasks whose name it serves wait until another serves it, and those that only it may run
-go to the dead letters.
+With --module DIGEST a build is recalled (`stem module show` prints digests): what runs on it is stopped and goes back to its queue, tasks whose name it serves wait until
+another serves it, and those that only it may run go to the dead letters.
 
 Examples:
   stem worker revoke --task 0198c0de-0000-7000-8000-000000000000
   stem worker revoke --task a --task b --terminate --grace 10s --reason 'wrong input'
-  stem worker revoke --task a --cooperative --expires-in never"
+  stem worker revoke --task a --cooperative --expires-in never
+  stem worker revoke --module sha256:b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9 --reason 'leaks memory'"
     )]
     Revoke(RevokeArgs),
     /// Stop workers
@@ -183,7 +184,7 @@ pub struct WorkerStart {
     /// How modules are capped, and the values behind the names in their manifests.
     #[command(flatten)]
     pub policy: PolicyArg,
-    /// Run only pushed modules that a publisher signed whose public key and name stand on a line of this file [env: STEM_MODULE_TRUST]
+    /// Run only pushed modules that a publisher signed whose public key and name stand on a line of this file, as it is at the moment [env: STEM_MODULE_TRUST]
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
     /// Attempts that may run at once [default: four for each core]

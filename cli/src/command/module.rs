@@ -15,7 +15,7 @@ use crate::error::Outcome;
 
 pub(super) async fn run(context: &Context, command: Module) -> Outcome {
     match command {
-        Module::Check { file, policy, json } => check::run(context, &file, policy, json).await,
+        Module::Check(args) => check::run(context, args).await,
         Module::Push(args) => push::run(context, args).await,
         Module::List(json) => list::run(context, json).await,
         Module::Show { name, json } => list::show(context, name, json).await,

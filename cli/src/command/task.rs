@@ -43,9 +43,11 @@ pub(super) async fn run(context: &Context, command: Task) -> Outcome {
         Task::New { name, lang, json } => new::run(&name, lang, json),
         Task::Build { folder, json } => build::build(folder, json).await,
         Task::Test { folder, json } => build::test(folder, json).await,
-        Task::Run { module, policy, arguments, name, json } => {
-            let file = project::module(module.as_deref(), name.as_ref())?;
-            run::run(context, &file, policy, arguments, name, json).await
+        Task::Run { module, policy, input, name, json } => {
+            // First what costs the least, and is wrong the most often.
+            let payload = run::payload(&input)?;
+            let found = project::found(module.as_deref(), name.as_ref())?;
+            run::run(context, found, policy, payload, json).await
         }
     }
 }

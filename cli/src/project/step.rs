@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{remedy, shown};
+use super::{OWN_FOLDER, remedy, shown};
 use crate::error::CliError;
 use crate::output::say;
 
@@ -59,11 +59,7 @@ impl Step {
     /// Runs it; `failed` says what it means when it does not end well.
     pub(super) fn run(&self, folder: &Path, talk: Talk, failed: &str) -> Result<(), CliError> {
         let Some(program) = find_program(&self.program, folder) else {
-            return Err(CliError::usage(
-                format!("{} is not there, neither in {} nor on PATH", self.program, shown(folder)),
-                remedy::of(self, folder)
-                    .unwrap_or_else(|| "install it, or correct build in stem.toml".to_owned()),
-            ));
+            return Err(self.absent(folder));
         };
         say(format!("+ {}", self.typed()));
         let started = talk.stdio().and_then(|stdout| {
@@ -89,6 +85,25 @@ impl Step {
             Some(remedy) => CliError::usage(what, remedy),
             None => CliError::failed(what, "what it says is above; correct that, and try again"),
         })
+    }
+
+    fn absent(&self, folder: &Path) -> CliError {
+        let (program, place) = (&self.program, shown(folder));
+        if program.contains('/') {
+            let own = folder.join(OWN_FOLDER);
+            return CliError::usage(
+                format!("{program} is not there in {place}, or cannot be run"),
+                format!(
+                    "remove {} to have the tools got again, or correct build in stem.toml",
+                    shown(&own)
+                ),
+            );
+        }
+        CliError::usage(
+            format!("{program} is not on PATH"),
+            remedy::of(self, folder)
+                .unwrap_or_else(|| "install it, or correct build in stem.toml".to_owned()),
+        )
     }
 
     /// The program that this is about: `env` only starts another.

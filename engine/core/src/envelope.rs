@@ -185,6 +185,11 @@ impl Envelope {
         }
     }
 
+    /// The task that enqueued it, and the first of their chain; `None` for a task that no task enqueued.
+    pub fn family(&self) -> Option<(&TaskId, &TaskId)> {
+        self.parent_id.as_ref().map(|parent| (parent, &self.root_id))
+    }
+
     /// Checks every bound. Producers call it before they publish, [`wire::decode`] after it has parsed.
     pub fn check(&self) -> Result<(), EnvelopeError> {
         let field = |field, problem: String| Err(EnvelopeError::Field { field, problem });

@@ -7,10 +7,11 @@ mod shelves;
 
 pub use ask::{Ask, Assign, Change, Remove};
 pub use at_hand::AtHand;
-pub use shelf::{Shelf, Shelved};
+pub use shelf::{Head, Shelf, Shelved};
 pub use shelves::Shelves;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::backend::modules::MODULE_BYTES;
 use crate::id::{Digest, TaskId, TaskName};
@@ -47,6 +48,21 @@ pub struct Release {
     /// Its publishers' signatures over [`Push::signed_bytes`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signatures: Vec<Signature>,
+    /// The push that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<PushId>,
+}
+
+/// One push, however often it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PushId(pub Uuid);
+
+impl PushId {
+    /// One that nobody has used yet.
+    pub fn fresh() -> Self {
+        Self(Uuid::now_v7())
+    }
 }
 
 /// A detached Ed25519 signature. Base64, so that it can be shown and pasted.
@@ -62,6 +78,8 @@ pub struct Signature {
 /// A release that is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Push {
+    /// The same when it is sent again because its answer did not come.
+    pub id: PushId,
     /// The task name.
     pub name: TaskName,
     /// The module, which the store holds already.

@@ -224,6 +224,10 @@ pub struct TaskRecord {
     pub module: Option<ModuleRef>,
     /// What its newest ended attempt used.
     pub usage: Option<Usage>,
+    /// The task that enqueued it, if one did. Unknown of records from before this was kept.
+    pub parent_id: Option<TaskId>,
+    /// The first task of its chain; there if the parent is.
+    pub root_id: Option<TaskId>,
 }
 
 impl TaskRecord {
@@ -249,6 +253,8 @@ impl TaskRecord {
             revocation: None,
             module: None,
             usage: None,
+            parent_id: envelope.family().map(|(parent, _)| parent.clone()),
+            root_id: envelope.family().map(|(_, root)| root.clone()),
         }
     }
 }

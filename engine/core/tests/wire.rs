@@ -77,9 +77,17 @@ fn what_is_not_an_envelope_is_told_from_a_newer_one() {
         text.replace("word-count", "../etc/passwd"),
         text.replace("\"maxRetries\":3", "\"maxRetries\":4294967295"),
         text.replace("{\"text\":\"one two\"}", "{\"text\":\"one two\"]"),
+        text.replace("\"v\":1", "\"v\":1e400"),
+        text.replace("\"priority\":5", "\"priority\":NaN"),
+        text.replace("\"priority\":5", "\"priority\":-1"),
+        text.replace("\"name\":\"word-count\",", ""),
+        text.replace("word-count", "word-count\\u0000"),
+        text.replace("word-count", &"w".repeat(129)),
     ] {
         assert!(malformed(wrong.as_bytes()), "{wrong}");
     }
+    assert!(malformed(&[text.as_bytes(), b"\xff"].concat()));
+    assert!(malformed(&text.replace("word-count", "word\u{fffd}").into_bytes()));
     assert_eq!(decode(text.replace("\"v\":1", "\"v\":2").as_bytes()), Err(WireError::Version(2)));
     assert_eq!(decode(b"{\"v\":9,\"new\":true}\n"), Err(WireError::Version(9)));
 }

@@ -204,7 +204,8 @@ impl Inner {
         // Who may list the one may list the other.
         files::make(&blobs, mode | (mode & 0o444) >> 2)?;
         files::directory(&blobs, "its folder blobs")?;
-        files::replace(&self.blob(digest), bytes, mode, Some(self.clock.now()))
+        let now = files::system_time(self.clock.now());
+        files::replace(&self.blob(digest), bytes, mode, now)
     }
 
     fn get(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Fault> {

@@ -13,7 +13,7 @@ use stem_conformance::ManualClock;
 use stem_core::backend::ModuleStore;
 use stem_core::backend::modules::Pushed;
 use stem_core::id::{Digest, TaskName};
-use stem_core::release::{Push, Release, Rollout};
+use stem_core::release::{Push, PushId, Release, Rollout};
 use stem_file::{ModuleDirectory, ModuleDirectoryOptions};
 
 /// Which of several a process is, and with which directory.
@@ -46,6 +46,7 @@ async fn push(which: u8, round: u8, path: &Path) {
         (digest[0], digest[1]) = (which, round);
         store.put(&Digest(digest), &vec![n; BYTES]).await.unwrap();
         let push = Push {
+            id: PushId::fresh(),
             name: name(which),
             digest: Digest(digest),
             size: BYTES as u64,

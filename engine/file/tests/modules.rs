@@ -13,7 +13,7 @@ use stem_conformance::{ManualClock, ModuleHarness};
 use stem_core::backend::modules::{LOOSE_TTL, Pushed, Removed};
 use stem_core::backend::{BackendError, ErrorClass, ModuleStore};
 use stem_core::id::{Digest, TaskName};
-use stem_core::release::{Push, Release, Rollout};
+use stem_core::release::{Push, PushId, Release, Rollout};
 use stem_core::time::{Clock, Timestamp};
 use stem_file::{ModuleDirectory, ModuleDirectoryOptions};
 
@@ -62,17 +62,21 @@ fn job() -> TaskName {
     TaskName::new("job").unwrap()
 }
 
-async fn push(store: &ModuleDirectory) -> Result<Release, BackendError> {
-    store.put(&DIGEST, b"module").await?;
-    let push = Push {
+fn release() -> Push {
+    Push {
+        id: PushId::fresh(),
         name: job(),
         digest: DIGEST,
         size: 6,
         manifest: String::new(),
         pushed_by: None,
         signatures: Vec::new(),
-    };
-    match store.push(&push, Rollout::Whole).await? {
+    }
+}
+
+async fn push(store: &ModuleDirectory) -> Result<Release, BackendError> {
+    store.put(&DIGEST, b"module").await?;
+    match store.push(&release(), Rollout::Whole).await? {
         Pushed::Release(release) => Ok(release),
         Pushed::NoSuchModule => panic!("it was stored"),
     }
@@ -135,6 +139,49 @@ async fn files_are_as_open_to_readers_as_their_directory() {
     assert_eq!(reader.get(&DIGEST).await.unwrap(), Some(b"module".to_vec()));
     assert!(!path.join("catalogue.json.lock").exists());
     fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The test runs itself again, since the umask is the whole process's.
+#[tokio::test]
+async fn the_folder_of_modules_is_as_open_as_its_directory_whatever_the_umask_is() {
+    const PLACE: &str = "STEM_FILE_TEST_UMASK_PLACE";
+    const TEST: &str = "the_folder_of_modules_is_as_open_as_its_directory_whatever_the_umask_is";
+    if let Some(path) = std::env::var_os(PLACE) {
+        push(&store(Path::new(&path))).await.unwrap();
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
+    let again = std::process::Command::new("sh")
+        .args(["-c", "umask 077; exec \"$0\" --exact \"$1\""])
+        .arg(std::env::current_exe().unwrap())
+        .arg(TEST)
+        .env(PLACE, place.path())
+        .status();
+    assert!(again.unwrap().success());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let (folder, file) = (place.path().join("blobs"), blob(place.path()));
+    assert_eq!((mode(&folder), mode(&file)), (0o755, 0o644));
+}
+
+/// Clocks of file systems move in steps of milliseconds, and numbers of files are taken again at once. Who has read one
+/// catalogue must not take another for it.
+#[tokio::test]
+async fn each_catalogue_has_a_time_of_its_own() {
+    let place = tempfile::tempdir().unwrap();
+    let store = store(place.path());
+    let mut last = None;
+    for n in 1..=3 {
+        let release = Push { manifest: n.to_string(), ..release() };
+        store.put(&DIGEST, b"module").await.unwrap();
+        store.push(&release, Rollout::Whole).await.unwrap();
+        let about = fs::metadata(place.path().join("catalogue.json")).unwrap();
+        let time = about.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let revision = store.catalogue().await.unwrap().revision;
+        assert_eq!(time, Duration::from_micros(revision));
+        assert!(last < Some(time), "{last:?} {time:?}");
+        last = Some(time);
+    }
 }
 
 #[tokio::test]
@@ -285,14 +332,7 @@ async fn what_was_never_finished_and_what_nobody_names_goes_later() {
     clock.advance(LOOSE_TTL);
     let other = Digest([2; 32]);
     store.put(&other, b"other").await.unwrap();
-    let push = Push {
-        name: job(),
-        digest: other,
-        size: 5,
-        manifest: String::new(),
-        pushed_by: None,
-        signatures: Vec::new(),
-    };
+    let push = Push { digest: other, size: 5, ..release() };
     assert!(matches!(store.push(&push, Rollout::Whole).await.unwrap(), Pushed::Release(_)));
     assert_eq!(store.get(&loose).await.unwrap(), None);
     assert!(begun.iter().all(|file| !file.exists()) && theirs.exists());

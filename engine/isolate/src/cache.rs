@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest as _, Sha256};
@@ -16,6 +17,13 @@ use wasmtime::Engine;
 
 /// Bytes of the key and of a MAC.
 const KEY_BYTES: usize = 32;
+
+/// So much code is kept, that of a few hundred small modules or a few dozen large ones; what was used the longest ago
+/// goes first, and is compiled again where it is needed again.
+const MOST_BYTES: u64 = 2 << 30;
+
+/// A file that was begun and not finished goes after so long: whoever wrote it is gone.
+const UNFINISHED: Duration = Duration::from_hours(1);
 
 /// Compiled code that may be run: it came from our compiler a moment ago, was authenticated, or runs already.
 #[derive(Debug)]
@@ -42,6 +50,7 @@ impl Trusted {
 pub struct CodeCache {
     dir: PathBuf,
     key: [u8; KEY_BYTES],
+    most_bytes: u64,
 }
 
 /// Names an entry.
@@ -83,7 +92,8 @@ impl CodeCache {
             );
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
         }
-        Ok(Self { key: Self::key(&dir.join("key"))?, dir: dir.to_owned() })
+        let key = Self::key(&dir.join("key"))?;
+        Ok(Self { key, dir: dir.to_owned(), most_bytes: MOST_BYTES })
     }
 
     /// Reads the key, or makes one. Two processes that start together agree: the file appears whole or not at all.
@@ -138,6 +148,9 @@ impl CodeCache {
     /// The code, if there is an entry whose MAC is right.
     pub fn get(&self, name: &EntryName) -> Option<Trusted> {
         let mut bytes = fs::read(self.path(name)).ok()?;
+        // For those that clean up. Where that cannot be noted, it is compiled again some day.
+        let _ =
+            fs::File::open(self.path(name)).and_then(|file| file.set_modified(SystemTime::now()));
         let (mac, code) = bytes.split_at_checked(KEY_BYTES)?;
         if self.mac(name, code).verify_slice(mac).is_err() {
             tracing::warn!(
@@ -150,12 +163,42 @@ impl CodeCache {
         Some(Trusted(bytes))
     }
 
-    /// Keeps code. An entry appears whole or not at all.
+    /// Keeps code, and removes what was used the longest ago where all is too much. An entry appears whole or not at all.
     pub fn put(&self, name: &EntryName, code: &Trusted) -> io::Result<()> {
         let temporary = self.dir.join(format!("{}.new-{}", name.0, std::process::id()));
         let mac = self.mac(name, &code.0).finalize().into_bytes();
         write_private(&temporary, &[&mac, &code.0])?;
-        fs::rename(&temporary, self.path(name))
+        fs::rename(&temporary, self.path(name))?;
+        self.clean_up(&self.path(name));
+        Ok(())
+    }
+
+    /// What cannot be removed now is looked at again by the next.
+    fn clean_up(&self, fresh: &Path) {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        let mut kept = Vec::new();
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path != fresh) {
+            let Ok(about) = fs::symlink_metadata(&path) else { continue };
+            let used = about.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+            if extension == "cwasm" {
+                kept.push((used, about.len(), path));
+            } else if extension.starts_with("new-")
+                && used.elapsed().is_ok_and(|age| age >= UNFINISHED)
+            {
+                let _ = fs::remove_file(path);
+            }
+        }
+        kept.sort_unstable();
+        let mut bytes = fs::metadata(fresh).map_or(0, |about| about.len());
+        bytes += kept.iter().map(|(_, size, _)| size).sum::<u64>();
+        for (_, size, path) in kept {
+            if bytes <= self.most_bytes {
+                break;
+            }
+            let _ = fs::remove_file(path);
+            bytes -= size;
+        }
     }
 
     fn path(&self, name: &EntryName) -> PathBuf {
@@ -194,6 +237,54 @@ mod tests {
         assert!(cache.get(&name("b")).is_none(), "changed");
         fs::write(path.join("b.cwasm"), b"short").unwrap();
         assert!(cache.get(&name("b")).is_none(), "cut");
+    }
+
+    #[test]
+    fn what_was_used_the_longest_ago_makes_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache");
+        let mut cache = CodeCache::open(&path).unwrap();
+        let code = || Trusted(vec![7; 100]);
+        let ago = |file: &str, hours: u64| {
+            let then = SystemTime::now() - Duration::from_hours(hours);
+            fs::File::open(path.join(file)).unwrap().set_modified(then).unwrap();
+        };
+        for (entry, hours) in [("a", 5), ("b", 4), ("c", 3)] {
+            cache.put(&name(entry), &code()).unwrap();
+            ago(&format!("{entry}.cwasm"), hours);
+        }
+        for (file, hours) in [("x.new-1", 2), ("y.new-1", 0)] {
+            fs::write(path.join(file), b"half").unwrap();
+            ago(file, hours);
+        }
+        // Used again.
+        assert!(cache.get(&name("a")).is_some());
+        cache.most_bytes = 3 * (KEY_BYTES as u64 + 100);
+        cache.put(&name("d"), &code()).unwrap();
+        let has = |entry: &str| cache.get(&name(entry)).is_some();
+        assert_eq!(["a", "b", "c", "d"].map(has), [true, false, true, true]);
+        assert!(!path.join("x.new-1").exists() && path.join("y.new-1").exists());
+        assert!(path.join("key").exists());
+        // One that is too large by itself is kept until the next comes.
+        cache.most_bytes = 1;
+        cache.put(&name("e"), &code()).unwrap();
+        assert_eq!(
+            ["a", "c", "d", "e"].map(|entry| cache.get(&name(entry)).is_some()),
+            [false, false, false, true]
+        );
+    }
+
+    #[test]
+    fn code_of_another_engine_has_another_name() {
+        let module = Digest([1; 32]);
+        let engine = |config: &wasmtime::Config| Engine::new(config).unwrap();
+        let ours = crate::config::compiling();
+        let mut other = crate::config::compiling();
+        other.consume_fuel(true);
+        let name = EntryName::new(&module, &engine(&ours));
+        assert_eq!(name, EntryName::new(&module, &engine(&ours)));
+        assert_ne!(name, EntryName::new(&module, &engine(&other)));
+        assert_ne!(name, EntryName::new(&Digest([2; 32]), &engine(&ours)));
     }
 
     #[test]

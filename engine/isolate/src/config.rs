@@ -173,13 +173,17 @@ pub(crate) fn slots_of(needs: Option<&ResourcesRequired>) -> u32 {
     })
 }
 
-/// Slots of the pool for so many isolates.
+/// Slots of the pool for so many isolates. The spare ones let the next begin while slots are wiped; who finds none waits for one.
 pub(crate) fn pool_slots(isolates: u32) -> u32 {
-    isolates.saturating_add(isolates / 4).saturating_add(8)
+    isolates.saturating_add((isolates / 4).min(SPARE_SLOTS)).saturating_add(8)
 }
 
-/// Kernel mappings that one slot may come to use; measured with a Rust guest (6), rounded up for what else a process maps.
-const MAPPINGS_PER_SLOT: u64 = 7;
+/// More are wiped at once only where very many end together.
+const SPARE_SLOTS: u32 = 64;
+
+/// Kernel mappings that one slot may come to use; measured with a Rust guest (two for its stack, two for its memory, one for
+/// each of two tables).
+const MAPPINGS_PER_SLOT: u64 = 6;
 /// Mappings that are left for everything else.
 const MAPPINGS_RESERVED: u64 = 5_000;
 
@@ -195,7 +199,9 @@ pub(crate) fn check_mappings(isolates: u32) -> Result<(), String> {
     if needed <= limit {
         return Ok(());
     }
-    let most = limit.saturating_sub(MAPPINGS_RESERVED) / MAPPINGS_PER_SLOT * 4 / 5;
+    let slots = limit.saturating_sub(MAPPINGS_RESERVED) / MAPPINGS_PER_SLOT;
+    let most =
+        slots.saturating_sub(u64::from(SPARE_SLOTS) + 8).max(slots.saturating_sub(8) * 4 / 5);
     Err(format!(
         "{isolates} isolates at once need vm.max_map_count of at least {needed}, and it is {limit}: \
          raise it (sysctl -w vm.max_map_count={needed}) or use at most {most}"

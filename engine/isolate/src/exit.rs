@@ -2,6 +2,7 @@
 
 use stem_core::outcome::{FailureKind, Outcome, RetryAdvice, StopHow, StopReason};
 use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
 
 use crate::interrupt::Shared;
 use crate::limiter::Refused;
@@ -100,6 +101,11 @@ pub(crate) fn classify(error: &wasmtime::Error, seen: &Circumstances<'_>) -> Out
             code(*trap),
             &format!("{trap}{}", frames(error)),
         );
+    }
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        let message =
+            format!("it called exit({code}); a task that is no command ends by returning");
+        return Outcome::failed(FailureKind::Trap, "exit", &message);
     }
     if error.is::<wasmtime::PoolConcurrencyLimitError>() {
         return Outcome::Failed {

@@ -13,6 +13,7 @@ pub(crate) mod http;
 mod kv;
 mod lifecycle;
 mod log;
+pub(crate) mod proc_exit;
 pub(crate) mod raw;
 pub(crate) mod secrets;
 pub(crate) mod stdio;
@@ -156,11 +157,14 @@ pub(crate) struct AttemptState {
     pub(crate) granted: Arc<Granted>,
     /// What stands for secrets; requests get the secrets from it.
     pub(crate) placeholders: Placeholders,
-    denials: Denials,
+    /// Tells what is denied; others that deny have a clone.
+    pub(crate) denials: Denials,
     /// Secrets that the log says were revealed.
     revealed: BTreeSet<String>,
     /// Tasks that it has enqueued.
     enqueued: usize,
+    /// Bytes that it has written into buckets.
+    written: usize,
     calls: u64,
     calls_allowed: u64,
     extended: Option<(Instant, Duration)>,
@@ -176,6 +180,7 @@ impl AttemptState {
         let limits = spec.limits.clone();
         let limiter = Limiter::new(limits.memory_bytes, limits.table_entries, Arc::clone(&shared));
         Self {
+            denials: Denials::new(&spec.info.task_name, Arc::clone(&host)),
             shared,
             host,
             info: Arc::new(spec.info.clone()),
@@ -185,9 +190,9 @@ impl AttemptState {
             logs,
             granted: Arc::clone(&spec.granted),
             placeholders: Placeholders::new(Arc::clone(&spec.granted)),
-            denials: Denials::default(),
             revealed: BTreeSet::new(),
             enqueued: 0,
+            written: 0,
             calls: 0,
             extended: None,
         }
@@ -323,6 +328,7 @@ impl AttemptState {
 /// The state behind a component.
 pub(crate) struct ComponentState {
     pub(crate) wasi: WasiCtx,
+    /// Before the table: its going says that what lies in there is not finished.
     pub(crate) http: http::Http,
     pub(crate) table: ResourceTable,
     pub(crate) files: FileRules,

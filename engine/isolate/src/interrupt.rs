@@ -94,7 +94,7 @@ pub(crate) struct Shared {
     slot: Mutex<Option<Call>>,
     /// The task that polls the slot.
     driver: OnceLock<AbortHandle>,
-    /// Whether the call was ever polled: before that no guest code has run.
+    /// Whether guest code may have run.
     begun: AtomicBool,
     over: AtomicBool,
     exit: Mutex<Option<oneshot::Sender<Exit>>>,
@@ -169,6 +169,11 @@ impl Shared {
         matches!(*lock(&self.told), Some(stop::WORKER_DRAIN | stop::WORKER_STOP))
     }
 
+    /// Notes that guest code may run from here on. Before that the attempt only waits, for a place or for its files.
+    pub(crate) fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
     /// The time since the attempt began.
     pub(crate) fn running_for(&self) -> Duration {
         self.started_at.elapsed()
@@ -240,7 +245,6 @@ impl Shared {
             discard(call);
             return Poll::Ready(());
         }
-        self.begun.store(true, Ordering::Relaxed);
         let began = thread_cpu();
         self.poll_began.store(began, Ordering::Relaxed);
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(context)));
@@ -320,11 +324,8 @@ impl Driver {
         timers: &tokio::runtime::Handle,
         ticker: &Ticker,
     ) {
-        let driver = Self {
-            shared: Arc::clone(shared),
-            timers: timers.clone(),
-            _alive: Arc::clone(&ticker.alive),
-        };
+        let driver =
+            Self { shared: Arc::clone(shared), timers: timers.clone(), _alive: ticker.attend() };
         let spawned = guests.spawn(driver).abort_handle();
         shared.driver.set(spawned).expect("an attempt is driven once");
     }
@@ -454,6 +455,7 @@ mod tests {
         })));
         Driver::spawn(&shared, &guests, guests.handle(), &ticker);
         waiting.recv().unwrap();
+        shared.begin();
         InterruptHandle::new(shared, Arc::clone(&ticker)).stop(StopReason::Revoked, true);
         assert!(matches!(
             end.blocking_recv().unwrap().outcome,

@@ -58,7 +58,7 @@ pub enum LoadError {
     #[error(transparent)]
     Compile(#[from] CompileError),
     /// It imports what the sandbox does not have.
-    #[error("the module imports what no worker offers: {}", .0.join(", "))]
+    #[error("the module imports what no worker offers: {}", shown(.0))]
     UnknownImports(Vec<String>),
     /// It exports none of what makes a module a task.
     #[error(
@@ -72,6 +72,14 @@ pub enum LoadError {
     /// Names fit and types do not, or the pool's bounds do not hold it.
     #[error("the module cannot be linked: {0}")]
     Link(String),
+}
+
+/// Longest list of a module's names in a message, in bytes.
+const SHOWN_BYTES: usize = 2_000;
+
+/// Names that a module has chosen, for people.
+fn shown(names: &[String]) -> String {
+    stem_core::text::printable(&names.join(", "), SHOWN_BYTES)
 }
 
 /// A module's outline: what it needs and gives, which is also its honest list of capabilities.
@@ -275,8 +283,8 @@ pub(crate) fn kind_of_component(outline: &Outline) -> Option<ModuleKind> {
 impl Outline {
     pub(crate) fn not_a_task(&self) -> LoadError {
         let found =
-            if self.exports.is_empty() { "nothing".to_owned() } else { self.exports.join(", ") };
-        LoadError::NotATask { found: stem_core::text::printable(&found, 500) }
+            if self.exports.is_empty() { "nothing".to_owned() } else { shown(&self.exports) };
+        LoadError::NotATask { found }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
@@ -15,9 +16,9 @@ use crate::admission::{self, Encoded};
 use crate::cache::{CodeCache, EntryName};
 use crate::config::{self, Allocator, Compiler, RuntimeConfig};
 use crate::host::abi::stem::task;
-use crate::host::files::{self, Scratches};
-use crate::host::http::Network;
-use crate::host::{ComponentState, CoreState, raw};
+use crate::host::files;
+use crate::host::http::{self, Network};
+use crate::host::{ComponentState, CoreState, proc_exit, raw};
 use crate::module::{self, Linked, LoadError, Module, ModuleKind, Outline};
 use crate::ticker::{Reaper, Ticker};
 use crate::{compile, native};
@@ -50,15 +51,15 @@ pub struct IsolateRuntime {
     allocator: Allocator,
     observer: OnceLock<Arc<dyn Observer>>,
     pub(crate) memory_cap_bytes: u64,
-    /// A permit for each slot of the pool.
-    /// All slots there are.
+    /// Slots of the pool.
     slots: u32,
+    /// A permit for each of them.
     pub(crate) room: Arc<Semaphore>,
     /// For requests of guests.
     pub(crate) network: Arc<Network>,
     guests: Option<tokio::runtime::Runtime>,
     timers: tokio::runtime::Handle,
-    pub(crate) scratches: Arc<Scratches>,
+    pub(crate) files: Arc<files::Place>,
 }
 
 impl fmt::Debug for IsolateRuntime {
@@ -91,9 +92,16 @@ impl IsolateRuntime {
             .build()
             .map_err(|error| start(&error))?;
         // Apart from the guests: their threads look at timers only between two polls, and a poll may take a whole slice.
+        // Its first thread is the one with the timers; the others do what guests ask of files, and give way as guests do.
+        let is_first = AtomicBool::new(true);
         let timers = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("stem-timer")
+            .on_thread_start(move || {
+                if !is_first.swap(false, Ordering::Relaxed) {
+                    let _ = rustix::process::nice(10);
+                }
+            })
             .enable_time()
             .build()
             .map_err(|error| start(&error))?;
@@ -102,11 +110,12 @@ impl IsolateRuntime {
         let ticker =
             Ticker::start(&engine, config.slice, reaper, timers).map_err(|error| start(&error))?;
         let (components, cores) = linkers(&engine).map_err(|error| start(&format!("{error:#}")))?;
-        let scratches = Arc::new(Scratches::new(config.scratch_dir.as_deref()));
-        let left = Arc::clone(&scratches);
+        let slots = config::pool_slots(config.isolates);
+        let files = Arc::new(files::Place::new(config.scratch_dir.as_deref(), slots));
+        let left = Arc::clone(&files);
         std::thread::Builder::new()
             .name("stem-sweep".to_owned())
-            .spawn(move || left.sweep())
+            .spawn(move || left.scratches.sweep())
             .map_err(|error| start(&error))?;
         Ok(Arc::new(Self {
             engine,
@@ -120,12 +129,12 @@ impl IsolateRuntime {
             allocator,
             observer: OnceLock::new(),
             memory_cap_bytes: config.memory_cap_bytes,
-            slots: config::pool_slots(config.isolates),
-            room: Arc::new(Semaphore::new(config::pool_slots(config.isolates) as usize)),
+            slots,
+            room: Arc::new(Semaphore::new(slots as usize)),
             network: Arc::default(),
             guests: Some(guests),
             timers: timer_handle,
-            scratches,
+            files,
         }))
     }
 
@@ -295,6 +304,8 @@ impl Drop for IsolateRuntime {
             guests.shutdown_background();
         }
         self.ticker.end();
+        // The process may end with this.
+        self.files.scratches.end();
     }
 }
 
@@ -391,11 +402,13 @@ fn linkers(
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut components)?;
     components.allow_shadowing(true);
     files::add_preview2_to_linker(&mut components)?;
+    http::add_to_linker(&mut components)?;
     components.allow_shadowing(false);
     let mut cores = Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut cores, |state: &mut CoreState| &mut state.wasi)?;
     cores.allow_shadowing(true);
     files::add_preview1_to_linker(&mut cores)?;
+    proc_exit::add_to_linker(&mut cores)?;
     cores.allow_shadowing(false);
     raw::add_to_linker(&mut cores)?;
     Ok((components, cores))

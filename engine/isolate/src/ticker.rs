@@ -2,14 +2,17 @@
 //! that have not taken effect, and the reaper, which takes down what stopped guests leave behind.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use wasmtime::{Engine, EngineWeak};
 
 use crate::interrupt::{Call, Shared, discard, lock};
+
+/// So many slices without an attempt let the ticker rest until there is one: an idle worker wakes nobody up a hundred times a second.
+const QUIET: u32 = 100;
 
 /// How often the ticker repeats an unacknowledged stop.
 pub(crate) const URGENT: Duration = Duration::from_micros(200);
@@ -62,7 +65,9 @@ pub(crate) struct Ticker {
     changed: Condvar,
     reaper: Reaper,
     /// One handle for each attempt that the guests' runtime still owns, and this one.
-    pub(crate) alive: Arc<()>,
+    alive: Arc<()>,
+    /// The ticker waits for an attempt, or is about to.
+    resting: AtomicBool,
 }
 
 impl fmt::Debug for Ticker {
@@ -91,6 +96,7 @@ impl Ticker {
             changed: Condvar::new(),
             reaper,
             alive: Arc::new(()),
+            resting: AtomicBool::new(false),
         });
         let ours = Arc::clone(&ticker);
         std::thread::Builder::new().name("stem-ticker".to_owned()).spawn(move || {
@@ -111,6 +117,30 @@ impl Ticker {
         }
     }
 
+    /// Keeps the ticker ticking while it is held: a guest that computes could not be ended without it.
+    pub(crate) fn attend(&self) -> Arc<()> {
+        let alive = Arc::clone(&self.alive);
+        // Either this sees that the ticker rests, or the ticker sees the new handle: see `rest`.
+        fence(Ordering::SeqCst);
+        if self.resting.load(Ordering::Relaxed) {
+            // With the lock, since the ticker holds it from its last look until it waits.
+            let _urgent = lock(&self.urgent);
+            self.changed.notify_one();
+        }
+        alive
+    }
+
+    /// Waits until there is an attempt, or the end.
+    fn rest<'a>(&'a self, mut urgent: MutexGuard<'a, Urgent>) -> MutexGuard<'a, Urgent> {
+        self.resting.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if Arc::strong_count(&self.alive) == 1 {
+            urgent = self.changed.wait(urgent).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.resting.store(false, Ordering::Relaxed);
+        urgent
+    }
+
     pub(crate) fn stop_now(&self, shared: &Arc<Shared>) {
         self.raise();
         if let Some(reason) = shared.forced()
@@ -123,15 +153,23 @@ impl Ticker {
 
     fn run(&self, slice: Duration) {
         let mut next = Instant::now() + slice;
+        let mut quiet = 0;
         let mut urgent = lock(&self.urgent);
         // At the end the ticking goes on until every guest has given way to the runtime that drops it.
         while !urgent.ending || Arc::strong_count(&self.alive) > 1 {
+            if quiet >= QUIET && urgent.stops.is_empty() && !urgent.ending {
+                urgent = self.rest(urgent);
+                quiet = 0;
+                next = Instant::now();
+                continue;
+            }
             if urgent.ending {
                 next = Instant::now();
             }
             let now = Instant::now();
             if now >= next {
                 next = now + slice;
+                quiet = if Arc::strong_count(&self.alive) > 1 { 0 } else { quiet + 1 };
                 self.slices.fetch_add(1, Ordering::Relaxed);
                 self.raise();
             }
@@ -168,5 +206,36 @@ impl Ticker {
     pub(crate) fn end(&self) {
         lock(&self.urgent).ending = true;
         self.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_rests_while_there_is_nothing_and_ticks_again_for_an_attempt() {
+        let timers = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let reaper = Reaper::start(timers.handle().clone()).unwrap();
+        let slice = Duration::from_millis(1);
+        let ticker = Ticker::start(&Engine::default(), slice, reaper, timers).unwrap();
+        let slices = || ticker.slices.load(Ordering::Relaxed);
+        let within = |so: &dyn Fn() -> bool| {
+            let end = Instant::now() + Duration::from_secs(20);
+            while !so() {
+                assert!(Instant::now() < end, "{ticker:?}");
+                std::thread::sleep(slice);
+            }
+        };
+        for _ in 0..3 {
+            within(&|| ticker.resting.load(Ordering::Relaxed));
+            let before = slices();
+            let alive = ticker.attend();
+            within(&|| slices() > before + u64::from(QUIET) * 2);
+            drop(alive);
+        }
+        within(&|| ticker.resting.load(Ordering::Relaxed));
+        ticker.end();
+        within(&|| lock(&ticker.reaper.thread).is_none());
     }
 }

@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::de::DeserializeOwned;
 use stem_core::backend::modules::{
     Assigned, History, LOOSE_TTL, ModuleStore, Pushed, Removed, check_module, check_push,
 };
 use stem_core::backend::{BackendError, ErrorClass, Health, ServiceId};
 use stem_core::id::{Digest, TaskName};
 use stem_core::release::{
-    Ask, Assign, Assignment, Catalogue, Change, Push, Release, Remove, Rollout, Served, Shelf,
+    Ask, Assign, Assignment, Catalogue, Change, Head, Push, Release, Remove, Rollout, Served, Shelf,
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -105,11 +106,9 @@ impl Inner {
         let now = read::time(answer.next()?)?;
         let mark = read::text(answer.next()?)?;
         let last = read::small(answer.next()?)?;
-        let assignment = assignment(&read::text(answer.next()?)?)?;
-        let mut releases: Vec<Release> =
-            answer.rest().map(release).collect::<Result<_, Fault>>()?;
-        releases.sort_by_key(|release| std::cmp::Reverse(release.version));
-        Ok(Found { shelf: Shelf { last, assignment, releases }, mark, now })
+        let head: Option<Head> = serves(&read::text(answer.next()?)?)?;
+        let releases = answer.rest().map(release).collect::<Result<_, Fault>>()?;
+        Ok(Found { shelf: Shelf::of(last, head, releases), mark, now })
     }
 
     async fn alter<A: Ask>(
@@ -147,12 +146,7 @@ impl Inner {
             .arg(&found.mark)
             .arg(needs.map_or_else(String::new, |(digest, _)| digest.to_string()))
             .arg(shelf.last)
-            .arg(
-                shelf
-                    .assignment
-                    .as_ref()
-                    .map_or_else(|| Ok(String::new()), serde_json::to_string)?,
-            )
+            .arg(shelf.head().as_ref().map_or_else(|| Ok(String::new()), serde_json::to_string)?)
             .arg(ttl())
             .arg(usize::from(change.new.is_some()));
         if let Some(release) = &change.new {
@@ -192,7 +186,7 @@ impl Inner {
             while let (Some(serves), Some(one), Some(canary)) =
                 (rest.next(), rest.next(), rest.next())
             {
-                let Some(assignment) = assignment(&read::text(serves)?)? else {
+                let Some(assignment) = self::serves::<Assignment>(&read::text(serves)?)? else {
                     return Err(Fault::corrupt("a name that is served has nothing that serves it"));
                 };
                 let mut releases = vec![release(one)?];
@@ -237,7 +231,8 @@ impl Inner {
     }
 }
 
-fn assignment(text: &str) -> Result<Option<Assignment>, Fault> {
+/// What serves a name, and what did where that is asked for.
+fn serves<T: DeserializeOwned>(text: &str) -> Result<Option<T>, Fault> {
     if text.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(text)?)) }
 }
 

@@ -14,6 +14,7 @@
 //! | `sk` | token of the newest settlement | `rt`, `rs` | the result's media type and bytes |
 //! | `eq` | enqueued at | `c` | there is a checkpoint |
 //! | `nb` | not before | `wt` | how often changes were told, once somebody has asked |
+//! | `pa` | the task that enqueued it | `ro` | the first task of its chain |
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -31,7 +32,7 @@ use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, ModuleRef, Progress, TaskRecord, TaskState};
 use stem_core::time::Timestamp;
 
-use crate::broker::{prove, record_arguments};
+use crate::broker::{family_arguments, prove, record_arguments};
 use crate::fault::Fault;
 use crate::read::{self, Fields};
 use crate::script::{self, Script};
@@ -41,9 +42,9 @@ use crate::{Inner, Redis};
 const ITEMS: usize = 500;
 
 /// Fields as `record_list.lua` answers them.
-const LISTED: [&str; 18] = [
+const LISTED: [&str; 20] = [
     "st", "q", "n", "a", "mr", "dc", "k", "eq", "nb", "sa", "fa", "w", "pr", "f", "rv", "md", "mv",
-    "us",
+    "us", "pa", "ro",
 ];
 
 /// A record's fields as they came.
@@ -157,6 +158,8 @@ impl Row {
             revocation: self.json("rv")?,
             module: self.module()?,
             usage: self.json("us")?,
+            parent_id: self.text("pa")?.map(TaskId::new).transpose()?,
+            root_id: self.text("ro")?.map(TaskId::new).transpose()?,
         })
     }
 }
@@ -291,6 +294,7 @@ impl ResultBackend for Redis {
                     .arg(envelope.retry.max_retries)
                     .arg(envelope.enqueued_at.unix_millis())
                     .arg(not_before.map_or_else(String::new, |at| at.to_string()));
+                family_arguments(call, envelope);
             }
         });
         done.await.map(|_| ()).map_err(|fault| self.inner.during(fault, "record new tasks"))

@@ -94,6 +94,8 @@ pub(crate) struct TaskRow {
     revocation: Option<String>,
     module: Option<String>,
     usage: Option<String>,
+    parent: Option<String>,
+    root: Option<String>,
     #[sqlx(default)]
     result_type: Option<String>,
     #[sqlx(default)]
@@ -127,6 +129,8 @@ impl TryFrom<TaskRow> for TaskRecord {
             revocation: optional(row.revocation.as_ref())?,
             module: optional(row.module.as_ref())?,
             usage: optional(row.usage.as_ref())?,
+            parent_id: row.parent.as_deref().map(TaskId::new).transpose()?,
+            root_id: row.root.as_deref().map(TaskId::new).transpose()?,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Rows of releases to the core's types.
 
-use stem_core::release::{Assignment, Catalogue, Release, Served, Shelf};
+use stem_core::release::{Assignment, Catalogue, Head, Release, Served, Shelf};
 
 use crate::codec::{from_json, small, unsigned};
 use crate::fault::Fault;
@@ -10,12 +10,11 @@ pub(crate) fn read(
     row: Option<(i64, Option<String>)>,
     releases: &[String],
 ) -> Result<Shelf, Fault> {
-    let (last, assignment) = row.unwrap_or_default();
-    let mut releases: Vec<Release> =
+    let (last, head) = row.unwrap_or_default();
+    let releases: Vec<Release> =
         releases.iter().map(|release| from_json(release)).collect::<Result<_, _>>()?;
-    releases.sort_by_key(|release| std::cmp::Reverse(release.version));
-    let assignment = assignment.map(|assignment| from_json(&assignment)).transpose()?;
-    Ok(Shelf { last: small(last), assignment, releases })
+    let head: Option<Head> = head.map(|head| from_json(&head)).transpose()?;
+    Ok(Shelf::of(small(last), head, releases))
 }
 
 /// A row of the catalogue: the revision; and an assignment with one of its releases, unless nothing serves anything.

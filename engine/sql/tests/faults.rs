@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Connection, raw_sql};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, raw_sql};
 use stem_conformance::{Backends, ManualClock};
-use stem_core::backend::buckets::{Buckets, When};
+use stem_core::backend::buckets::{Buckets, Changed, When};
+use stem_core::backend::result::{RecordFilter, ResultBackend};
 use stem_core::backend::revoke::RevokeStore;
 use stem_core::backend::{BackendError, Broker, ErrorClass, ModuleStore};
-use stem_core::id::{Digest, Namespace, TaskId};
+use stem_core::envelope::{Envelope, Payload};
+use stem_core::id::{Digest, Namespace, QueueName, TaskId, TaskName};
 use stem_core::revoke::{RevokeRequest, Version};
 use stem_core::time::{Clock, Timestamp};
 use stem_sql::{Sqlite, SqliteOptions};
@@ -187,6 +189,7 @@ async fn a_file_of_the_first_version_is_brought_up_to_date() {
         .unwrap();
     raw_sql(
         "INSERT INTO queues (name) VALUES ('old');
+         INSERT INTO tasks (id, name, queue, state, max_retries, enqueued_at) VALUES ('t', 'job', 'old', 'queued', 0, 0);
          PRAGMA application_id = 0x5374656d; PRAGMA user_version = 1",
     )
     .execute(&mut conn)
@@ -199,6 +202,85 @@ async fn a_file_of_the_first_version_is_brought_up_to_date() {
     assert_eq!(store.catalogue().await.unwrap().revision, 0);
     store.write("b", "k", b"x", When::Absent, None).await.unwrap();
     assert!(store.read("b", "k").await.unwrap().is_some());
+    let record = store.fetch(&TaskId::new("t").unwrap()).await.unwrap().unwrap();
+    assert_eq!((record.parent_id, record.root_id), (None, None));
+}
+
+/// A newer Stem may add to a table while this one has the file open, and has asked for the whole of its rows.
+#[tokio::test]
+async fn a_column_that_is_added_meanwhile_disturbs_nobody() {
+    let (_directory, path) = place();
+    let store = open(&path, true).await.unwrap();
+    let mut conn = raw(&path).await;
+    let task = TaskId::new("t").unwrap();
+    raw_sql("INSERT INTO tasks (id, name, queue, state, max_retries, enqueued_at) VALUES ('t', 'job', 'q', 'queued', 0, 0)")
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    let before = store.fetch(&task).await.unwrap().unwrap();
+    raw_sql("ALTER TABLE tasks ADD COLUMN future TEXT; UPDATE tasks SET future = 'x'")
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    for _ in 0..8 {
+        assert_eq!(store.fetch(&task).await.unwrap().unwrap(), before);
+        assert_eq!(
+            store.list(&RecordFilter { limit: 9, ..RecordFilter::default() }).await.unwrap().len(),
+            1
+        );
+    }
+}
+
+#[tokio::test]
+async fn where_a_task_came_from_goes_with_its_record() {
+    let (_directory, path) = place();
+    let store = open(&path, true).await.unwrap();
+    let id = |text: &str| TaskId::new(text).unwrap();
+    let (name, queue) = (TaskName::new("job").unwrap(), QueueName::new("q").unwrap());
+    let now = Timestamp::from_unix_millis(0);
+    let child = Envelope {
+        parent_id: Some(id("parent")),
+        ..Envelope::new(id("child"), name, queue, Payload::json("1"), now)
+    };
+    store.record_queued(&[child]).await.unwrap();
+    let record = store.fetch(&id("child")).await.unwrap().unwrap();
+    assert_eq!(record.parent_id, Some(id("parent")));
+    let mut conn = raw(&path).await;
+    // As a process does that knows nothing of families.
+    raw_sql("DELETE FROM tasks").execute(&mut conn).await.unwrap();
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM families").fetch_one(&mut conn).await.unwrap();
+    assert_eq!(left, 0);
+}
+
+/// Whoever holds the version of a value that a restored file does not know must not meet another value under it.
+#[tokio::test]
+async fn a_file_that_was_restored_gives_no_version_of_a_value_out_again() {
+    let (directory, path) = place();
+    let clock = ManualClock::new();
+    let open = async |path: &Path| {
+        let (path, clock) = (path.to_owned(), Arc::clone(&clock) as Arc<dyn Clock>);
+        let options = SqliteOptions { path, clock, create: true, busy_timeout: PATIENCE };
+        Sqlite::open(options).await.unwrap()
+    };
+    let write = async |store: &Sqlite, value: &[u8]| match store
+        .write("b", "k", value, When::Always, None)
+        .await
+        .unwrap()
+    {
+        Changed::Done(version) => version,
+        other => panic!("{other:?}"),
+    };
+    let store = open(&path).await;
+    write(&store, b"one").await;
+    let copy = directory.path().join("copy.db");
+    let backup = format!("VACUUM INTO '{}'", copy.display());
+    raw_sql(AssertSqlSafe(backup)).execute(&mut raw(&path).await).await.unwrap();
+    let lost = write(&store, b"two").await;
+    clock.advance(Duration::from_millis(1));
+    let restored = open(&copy).await;
+    assert_eq!(restored.read("b", "k").await.unwrap().unwrap().value, b"one");
+    assert!(write(&restored, b"three").await > lost);
 }
 
 #[tokio::test]

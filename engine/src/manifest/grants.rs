@@ -42,7 +42,7 @@ pub(crate) fn read(at: impl Into<String>, value: &Value, side: Side) -> Result<G
     Ok(Grants {
         scratch: scratch(&part)?,
         inputs: names(&part, "inputs", side, is_file_name, FILE_NAME)?,
-        env: names(&part, "env", side, is_variable, VARIABLE)?,
+        env: names(&part, "env", side, is_foreign_variable, FOREIGN)?,
         config: names(&part, "config", side, is_variable, VARIABLE)?,
         secrets: secrets(&part)?,
         http: http(&part)?,
@@ -55,6 +55,40 @@ const FILE_NAME: &str =
     "a name of the characters A-Z a-z 0-9 . _ - that begins with none of . and -";
 const VARIABLE: &str = "a name of the characters A-Z a-z 0-9 _ that begins with no digit, nor with STEM_, which is the worker's own";
 
+const FOREIGN: &str = "a name of the characters A-Z a-z 0-9 _ that begins with no digit, nor one of the variables that the worker itself reads (STEM_…, OTEL_…, PGPASSWORD and the like): those hold what opens its services";
+
+/// Beginnings of the variables that the worker reads, directly or through the libraries that reach its services.
+const OWN_BEGINNINGS: [&str; 3] = ["STEM_", "STEMD_", "OTEL_"];
+/// The others in full; Postgres's are those of its client library.
+const OWN: [&str; 17] = [
+    "TRACEPARENT",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGPORT",
+    "PGUSER",
+    "PGDATABASE",
+    "PGPASSWORD",
+    "PGPASSFILE",
+    "PGSSLROOTCERT",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSSLMODE",
+    "PGAPPNAME",
+    "PGOPTIONS",
+];
+
+/// Whether the worker reads this variable for itself, so that no guest is given it.
+pub fn is_workers_own(variable: &str) -> bool {
+    OWN_BEGINNINGS.iter().any(|own| variable.starts_with(own)) || OWN.contains(&variable)
+}
+
+fn is_foreign_variable(name: &str) -> bool {
+    is_variable(name) && !is_workers_own(name)
+}
+
 /// What can be one part of a path, and the name of a bucket or a secret.
 pub(crate) fn is_file_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
@@ -63,7 +97,7 @@ pub(crate) fn is_file_name(name: &str) -> bool {
         && name.bytes().all(fits)
 }
 
-/// What can be a variable of a guest. The worker's own hold the URLs of its services, and tell guests of their task.
+/// What can be a variable of a guest. Those of the contract tell it of its task.
 pub(crate) fn is_variable(name: &str) -> bool {
     (1..=NAME_BYTES).contains(&name.len())
         && !name.starts_with(|first: char| first.is_ascii_digit())

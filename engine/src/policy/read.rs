@@ -27,7 +27,7 @@ impl Policy {
         let text =
             String::from_utf8(file.bytes).map_err(|_| refuse("it is not UTF-8".to_owned()))?;
         let mut rules = rules(&text).map_err(refuse)?;
-        rules.files.insert(0, path.to_owned());
+        rules.files.insert(0, (path.to_owned(), file.mark));
         Ok(Self(Some(rules)))
     }
 }
@@ -170,7 +170,7 @@ fn secret(at: &str, name: &str, value: &Value, rules: &mut Rules) -> Result<Secr
                     "the secret {name} can be read by every user of this machine: chmod o-r {file}"
                 ));
             }
-            rules.files.push(path);
+            rules.files.push((path, read.mark));
             without_line_end(read.bytes)
         }
         (None, Some(variable)) => {

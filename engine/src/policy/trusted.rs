@@ -7,10 +7,37 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// A file's bytes and its mode.
+/// A file's bytes and its mode, and by what it is known again.
 pub(crate) struct Trusted {
     pub(crate) bytes: Vec<u8>,
     pub(crate) mode: u32,
+    pub(crate) mark: Mark,
+}
+
+/// By what it is seen, without reading, that there is another file, another content, or another mode or owner: each of
+/// them changes the time of the last change, or the file's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Mark {
+    fn of(about: &Metadata) -> Self {
+        Self {
+            file: (about.dev(), about.ino()),
+            size: about.len(),
+            modified: (about.mtime(), about.mtime_nsec()),
+            changed: (about.ctime(), about.ctime_nsec()),
+        }
+    }
+
+    /// Of what is there now, if anything is.
+    pub(crate) fn now(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().map(|about| Self::of(&about))
+    }
 }
 
 /// Reads a plain file of this user or root that nobody else can write, of at most so many bytes. Follows symbolic links.
@@ -29,7 +56,8 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Trusted, String> {
     if bytes.len() as u64 > most {
         return Err(format!("it has more than {most} bytes"));
     }
-    Ok(Trusted { bytes, mode: about.mode() })
+    // From before it was read: what is written meanwhile is a change.
+    Ok(Trusted { bytes, mode: about.mode(), mark: Mark::of(&about) })
 }
 
 fn problem(about: &Metadata) -> Option<String> {

@@ -42,12 +42,14 @@ fn secret(grant: &SecretGrant) -> Vec<String> {
 }
 
 fn http(grant: &HttpGrant) -> Vec<String> {
-    let methods = if grant.methods == HTTP_METHODS {
-        String::new()
-    } else {
-        format!("{} ", grant.methods.join(","))
-    };
-    grant.hosts.iter().map(|host| format!("{methods}{host}")).collect()
+    let mut how = String::new();
+    if grant.methods != HTTP_METHODS {
+        how = format!("{} ", grant.methods.join(","));
+    }
+    for (holds, word) in [(grant.plain, "plain "), (grant.private, "private ")] {
+        how.push_str(if holds { word } else { "" });
+    }
+    grant.hosts.iter().map(|host| format!("{how}{host}")).collect()
 }
 
 /// What to write into a policy to allow a refused grant, given in the words of [`Grants::capped_by`].
@@ -55,6 +57,9 @@ pub(super) fn remedy(refused: &str) -> String {
     let (kind, object) = refused.split_once(' ').unwrap_or((refused, ""));
     let line = match (kind, object.split_once(' ')) {
         ("scratch", _) => "scratch = true".to_owned(),
+        ("http", Some((how @ ("plain" | "private"), host))) => {
+            format!("http = [{{ hosts = [{host:?}], {how} = true }}]")
+        }
         ("http", Some((method, host))) => {
             format!("http = [{{ hosts = [{host:?}], methods = [{method:?}] }}]")
         }
@@ -96,6 +101,8 @@ mod tests {
             "secrets KEY reveal",
             "http a.example.org:443",
             "http POST a.example.org",
+            "http plain a.example.org",
+            "http private a.example.org",
             "children thumb.*",
             "kv thumbs",
             "kv thumbs:rw",

@@ -10,14 +10,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stem_core::id::{NameError, TaskName};
 use stem_core::observe::{Observer, Unobserved};
+use stem_core::release::Release;
 use stem_isolate::IsolateRuntime;
+use tokio::sync::watch;
 
 use super::config::WorkerConfig;
 use super::driver::{Worker, WorkerError};
 use super::handler::{Handler, Serving};
 use crate::inline::{self, TaskContext, TaskError};
 use crate::modules::ModuleHandler;
-use crate::signing::Trust;
+use crate::signing::{Trust, TrustFile, Untrusted};
 use crate::{Backends, modules};
 
 /// A shorter staleness would pass between two looks of a healthy store.
@@ -28,8 +30,34 @@ const STALENESS_LEAST: Duration = Duration::from_secs(2);
 pub(super) enum Publishers {
     /// Of everybody who can write to the store.
     Anybody,
-    /// Of these.
-    Listed(Trust),
+    /// Of those on this list, as it is at the moment.
+    Listed(Arc<TrustFile>),
+}
+
+impl Publishers {
+    /// Whether what they published may run.
+    pub(super) fn check(&self, release: &Release) -> Result<(), Untrusted> {
+        match self {
+            Self::Anybody => Ok(()),
+            Self::Listed(trust) => trust.current().publisher_of(release).map(drop),
+        }
+    }
+
+    /// Follows the list's file until dropped; never ends; cancel-safe.
+    pub(super) async fn follow(&self) {
+        match self {
+            Self::Anybody => std::future::pending().await,
+            Self::Listed(trust) => trust.follow().await,
+        }
+    }
+
+    /// Learns of every change of the list, if there is one.
+    pub(super) fn subscribe(&self) -> Option<watch::Receiver<Arc<Trust>>> {
+        match self {
+            Self::Anybody => None,
+            Self::Listed(trust) => Some(trust.subscribe()),
+        }
+    }
 }
 
 /// Puts a [`Worker`] together.
@@ -104,8 +132,10 @@ impl WorkerBuilder {
         if let Some(runtime) = &self.isolates {
             let policy = self.config.policy.current();
             let cap = &self.config.limits_cap;
-            for handler in modules::load_dir(runtime, &dir, &policy, cap).await? {
-                self.handlers.insert(handler.name.clone(), Handler::Isolate(Serving::new(handler)));
+            for (name, found) in modules::find(&dir)? {
+                let handler = modules::load_found(runtime, &found, &policy, cap).await?;
+                let serving = Serving::of_directory(handler, Arc::new(found.manifest));
+                self.handlers.insert(name, Handler::Isolate(serving));
             }
         }
         self.modules_dir = Some(dir);
@@ -114,9 +144,10 @@ impl WorkerBuilder {
 
     /// Serves what is pushed to the module store, under every name for which the worker has no handler of its own: it is
     /// fetched when it begins to serve, and takes the place of what served without a restart. With a trust list, only
-    /// releases that are signed by somebody on it.
+    /// releases that are signed by somebody on it, now: where a key is taken off the list, new attempts begin on nothing
+    /// that only it has signed.
     #[must_use]
-    pub fn pushed_modules(mut self, trust: Option<Trust>) -> Self {
+    pub fn pushed_modules(mut self, trust: Option<Arc<TrustFile>>) -> Self {
         self.pushed = Some(trust.map_or(Publishers::Anybody, Publishers::Listed));
         self
     }

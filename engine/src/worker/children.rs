@@ -83,6 +83,15 @@ struct Family {
     over: bool,
 }
 
+impl Family {
+    fn must_go_on(&self) -> Result<(), Refusal> {
+        if self.over {
+            return Err(Refusal::Unavailable("the attempt is over".to_owned()));
+        }
+        Ok(())
+    }
+}
+
 /// What one call has added.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counted {
@@ -99,9 +108,7 @@ impl Children {
     pub(super) fn count(&self, envelopes: &[Envelope]) -> Result<Counted, Refusal> {
         let more: usize = envelopes.iter().map(|envelope| wire::encode(envelope).len()).sum();
         let mut family = self.family();
-        if family.over {
-            return Err(Refusal::Unavailable("the attempt is over".to_owned()));
-        }
+        family.must_go_on()?;
         let (count, bytes) = (family.count + envelopes.len(), family.bytes + more);
         if count > CHILDREN {
             return Err(Refusal::Quota(format!(
@@ -125,9 +132,12 @@ impl Children {
         family.bytes -= counted.bytes;
     }
 
-    /// Keeps these for the attempt's success.
-    pub(super) fn keep(&self, envelopes: Vec<Envelope>) {
-        self.family().waiting.extend(envelopes);
+    /// Keeps these for the attempt's success, unless it has come since they were counted.
+    pub(super) fn keep(&self, envelopes: Vec<Envelope>) -> Result<(), Refusal> {
+        let mut family = self.family();
+        family.must_go_on()?;
+        family.waiting.extend(envelopes);
+        Ok(())
     }
 
     /// The attempt ended: those that waited for its success come to be now, and their delays begin. A settlement that is
@@ -150,5 +160,33 @@ impl Children {
         let mut family = self.family();
         family.over = true;
         family.waiting = Vec::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stem_core::envelope::Payload;
+    use stem_core::id::TaskName;
+
+    use super::*;
+
+    /// A settlement that is made again must have the children of the first.
+    #[test]
+    fn what_is_asked_for_while_the_attempt_ends_is_refused_and_not_promised() {
+        let at = Timestamp::from_unix_millis(0);
+        let (name, queue) = (TaskName::new("leaf").unwrap(), QueueName::new("q").unwrap());
+        let child = |id: &str| {
+            let id = TaskId::new(id).unwrap();
+            Envelope::new(id, name.clone(), queue.clone(), Payload::json("{}"), at)
+        };
+        let children = Children::default();
+        for id in ["one", "two"] {
+            children.count(&[child(id)]).unwrap();
+        }
+        children.keep(vec![child("one")]).unwrap();
+        let born = children.of_success(at);
+        children.keep(vec![child("two")]).unwrap_err();
+        assert_eq!(born.len(), 1);
+        assert_eq!(children.of_success(at), born);
     }
 }

@@ -337,6 +337,9 @@ async fn stats(shared: &Shared) -> Result<Value, BackendError> {
         payload["lastLeaseRenewalMsAgo"] =
             json!(millis(shared.now().since(Timestamp::from_unix_millis(renewed))));
     }
+    if let Some(problem) = shared.config.policy.problem() {
+        payload["policyProblem"] = json!(problem.to_string());
+    }
     if let Some(rss) = rss_bytes() {
         payload["rssBytes"] = json!(rss);
     }

@@ -248,7 +248,11 @@ impl Worker {
             parts.spawn(reload::watch(Arc::clone(&shared), runtime, dir));
         }
         match pushed {
-            Some(source) => drop(parts.spawn(shipping::follow(Arc::clone(&shared), source, pins))),
+            Some(source) => {
+                let list = Arc::clone(&source);
+                parts.spawn(async move { list.publishers.follow().await });
+                parts.spawn(shipping::follow(Arc::clone(&shared), source, pins));
+            }
             // Whoever asks for a build learns that nobody fetches any.
             None => drop(pins),
         }

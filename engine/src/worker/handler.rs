@@ -19,7 +19,9 @@ use stem_isolate::{
 };
 
 use crate::inline::{self, InlineHandler, InlineInterrupt, InlineSpec};
+use crate::manifest::HandlerManifest;
 use crate::modules::ModuleHandler;
+use crate::policy::{Origin, Policy};
 
 /// What serves a task name.
 #[derive(Clone)]
@@ -36,24 +38,42 @@ pub(super) struct Serving {
     handler: ModuleHandler,
     /// What was pushed, if it was.
     pub(super) release: Option<Arc<Release>>,
+    /// What it asks for, if it lies in the worker's directory: a policy that changes is asked again, whatever has become of
+    /// the file.
+    asks: Option<Arc<HandlerManifest>>,
     /// Attempts that began on it.
     pub(super) begun: AtomicU64,
 }
 
 impl Serving {
     pub(super) fn new(handler: ModuleHandler) -> Arc<Self> {
-        Arc::new(Self { handler, release: None, begun: AtomicU64::new(0) })
+        Arc::new(Self { handler, release: None, asks: None, begun: AtomicU64::new(0) })
+    }
+
+    /// A module of the directory in service.
+    pub(super) fn of_directory(handler: ModuleHandler, asks: Arc<HandlerManifest>) -> Arc<Self> {
+        Arc::new(Self { handler, release: None, asks: Some(asks), begun: AtomicU64::new(0) })
     }
 
     /// A release in service.
     pub(super) fn of_release(handler: ModuleHandler, release: Arc<Release>) -> Arc<Self> {
-        Arc::new(Self { handler, release: Some(release), begun: AtomicU64::new(0) })
+        Arc::new(Self { handler, release: Some(release), asks: None, begun: AtomicU64::new(0) })
     }
 
     /// The same with its module prepared anew.
     pub(super) fn with_module(&self, module: Arc<Module>) -> Arc<Self> {
         let handler = ModuleHandler { module, ..self.handler.clone() };
-        Arc::new(Self { handler, release: self.release.clone(), begun: AtomicU64::new(0) })
+        let (release, asks) = (self.release.clone(), self.asks.clone());
+        Arc::new(Self { handler, release, asks, begun: AtomicU64::new(0) })
+    }
+
+    /// A module of the directory with what this policy gives it; `None` if it is none.
+    pub(super) fn with_policy(&self, policy: &Policy, cap: &Limits) -> Option<Arc<Self>> {
+        let asks = self.asks.as_ref()?;
+        let resolved = policy.resolve(asks, Origin::Local, cap);
+        resolved.warn(&self.name);
+        let handler = ModuleHandler::new(asks, Arc::clone(&self.module), resolved);
+        Some(Self::of_directory(handler, Arc::clone(asks)))
     }
 
     /// The same, as if no attempt had begun on it.

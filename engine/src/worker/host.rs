@@ -11,7 +11,7 @@ use stem_core::backend::{BackendError, Buckets};
 use stem_core::id::{LeaseToken, TaskId, TaskName};
 use stem_core::observe::Service;
 use stem_core::task::Progress;
-use stem_isolate::{AttemptHost, Child, LogLevel, Refusal, Release};
+use stem_isolate::{AttemptHost, Child, LogLevel, Refusal, Release, log_at, log_enabled_at};
 use tokio::sync::oneshot;
 
 use super::children::Parent;
@@ -88,28 +88,11 @@ impl AttemptHost for Host {
             .join(" ");
         let (task, name) = (&self.hand.receipt.task, &self.name);
         let trace_id = self.trace_id.as_deref();
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(target: "stem::task", %task, %name, trace_id, fields = (!fields.is_empty()).then_some(&fields), "{message}")
-            };
-        }
-        match level {
-            LogLevel::Trace => line!(trace),
-            LogLevel::Debug => line!(debug),
-            LogLevel::Info => line!(info),
-            LogLevel::Warn => line!(warn),
-            LogLevel::Error => line!(error),
-        }
+        log_at!(level, target: "stem::task", %task, %name, trace_id, fields = (!fields.is_empty()).then_some(&fields), "{message}");
     }
 
     fn log_enabled(&self, level: LogLevel) -> bool {
-        match level {
-            LogLevel::Trace => tracing::enabled!(target: "stem::task", tracing::Level::TRACE),
-            LogLevel::Debug => tracing::enabled!(target: "stem::task", tracing::Level::DEBUG),
-            LogLevel::Info => tracing::enabled!(target: "stem::task", tracing::Level::INFO),
-            LogLevel::Warn => tracing::enabled!(target: "stem::task", tracing::Level::WARN),
-            LogLevel::Error => tracing::enabled!(target: "stem::task", tracing::Level::ERROR),
-        }
+        log_enabled_at!(level, target: "stem::task")
     }
 
     async fn extend_lease(&self, by: Duration) -> Result<Duration, Refusal> {
@@ -207,8 +190,7 @@ impl AttemptHost for Host {
         let ids = envelopes.iter().map(|envelope| envelope.id.clone()).collect();
         let counted = self.hand.children.count(&envelopes)?;
         if release == Release::OnSuccess {
-            self.hand.children.keep(envelopes);
-            return Ok(ids);
+            return self.hand.children.keep(envelopes).map(|()| ids);
         }
         let shared = Arc::clone(&self.shared);
         let publishing = self.runtime.spawn(async move {

@@ -120,19 +120,83 @@ pub(super) async fn keep_house(shared: Arc<Shared>) {
     }
 }
 
-/// Gives up tasks whose name no live worker has known for too long.
+/// Gives up tasks whose name no live worker has known for too long. A name that something should serve is known, also
+/// while its module is recalled or cannot be had.
 async fn bury_unroutable(
     shared: &Shared,
     now: Timestamp,
 ) -> Result<u64, stem_core::backend::BackendError> {
+    if shared.awaits_releases() {
+        return Ok(0);
+    }
     let (workers, at) = shared.backends.presence.workers(&shared.config.namespace).await?;
     let mut known: Vec<_> = workers
         .into_iter()
         .filter(|worker| worker.is_fresh(at))
         .flat_map(|worker| worker.tasks)
         .collect();
-    known.extend(shared.names().iter().cloned());
+    known.extend(shared.routes().wanted_names().cloned());
     let patience = i64::try_from(shared.config.unroutable_after.as_millis()).unwrap_or(i64::MAX);
     let since = Timestamp::from_unix_millis(now.unix_millis().saturating_sub(patience));
     shared.backends.broker.bury_unroutable(&known, since, shared.records).await
+}
+
+#[cfg(test)]
+mod tests {
+    use stem_core::envelope::Payload;
+    use stem_core::id::{TaskName, WorkerId};
+    use stem_core::release::{Assignment, AtHand};
+    use stem_core::task::TaskState;
+    use stem_memory::Memory;
+    use tokio::sync::mpsc;
+
+    use super::super::config::WorkerConfig;
+    use super::super::handler::Threads;
+    use super::super::shared::Parts;
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::{Backends, Client, EnqueueOptions};
+
+    #[tokio::test]
+    async fn tasks_whose_release_is_not_at_hand_are_not_given_up() {
+        let backends = Backends::all_in_one(Memory::new(Arc::new(SystemClock)));
+        let config = WorkerConfig {
+            unroutable_after: Duration::ZERO,
+            ..WorkerConfig::new(WorkerId::new("w").unwrap())
+        };
+        let shared = Shared::new(Parts {
+            config,
+            backends: backends.clone(),
+            observer: Arc::new(stem_core::observe::Unobserved),
+            threads: Threads::new(None).unwrap(),
+            handlers: BTreeMap::new(),
+            renewals: mpsc::unbounded_channel().0,
+            settlements: mpsc::unbounded_channel().0,
+            lifecycle: mpsc::unbounded_channel().0,
+            pins: mpsc::unbounded_channel().0,
+        });
+        let client = Client::new(backends, Arc::new(SystemClock));
+        let mut tasks = Vec::new();
+        for name in ["job", "stranger"] {
+            let name = TaskName::new(name).unwrap();
+            let payload = Payload::json("{}");
+            tasks.push(client.enqueue(name, payload, EnqueueOptions::default()).await.unwrap().id);
+        }
+        let later = shared.wall().after(Duration::from_secs(1));
+        shared.set_awaits_releases(true);
+        assert_eq!(bury_unroutable(&shared, later).await.unwrap(), 0, "nothing is known yet");
+        shared.set_awaits_releases(false);
+        let wanted = Assignment { version: 1, canary: None };
+        shared.change_routes(|routes| {
+            routes.change_pushed(|pushed| {
+                pushed.insert(TaskName::new("job").unwrap(), AtHand::new(wanted))
+            })
+        });
+        assert_eq!(bury_unroutable(&shared, later).await.unwrap(), 1);
+        let mut states = Vec::new();
+        for task in &tasks {
+            states.push(client.show(task).await.unwrap().unwrap().state);
+        }
+        assert_eq!(states, [TaskState::Queued, TaskState::Failed]);
+    }
 }

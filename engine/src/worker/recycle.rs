@@ -147,8 +147,10 @@ async fn renew(shared: &Shared, worn: &Arc<Serving>, reason: Reason) -> Arc<Serv
                 Counters::count(&shared.counters.recycled);
                 shared.observer.saw(Seen::Recycled { reason: reason.as_str() });
                 tracing::info!(task = %worn.name, reason = reason.as_str(), attempts, "isolate recycled");
+                return fresh;
             }
-            return fresh;
+            // Somebody else has put another in its place meanwhile, for instance with fewer grants.
+            return shared.routes().now(worn).unwrap_or(fresh);
         }
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),

@@ -9,7 +9,6 @@ use stem_isolate::IsolateRuntime;
 use super::handler::{Handler, Serving};
 use super::shared::Shared;
 use crate::modules;
-use crate::policy::Origin;
 
 /// How often the directory is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -23,7 +22,7 @@ pub(super) async fn watch(shared: Arc<Shared>, runtime: Arc<IsolateRuntime>, dir
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
             Ok(()) = policy.changed() => {
-                reload(&shared, &runtime, &dir).await;
+                apply_policy(&shared);
                 continue;
             }
         }
@@ -39,6 +38,23 @@ pub(super) async fn watch(shared: Arc<Shared>, runtime: Arc<IsolateRuntime>, dir
         seen = now;
         reload(&shared, &runtime, &dir).await;
     }
+}
+
+/// Modules get what the policy gives them now. Nothing is read for that: what was taken away must not stay because a
+/// file cannot be read.
+fn apply_policy(shared: &Shared) {
+    let (policy, cap) = (shared.config.policy.current(), &shared.config.limits_cap);
+    shared.change_routes(|routes| {
+        let mut local = std::collections::BTreeMap::clone(&routes.local());
+        for handler in local.values_mut() {
+            if let Handler::Isolate(serving) = handler
+                && let Some(fresh) = serving.with_policy(&policy, cap)
+            {
+                *serving = fresh;
+            }
+        }
+        routes.set_local(local);
+    });
 }
 
 async fn reload(shared: &Shared, runtime: &IsolateRuntime, dir: &std::path::Path) {
@@ -61,14 +77,14 @@ async fn reload(shared: &Shared, runtime: &IsolateRuntime, dir: &std::path::Path
             Some(Handler::Isolate(before)) => Some(before),
             _ => None,
         };
-        let resolved = policy.resolve(&found.manifest, Origin::Local, &shared.config.limits_cap);
-        resolved.warn(name);
-        match modules::load_with(runtime, found, resolved).await {
+        let loaded = modules::load_found(runtime, found, &policy, &shared.config.limits_cap);
+        match loaded.await {
             Ok(handler) => {
                 if before.is_none_or(|before| before.module.digest() != handler.module.digest()) {
                     tracing::info!(task = %name, digest = %handler.module.digest(), "module loaded");
                 }
-                new.insert(name.clone(), Handler::Isolate(Serving::new(handler)));
+                let serving = Serving::of_directory(handler, Arc::new(found.manifest.clone()));
+                new.insert(name.clone(), Handler::Isolate(serving));
             }
             Err(error) => {
                 tracing::warn!(task = %name, %error, "a changed module is refused; the old one stays, if there was one");

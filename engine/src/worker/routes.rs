@@ -1,12 +1,12 @@
 //! Which handler serves a task: those that the worker was given, those of its directory, and releases that were pushed.
-//! What the worker has itself wins over what was pushed; a build that was recalled serves nothing.
+//! What the worker has itself wins over what was pushed, unless it was recalled; a build that was recalled serves nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use stem_core::envelope::Envelope;
 use stem_core::id::{Digest, TaskName};
-use stem_core::release::AtHand;
+use stem_core::release::{AtHand, Release};
 
 use super::handler::{Handler, Serving};
 
@@ -54,10 +54,25 @@ impl Routes {
         }
     }
 
+    /// What the worker has itself for a name and may run: it goes before what was pushed.
+    fn own(&self, name: &TaskName) -> Option<&Handler> {
+        self.local.get(name).filter(|handler| self.may_run(handler))
+    }
+
+    /// The names that the worker serves with what it has itself.
+    pub(super) fn own_names(&self) -> BTreeSet<TaskName> {
+        self.local.keys().filter(|name| self.own(name).is_some()).cloned().collect()
+    }
+
+    /// Every name that something here should serve, also while nothing can.
+    pub(super) fn wanted_names(&self) -> impl Iterator<Item = &TaskName> {
+        self.local.keys().chain(self.pushed.keys())
+    }
+
     /// The handler of a task that asks for no build of its own.
     pub(super) fn handler(&self, envelope: &Envelope) -> Option<Handler> {
-        if let Some(local) = self.local.get(&envelope.name) {
-            return self.may_run(local).then(|| local.clone());
+        if let Some(own) = self.own(&envelope.name) {
+            return Some(own.clone());
         }
         let usable = |build: &Arc<Serving>| self.may_serve(&build.module.digest());
         let build = self.pushed.get(&envelope.name)?.build_for(&envelope.id, usable)?;
@@ -100,8 +115,12 @@ impl Routes {
             handler: handler.clone(),
             percent: None,
         });
-        let pushed = self.pushed.iter().flat_map(|(name, builds)| {
-            let good = |build: &Serving| self.may_serve(&build.module.digest());
+        let good = |build: &Arc<Serving>| self.may_serve(&build.module.digest());
+        let served = self
+            .pushed
+            .iter()
+            .filter(|(name, builds)| self.own(name).is_none() && builds.serves(good));
+        let pushed = served.flat_map(|(name, builds)| {
             builds.builds().filter(move |(_, build, _)| good(build)).map(|(_, build, percent)| {
                 let handler = Handler::Isolate(Arc::clone(build));
                 Row { task: name.clone(), handler, percent }
@@ -137,6 +156,14 @@ impl Routes {
     pub(super) fn set_recalled(&mut self, recalled: BTreeSet<Digest>) {
         self.pinned.retain(|build| !recalled.contains(&build.module.digest()));
         self.recalled = recalled;
+        self.draw_names();
+    }
+
+    /// Lets every build of a release go that is not to be kept.
+    pub(super) fn retain_releases(&mut self, keep: impl Fn(&Release) -> bool) {
+        let keep = |build: &Arc<Serving>| build.release.as_deref().is_none_or(&keep);
+        self.pinned.retain(keep);
+        self.pushed.values_mut().for_each(|builds| builds.retain(keep));
         self.draw_names();
     }
 
@@ -189,11 +216,11 @@ impl Routes {
     /// Works out which names something serves.
     fn draw_names(&mut self) {
         let local = self.local.iter().filter(|(_, handler)| self.may_run(handler));
-        let pushed = self.pushed.iter().filter(|(name, builds)| {
-            let mut builds = builds.builds();
-            !self.local.contains_key(*name)
-                && builds.any(|(_, build, _)| self.may_serve(&build.module.digest()))
-        });
+        let good = |build: &Arc<Serving>| self.may_serve(&build.module.digest());
+        let pushed = self
+            .pushed
+            .iter()
+            .filter(|(name, builds)| self.own(name).is_none() && builds.serves(good));
         let mut names: Vec<_> = local.map(|(name, _)| name.clone()).collect();
         names.extend(pushed.map(|(name, _)| name.clone()));
         names.sort();

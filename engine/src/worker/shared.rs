@@ -190,6 +190,8 @@ pub(super) struct Shared {
     pub(super) pins: mpsc::UnboundedSender<PinOrder>,
     /// What became of each release that should serve, for replies; absent where none is followed.
     releases: Mutex<Option<Vec<Value>>>,
+    /// Releases are followed, and what should serve is not known yet.
+    awaits_releases: AtomicBool,
     in_hand: Mutex<HashMap<(TaskId, LeaseToken), Arc<InHand>>>,
     revocations: Mutex<Revocations>,
     revoked_ends: Mutex<VecDeque<RevokedEnd>>,
@@ -249,6 +251,7 @@ impl Shared {
             names_changed: Notify::new(),
             pins: parts.pins,
             releases: Mutex::default(),
+            awaits_releases: AtomicBool::new(false),
             in_hand: Mutex::default(),
             revoked_ends: Mutex::default(),
             depths: Mutex::default(),
@@ -298,6 +301,15 @@ impl Shared {
     /// What became of each release that should serve, where releases are followed.
     pub(super) fn releases(&self) -> Option<Vec<Value>> {
         self.releases.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the names that releases should serve are yet to be read from the store.
+    pub(super) fn awaits_releases(&self) -> bool {
+        self.awaits_releases.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_awaits_releases(&self, awaits: bool) {
+        self.awaits_releases.store(awaits, Ordering::Relaxed);
     }
 
     pub(super) fn set_releases(&self, releases: Vec<Value>) {

@@ -6,25 +6,29 @@
 
 mod choice;
 mod prepare;
+mod report;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use stem_core::backend::{BackendError, ModuleStore};
 use stem_core::id::{Digest, TaskName};
 use stem_core::observe::Service;
 use stem_core::release::{AtHand, Catalogue, Release, Served};
-use tokio::sync::{mpsc, oneshot};
+use stem_core::time::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 pub(super) use self::choice::{Choice, PinOrder, choose, note_build};
 pub(super) use self::prepare::Source;
-use self::prepare::{Trouble, find, may_pass, prepare, with_policy_of_now};
+use self::prepare::{Trouble, find, may_pass, prepare, trusted, with_policy_of_now};
 use super::handler::Serving;
 use super::shared::{Shared, whole_millis};
+use crate::signing::Trust;
 
 /// The longest between two looks at the store, without a wake-up.
 const LOOK: Duration = Duration::from_secs(30);
@@ -38,8 +42,9 @@ const AT_ONCE: usize = 2;
 /// A build that is to be at hand.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Job {
-    /// Since it serves.
-    Serve(TaskName, u32),
+    /// Since it serves. A store that lost its newest writes, or was begun anew, gives a version out again; when it was
+    /// pushed tells the one from the other.
+    Serve(TaskName, u32, Timestamp),
     /// Since a task may run on nothing else.
     Pin(TaskName, Digest),
 }
@@ -73,6 +78,8 @@ pub(super) async fn follow(
 ) {
     let store = Arc::clone(&source.store);
     let mut policy = shared.config.policy.subscribe();
+    let mut trust = source.publishers.subscribe();
+    shared.set_awaits_releases(true);
     let mut follower = Follower::new(Arc::clone(&shared), source);
     let mut looking = Box::pin(look(Arc::clone(&store), None, Duration::ZERO));
     let mut seen = None;
@@ -90,6 +97,7 @@ pub(super) async fn follow(
                         }
                         seen = Some(catalogue.revision);
                         follower.catalogue = catalogue;
+                        shared.set_awaits_releases(false);
                         PACE
                     }
                     Err(error) => {
@@ -106,6 +114,7 @@ pub(super) async fn follow(
             Some(order) = orders.recv() => follower.ask(order),
             () = shared.routes_changed.notified() => {}
             Ok(()) = policy.changed() => follower.apply_policy(),
+            () = changed(&mut trust) => follower.apply_trust(),
             () = sleep_until(next_try) => {}
         }
     }
@@ -121,6 +130,17 @@ async fn look(
         store.changed(seen, LOOK).await?;
     }
     store.catalogue().await
+}
+
+/// Cancel-safe.
+async fn changed(trust: &mut Option<watch::Receiver<Arc<Trust>>>) {
+    let changed = match trust {
+        Some(trust) => trust.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
+    }
 }
 
 async fn sleep_until(at: Option<Instant>) {
@@ -181,9 +201,9 @@ impl Follower {
 
     /// Follows what should serve; says what of it is not at hand and may run.
     fn follow_catalogue(&mut self) -> Vec<(Job, Arc<Release>)> {
-        let (local, recalled) = {
+        let (own, recalled) = {
             let routes = self.shared.routes();
-            (routes.local(), routes.recalled().clone())
+            (routes.own_names(), routes.recalled().clone())
         };
         let served: BTreeMap<_, _> = self
             .catalogue
@@ -191,11 +211,8 @@ impl Follower {
             .iter()
             .filter_map(|served| Some((name_of(served)?, served)))
             .collect();
-        let shadowed: BTreeSet<_> = served
-            .keys()
-            .filter(|name| local.contains_key(**name))
-            .map(|name| (*name).clone())
-            .collect();
+        let shadowed: BTreeSet<_> =
+            served.keys().filter(|name| own.contains(**name)).map(|name| (*name).clone()).collect();
         for name in shadowed.difference(&self.shadowed) {
             tracing::info!(task = %name, "releases of this name are not used: the worker has a handler of its own for it");
         }
@@ -204,21 +221,28 @@ impl Follower {
         self.shared.change_routes(|routes| {
             routes.change_pushed(|pushed| {
                 pushed.retain(|name, _| {
-                    let stays = served.contains_key(name) && !local.contains_key(name);
-                    if !stays && !local.contains_key(name) {
+                    let stays = served.contains_key(name) && !own.contains(name);
+                    if !stays && !own.contains(name) {
                         tracing::info!(task = %name, "no release serves this name any more; its tasks wait");
                     }
                     stays
                 });
-                for (name, served) in served.iter().filter(|(name, _)| !local.contains_key(**name)) {
+                for (name, served) in served.iter().filter(|(name, _)| !own.contains(**name)) {
                     let at_hand = pushed
                         .entry((*name).clone())
                         .or_insert_with(|| AtHand::new(served.assignment));
-                    at_hand.follow(served.assignment);
+                    at_hand.disown(|version, build| {
+                        let mut named = served.releases.iter().filter(|it| it.version == version);
+                        named.all(|release| build.release.as_deref() == Some(release))
+                    });
+                    let wanted = served.assignment.version;
+                    let withdrawn =
+                        |it: &Release| it.version == wanted && recalled.contains(&it.digest);
+                    at_hand.follow(served.assignment, served.releases.iter().any(withdrawn));
                     for version in at_hand.missing() {
                         let release = served.releases.iter().find(|it| it.version == version);
                         if let Some(release) = release.filter(|it| !recalled.contains(&it.digest)) {
-                            let job = Job::Serve((*name).clone(), version);
+                            let job = Job::Serve((*name).clone(), version, release.pushed_at);
                             missing.push((job, Arc::new(release.clone())));
                         }
                     }
@@ -252,21 +276,30 @@ impl Follower {
         };
         let Some(job) = self.under_way.remove(&id) else { return };
         match came {
-            Ok(build) => self.at_hand(&job, build),
+            Ok(build) => self.at_hand(job, build),
             Err(trouble) => self.failed(job, trouble),
         }
     }
 
-    fn at_hand(&mut self, job: &Job, build: Arc<Serving>) {
-        self.failing.remove(job);
+    fn at_hand(&mut self, job: Job, build: Arc<Serving>) {
+        // Trust list and policy may have changed since this began.
+        let still = build.release.as_deref().map_or(Ok(()), |it| trusted(&self.source, it));
+        if let Err(untrusted) = still {
+            return self.failed(job, untrusted);
+        }
+        let build = with_policy_of_now(&self.shared, &build).unwrap_or(build);
+        self.failing.remove(&job);
         let digest = build.module.digest();
-        match job {
-            Job::Serve(name, version) => {
-                let placed = self.shared.change_routes(|routes| {
-                    routes.change_pushed(|pushed| {
-                        pushed.get_mut(name).is_some_and(|it| it.place(*version, build))
-                    })
-                });
+        match &job {
+            Job::Serve(name, version, _) => {
+                let mut served = self.catalogue.served.iter().flat_map(|served| &served.releases);
+                let meant = served.any(|release| build.release.as_deref() == Some(release));
+                let placed = meant
+                    && self.shared.change_routes(|routes| {
+                        routes.change_pushed(|pushed| {
+                            pushed.get_mut(name).is_some_and(|it| it.place(*version, build))
+                        })
+                    });
                 if placed {
                     tracing::info!(task = %name, release = version, %digest, "release loaded; new attempts begin on it");
                 }
@@ -274,7 +307,7 @@ impl Follower {
             Job::Pin(name, _) => {
                 tracing::info!(task = %name, %digest, "a build is loaded that a task is pinned to");
                 self.shared.change_routes(|routes| routes.keep_pinned(build));
-                for answer in self.waiting.remove(job).unwrap_or_default() {
+                for answer in self.waiting.remove(&job).unwrap_or_default() {
                     // Whoever asked may have given up.
                     let _ = answer.send(Ok(()));
                 }
@@ -290,13 +323,13 @@ impl Follower {
         let (code, problem, again_ms) =
             (trouble.code(), trouble.problem(), pause.map(whole_millis));
         match &job {
-            Job::Serve(name, version) if !said => {
+            Job::Serve(name, version, _) if !said => {
                 tracing::warn!(task = %name, release = version, code, problem, again_ms, "a release is not used; what served before stays, if there was anything");
             }
             Job::Pin(name, digest) if !said => {
                 tracing::warn!(task = %name, %digest, code, problem, again_ms, "a build that a task is pinned to cannot be had");
             }
-            Job::Serve(name, _) | Job::Pin(name, _) => {
+            Job::Serve(name, ..) | Job::Pin(name, _) => {
                 tracing::debug!(task = %name, code, problem, again_ms, "it was tried again in vain");
             }
         }
@@ -328,6 +361,22 @@ impl Follower {
         times.filter_map(|(_, failing)| failing.again_at).filter(|at| *at > now).min()
     }
 
+    /// What nobody on the list has signed serves no new attempt; those that run end on it, and what is on the list by now
+    /// is tried again.
+    fn apply_trust(&mut self) {
+        self.failing.retain(|_, failing| !matches!(failing.trouble, Trouble::Untrusted(_)));
+        let source = &self.source;
+        self.shared.change_routes(|routes| {
+            routes.retain_releases(|release| {
+                let trusted = trusted(source, release);
+                if trusted.is_err() {
+                    tracing::warn!(task = %release.name, release = release.version, digest = %release.digest, "nobody who is trusted by now has signed a build; no attempt begins on it any more");
+                }
+                trusted.is_ok()
+            });
+        });
+    }
+
     /// Builds get what the policy gives them now; attempts that run keep what they began with.
     fn apply_policy(&mut self) {
         let shared = &self.shared;
@@ -342,42 +391,5 @@ impl Follower {
                 }
             });
         });
-    }
-
-    /// Says for `inspect` what became of each release that should serve.
-    fn report(&self) {
-        let rows = {
-            let routes = self.shared.routes();
-            let row = |served: &Served, release: &Release| {
-                let job = Job::Serve(release.name.clone(), release.version);
-                let mut at_hand =
-                    routes.pushed().get(&release.name).into_iter().flat_map(AtHand::builds);
-                let (state, problem) = if self.shadowed.contains(&release.name) {
-                    ("shadowed", Some("the worker has a handler of its own for this name"))
-                } else if routes.recalled().contains(&release.digest) {
-                    ("recalled", None)
-                } else if at_hand.any(|(version, ..)| version == release.version) {
-                    let trial = served.assignment.version != release.version;
-                    (if trial { "canary" } else { "serving" }, None)
-                } else if let Some(failing) = self.failing.get(&job) {
-                    (failing.trouble.code(), Some(failing.trouble.problem()))
-                } else {
-                    ("loading", None)
-                };
-                let mut row = json!({
-                    "task": release.name, "version": release.version, "digest": release.digest, "state": state,
-                });
-                if let Some(problem) = problem {
-                    row["problem"] = json!(problem);
-                }
-                row
-            };
-            let served = self.catalogue.served.iter();
-            served
-                .flat_map(|served| served.releases.iter().map(move |release| (served, release)))
-                .map(|(served, release)| row(served, release))
-                .collect::<Vec<Value>>()
-        };
-        self.shared.set_releases(rows);
     }
 }

@@ -109,6 +109,7 @@ static stem_end checkpoint(stem_text arguments) {
     char state[64];
     int64_t from = 0;
     int32_t size = stem_checkpoint_load(state, sizeof state);
+    if (size < 0 && size != STEM_NOT_FOUND) return stem_retryable(0, "checkpoint", "it was not read: %d", (int)size);
     if (size > (int32_t)sizeof state) return stem_fatal("invalid-checkpoint", "it has %d bytes", (int)size);
     if (size >= 0 && !stem_json_integer(stem_json_get((stem_text){state, (size_t)size}, "step"), &from))
         return stem_fatal("invalid-checkpoint", "it has no step");

@@ -9,13 +9,24 @@
 
 #include "stem0.h"
 
-enum { MESSAGE_BYTES = 4096, PROGRESS_BYTES = 1024, LINE_BYTES = 4096 };
+enum { CODE_BYTES = 64, MESSAGE_BYTES = 4096, PROGRESS_BYTES = 1024, LINE_BYTES = 4096, NOTICE_BYTES = 256 };
 enum { RETRYABLE = 1, FATAL = 2, CANCELLED = 3 };
 
 /* What stem_return was given last. */
 static stem_text result;
+/* What stem_info has found. */
+static stem_text info;
 
 #ifndef __wasm__
+static const char *media_type;
+
+/* For stem_test.c, which runs several attempts in one memory. */
+void stem_begin(const char *type) {
+    static const stem_text nothing;
+    result = info = nothing;
+    media_type = type;
+}
+
 stem_text stem_result(void) { return result; }
 #endif
 
@@ -33,12 +44,12 @@ static size_t cut(const char *text, size_t size, size_t limit) {
     return limit;
 }
 
-/* As vsnprintf, into memory of its own. */
+/* As vsnprintf, into memory of its own; at == NULL where that cannot write it. */
 static stem_text formatted(const char *format, va_list values) {
     va_list again;
     va_copy(again, values);
     int size = vsnprintf(NULL, 0, format, values);
-    stem_text text = {"", 0};
+    stem_text text = {NULL, 0};
     if (size >= 0) {
         char *memory = take((size_t)size + 1);
         vsnprintf(memory, (size_t)size + 1, format, again);
@@ -52,7 +63,7 @@ stem_text stem_text_of(const char *string) { return (stem_text){string, strlen(s
 
 stem_end stem_return(const void *bytes, size_t size) {
     char *kept = take(size);
-    memcpy(kept, bytes, size);
+    if (size > 0) memcpy(kept, bytes, size);
     result = (stem_text){kept, size};
     return STEM_RETURNED;
 }
@@ -62,20 +73,22 @@ stem_end stem_returnf(const char *format, ...) {
     va_start(values, format);
     result = formatted(format, values);
     va_end(values);
+    if (result.at == NULL) return stem_fatal("invalid-result", "the result cannot be written as its format says");
     return STEM_RETURNED;
 }
 
 static stem_end fail(int32_t kind, int64_t after_ms, const char *code, stem_text message) {
+    stem_text word = stem_utf8(stem_text_of(code));
+    word.size = cut(word.at, word.size, CODE_BYTES);
+    message = stem_utf8(message);
     message.size = cut(message.at, message.size, MESSAGE_BYTES);
-    const char *quoted_code = stem_json_quoted(stem_text_of(code));
+    const char *quoted_code = stem_json_quoted(word);
     const char *quoted_message = stem_json_quoted(message);
     size_t size = strlen(quoted_code) + strlen(quoted_message) + sizeof "{\"code\":,\"message\":}";
     char *json = take(size);
     snprintf(json, size, "{\"code\":%s,\"message\":%s}", quoted_code, quoted_message);
-    if (stem0_fail(kind, after_ms < 0 ? 0 : after_ms, json, (int32_t)strlen(json)) != 0) {
-        static const char unreadable[] = "{\"code\":\"failed\",\"message\":\"the failure's words are not UTF-8\"}";
-        stem0_fail(kind, 0, unreadable, sizeof unreadable - 1);
-    }
+    /* Within its bounds, so nothing is refused. */
+    stem0_fail(kind, after_ms < 0 ? 0 : after_ms, json, (int32_t)strlen(json));
     return STEM_FAILED;
 }
 
@@ -103,7 +116,37 @@ stem_end stem_cancelled(const char *code, const char *format, ...) {
     return fail(CANCELLED, 0, code, message);
 }
 
-stem_end stem_stopped(void) { return stem_cancelled("stop-requested", "asked to stop"); }
+/* The text of a key, "" without one. */
+static const char *text_of_key(stem_text object, const char *key) {
+    stem_text text = stem_json_string(stem_json_get(object, key));
+    return text.at ? text.at : "";
+}
+
+bool stem_stop_requested(stem_notice *notice) {
+    if (notice == NULL) return stem0_stop_notice(NULL, 0) >= 0;
+    for (int32_t capacity = NOTICE_BYTES;;) {
+        char *memory = take((size_t)capacity);
+        int32_t size = stem0_stop_notice(memory, capacity);
+        if (size >= 0 && size <= capacity) {
+            stem_text json = {memory, (size_t)size};
+            *notice = (stem_notice){text_of_key(json, "code"), text_of_key(json, "message"), -1};
+            stem_json_integer(stem_json_get(json, "grace_ms"), &notice->grace_ms);
+        }
+        free(memory);
+        if (size <= capacity) return size >= 0;
+        capacity = size;
+    }
+}
+
+stem_end stem_stopped(void) {
+    static const char *const still_wanted[] = {"worker-drain", "worker-stop", "soft-time-limit"};
+    stem_notice notice;
+    if (!stem_stop_requested(&notice)) return stem_cancelled("stop-requested", "asked to stop");
+    const char *message = notice.message[0] ? notice.message : "asked to stop";
+    for (size_t i = 0; i < sizeof still_wanted / sizeof *still_wanted; i++)
+        if (strcmp(notice.code, still_wanted[i]) == 0) return stem_retryable(0, notice.code, "%s", message);
+    return stem_cancelled(notice.code, "%s", message);
+}
 
 bool stem_heartbeat(void) { return stem0_heartbeat() == 0; }
 
@@ -115,10 +158,14 @@ bool stem_progress(double fraction, const char *format, ...) {
     int size = vsnprintf(message, sizeof message, format, values);
     va_end(values);
     size_t kept = size < 0 ? 0 : (size_t)size < sizeof message ? (size_t)size : sizeof message - 1;
-    kept = cut(message, kept, PROGRESS_BYTES);
+    /* One that is not UTF-8 would be refused, and the refusal would say nothing of a stop notice. */
+    stem_text text = stem_utf8((stem_text){message, cut(message, kept, PROGRESS_BYTES)});
+    text.size = cut(text.at, text.size, PROGRESS_BYTES);
     int32_t permille = -1;
     if (fraction >= 0.0) permille = fraction >= 1.0 ? 1000 : (int32_t)lround(fraction * 1000.0);
-    return stem0_progress(permille, message, (int32_t)kept) != 1;
+    bool go_on = stem0_progress(permille, text.at, (int32_t)text.size) != 1;
+    if (text.at != message) free((char *)text.at);
+    return go_on;
 }
 
 bool stem_sleep(int64_t ms) { return stem0_sleep(ms < 0 ? 0 : ms) != STEM_STOPPING; }
@@ -143,11 +190,10 @@ void stem_log(stem_level level, const char *format, ...) {
     int size = vsnprintf(line, sizeof line, format, values);
     va_end(values);
     size_t kept = size < 0 ? 0 : (size_t)size < sizeof line ? (size_t)size : sizeof line - 1;
-    stem0_log(level, line, (int32_t)cut(line, kept, LINE_BYTES));
+    stem0_log((int32_t)level, line, (int32_t)cut(line, kept, LINE_BYTES));
 }
 
 stem_text stem_info(void) {
-    static stem_text info;
     if (info.at == NULL) {
         int32_t size = stem0_info(NULL, 0);
         char *text = take(size > 0 ? (size_t)size : 0);
@@ -158,8 +204,10 @@ stem_text stem_info(void) {
 }
 
 const char *stem_media_type(void) {
-    const char *type = getenv("STEM_MEDIA_TYPE");
-    return type ? type : "application/json";
+#ifdef __wasm__
+    const char *media_type = getenv("STEM_MEDIA_TYPE");
+#endif
+    return media_type ? media_type : "application/json";
 }
 
 #ifdef __wasm__
@@ -172,7 +220,9 @@ int main(void) {
         done += read;
     }
     stem_end end = stem_task((stem_text){input, (size_t)size});
-    if (end == STEM_RETURNED && fwrite(result.at, 1, result.size, stdout) != result.size) return 1;
-    return end;
+    if (end != STEM_RETURNED) return (int)end;
+    int32_t bytes = result.size > INT32_MAX ? INT32_MAX : (int32_t)result.size;
+    /* One that is refused is too large, as the worker says itself. */
+    return stem0_output_write(result.at, bytes) == 0 ? 0 : 1;
 }
 #endif

@@ -1,5 +1,6 @@
 /* Just enough of JSON for arguments, checkpoints and results: a strict check, and reading by key without a tree. */
 #include <errno.h>
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,18 +55,16 @@ static int32_t unit(cursor *c) {
     return value;
 }
 
-/* One character in UTF-8, the shortest way and no surrogate. */
-static bool character(cursor *c) {
-    const unsigned char *byte = (const unsigned char *)c->at;
-    size_t left = (size_t)(c->end - c->at);
+/* The size of the character of UTF-8 that begins here, written the shortest way and no surrogate; 0 if none does. */
+static size_t character(const char *at, size_t left) {
+    const unsigned char *byte = (const unsigned char *)at;
     size_t size = byte[0] < 0x80 ? 1 : byte[0] >= 0xF0 ? 4 : byte[0] >= 0xE0 ? 3 : 2;
-    if (size > left || byte[0] > 0xF4 || (byte[0] >= 0x80 && byte[0] < 0xC2)) return false;
+    if (size > left || byte[0] > 0xF4 || (byte[0] >= 0x80 && byte[0] < 0xC2)) return 0;
     for (size_t i = 1; i < size; i++)
-        if ((byte[i] & 0xC0) != 0x80) return false;
-    if ((byte[0] == 0xE0 && byte[1] < 0xA0) || (byte[0] == 0xED && byte[1] > 0x9F)) return false;
-    if ((byte[0] == 0xF0 && byte[1] < 0x90) || (byte[0] == 0xF4 && byte[1] > 0x8F)) return false;
-    c->at += size;
-    return true;
+        if ((byte[i] & 0xC0) != 0x80) return 0;
+    if ((byte[0] == 0xE0 && byte[1] < 0xA0) || (byte[0] == 0xED && byte[1] > 0x9F)) return 0;
+    if ((byte[0] == 0xF0 && byte[1] < 0x90) || (byte[0] == 0xF4 && byte[1] > 0x8F)) return 0;
+    return size;
 }
 
 static bool string(cursor *c) {
@@ -78,7 +77,9 @@ static bool string(cursor *c) {
         }
         if (byte < 0x20) return false;
         if (byte != '\\') {
-            if (!character(c)) return false;
+            size_t size = character(c->at, (size_t)(c->end - c->at));
+            if (size == 0) return false;
+            c->at += size;
             continue;
         }
         c->at++;
@@ -177,6 +178,11 @@ bool stem_json_is_object(stem_text json) {
     return is(&c, '{');
 }
 
+bool stem_json_is_array(stem_text json) {
+    cursor c = over(json);
+    return is(&c, '[');
+}
+
 stem_text stem_json_get(stem_text object, const char *key) {
     cursor c = over(object);
     stem_text found = nothing;
@@ -215,11 +221,15 @@ static bool is_number(stem_text text) {
 }
 
 bool stem_json_number(stem_text text, double *to) {
-    char copy[64];
-    if (!is_number(text) || text.size >= sizeof copy) return false;
+    if (!is_number(text)) return false;
+    char *copy = malloc(text.size + 1);
+    if (copy == NULL) abort();
     memcpy(copy, text.at, text.size);
     copy[text.size] = '\0';
-    *to = strtod(copy, NULL);
+    double number = strtod(copy, NULL);
+    free(copy);
+    if (number > DBL_MAX || number < -DBL_MAX) return false;
+    *to = number;
     return true;
 }
 
@@ -230,8 +240,10 @@ bool stem_json_integer(stem_text text, int64_t *to) {
     copy[text.size] = '\0';
     if (strpbrk(copy, ".eE") != NULL) return false;
     errno = 0;
-    *to = strtoll(copy, NULL, 10);
-    return errno == 0;
+    long long number = strtoll(copy, NULL, 10);
+    if (errno != 0) return false;
+    *to = number;
+    return true;
 }
 
 static char *put(char *to, uint32_t code) {
@@ -284,13 +296,33 @@ stem_text stem_json_string(stem_text text) {
     return (stem_text){memory, (size_t)(to - memory)};
 }
 
+/* What stands for a byte that is not UTF-8. */
+static const char replacement[] = "\xef\xbf\xbd";
+
+stem_text stem_utf8(stem_text text) {
+    size_t at = 0, size;
+    while (at < text.size && (size = character(text.at + at, text.size - at)) > 0) at += size;
+    if (at == text.size) return text;
+    char *memory = malloc(text.size * 3 + 1), *to = memory;
+    if (memory == NULL) abort();
+    for (at = 0; at < text.size; at += size) {
+        size = character(text.at + at, text.size - at);
+        memcpy(to, size > 0 ? text.at + at : replacement, size > 0 ? size : 3);
+        to += size > 0 ? size : 3;
+        if (size == 0) size = 1;
+    }
+    *to = '\0';
+    return (stem_text){memory, (size_t)(to - memory)};
+}
+
 const char *stem_json_quoted(stem_text text) {
     static const char digit[] = "0123456789abcdef", from[] = "\"\\\b\f\n\r\t", into[] = "\"\\bfnrt";
     char *memory = malloc(text.size * 6 + 3), *to = memory;
     if (memory == NULL) abort();
     *to++ = '"';
-    for (size_t i = 0; i < text.size; i++) {
+    for (size_t i = 0, size; i < text.size; i += size) {
         char byte = text.at[i];
+        size = character(text.at + i, text.size - i);
         const char *found = byte ? strchr(from, byte) : NULL;
         if (found) {
             *to++ = '\\';
@@ -300,8 +332,13 @@ const char *stem_json_quoted(stem_text text) {
             to += 4;
             *to++ = digit[byte >> 4];
             *to++ = digit[byte & 15];
+        } else if (size == 0) {
+            memcpy(to, replacement, 3);
+            to += 3;
+            size = 1;
         } else {
-            *to++ = byte;
+            memcpy(to, text.at + i, size);
+            to += size;
         }
     }
     *to++ = '"';

@@ -1,4 +1,4 @@
-/* Stands in for the worker in native builds: the functions of stem0.h, and what looks at an attempt. */
+/* Stands in for the worker in native builds: the functions of stem0.h but for those behind grants, and what looks at an attempt. */
 #include "stem_test.h"
 
 #include <setjmp.h>
@@ -8,10 +8,13 @@
 
 #include "stem0.h"
 
-enum { CHECKPOINT_BYTES = 256 * 1024 };
+enum { CHECKPOINT_BYTES = 256 * 1024, FAIL_BYTES = 32 * 1024, PROGRESS_BYTES = 1024, INFO_BYTES = 256 };
 
-/* What stem.c keeps of the result. */
+/* Of stem.c: it forgets the attempt before, and what it keeps of the result. */
+void stem_begin(const char *media_type);
 stem_text stem_result(void);
+/* Of stem_test_grants.c. */
+void stem_begin_grants(const stem_world *the_world, stem_attempt *the_attempt);
 
 static stem_world world;
 static stem_attempt now;
@@ -39,10 +42,17 @@ static int32_t copy_out(void *to, stem_text from, int32_t capacity) {
     return (int32_t)size;
 }
 
+static bool is_utf8(const char *at, int32_t size) {
+    stem_text text = {at, (size_t)size};
+    return stem_utf8(text).at == at;
+}
+
+static bool stop_is_pending(void) { return world.stop_at > 0 && now.beats >= world.stop_at; }
+
 static int32_t beat(void) {
     now.beats++;
     if (world.end_at > 0 && now.beats >= world.end_at) longjmp(forced, 1);
-    return world.stop_at > 0 && now.beats >= world.stop_at;
+    return stop_is_pending() ? 1 : 0;
 }
 
 int64_t stem0_input_len(void) { return (int64_t)input.size; }
@@ -55,6 +65,7 @@ int32_t stem0_input_read(void *to, int64_t offset, int32_t size) {
 int32_t stem0_fail(int32_t kind, int64_t delay_ms, const char *json, int32_t size) {
     static const char *const kinds[] = {"", "retryable", "fatal", "cancelled"};
     stem_text words = {json, (size_t)size};
+    if (size > FAIL_BYTES) return STEM_TOO_LARGE;
     if (kind < 1 || kind > 3 || delay_ms < 0 || !stem_json_is_valid(words)) return STEM_INVALID;
     now.kind = kinds[kind];
     now.after_ms = delay_ms;
@@ -65,12 +76,30 @@ int32_t stem0_fail(int32_t kind, int64_t delay_ms, const char *json, int32_t siz
 
 int32_t stem0_heartbeat(void) { return beat(); }
 
+int32_t stem0_stop_notice(void *to, int32_t capacity) {
+    if (!stop_is_pending()) return STEM_NOT_FOUND;
+    char grace[32] = "";
+    if (world.stop_grace_ms > 0) snprintf(grace, sizeof grace, ",\"grace_ms\":%lld", (long long)world.stop_grace_ms);
+    const char *code = stem_json_quoted(stem_text_of(world.stop_code ? world.stop_code : "worker-drain"));
+    const char *message = stem_json_quoted(stem_text_of(world.stop_message ? world.stop_message : ""));
+    static const char pattern[] = "{\"code\":%s,\"message\":%s%s}";
+    size_t room = sizeof pattern + strlen(code) + strlen(message) + sizeof grace;
+    char *json = malloc(room);
+    if (json == NULL) abort();
+    int size = snprintf(json, room, pattern, code, message, grace);
+    copy_out(to, (stem_text){json, (size_t)size}, capacity);
+    return size;
+}
+
 int64_t stem0_extend_lease(int64_t ms) { return ms; }
 
 int32_t stem0_progress(int32_t permille, const char *message, int32_t size) {
+    int32_t answer = beat();
+    if (size > PROGRESS_BYTES) return STEM_TOO_LARGE;
+    if (!is_utf8(message, size)) return STEM_INVALID;
     now.fraction = permille < 0 ? -1.0 : permille / 1000.0;
     now.progress = copy(message, (size_t)size).at;
-    return beat();
+    return answer;
 }
 
 void stem0_log(int32_t level, const char *line, int32_t size) {
@@ -85,7 +114,7 @@ void stem0_log(int32_t level, const char *line, int32_t size) {
 }
 
 int32_t stem0_sleep(int64_t ms) {
-    if (world.stop_at > 0 && now.beats >= world.stop_at) return STEM_STOPPING;
+    if (stop_is_pending()) return STEM_STOPPING;
     now.slept_ms += ms;
     return 0;
 }
@@ -93,7 +122,7 @@ int32_t stem0_sleep(int64_t ms) {
 int64_t stem0_time_left(int32_t which) { return which == STEM_HARD ? 60000 : -1; }
 
 int32_t stem0_info(void *to, int32_t capacity) {
-    char info[256];
+    char info[INFO_BYTES];
     int size = snprintf(info, sizeof info,
                         "{\"task_id\":\"test\",\"task_name\":\"test\",\"queue\":\"default\",\"attempt\":%d,\"enqueued_at_ms\":0,"
                         "\"root_id\":\"test\",\"idempotency_key\":\"test\",\"headers\":[]}",
@@ -103,6 +132,7 @@ int32_t stem0_info(void *to, int32_t capacity) {
 }
 
 int32_t stem0_checkpoint_load(void *to, int32_t capacity) {
+    if (world.unavailable) return STEM_UNAVAILABLE;
     if (now.checkpoint.at == NULL) return STEM_NOT_FOUND;
     copy_out(to, now.checkpoint, capacity);
     return (int32_t)now.checkpoint.size;
@@ -110,46 +140,10 @@ int32_t stem0_checkpoint_load(void *to, int32_t capacity) {
 
 int32_t stem0_checkpoint_save(const void *from, int32_t size) {
     if (size > CHECKPOINT_BYTES) return STEM_TOO_LARGE;
+    if (world.unavailable) return STEM_UNAVAILABLE;
     now.checkpoint = copy(from, (size_t)size);
     return 0;
 }
-
-/* Nothing is granted here. */
-int32_t stem0_children_enqueue(const char *json, int32_t size, int32_t release, void *to, int32_t capacity) {
-    (void)json, (void)size, (void)release, (void)to, (void)capacity;
-    return STEM_DENIED;
-}
-
-int32_t stem0_kv_get(const char *bucket, int32_t bucket_size, const char *key, int32_t key_size, void *to, int32_t capacity,
-                     void *version) {
-    (void)bucket, (void)bucket_size, (void)key, (void)key_size, (void)to, (void)capacity, (void)version;
-    return STEM_DENIED;
-}
-
-int64_t stem0_kv_put(const char *bucket, int32_t bucket_size, const char *key, int32_t key_size, const void *from, int32_t size,
-                     int32_t when, int64_t version, int64_t ttl_ms) {
-    (void)bucket, (void)bucket_size, (void)key, (void)key_size, (void)from, (void)size, (void)when, (void)version, (void)ttl_ms;
-    return STEM_DENIED;
-}
-
-int32_t stem0_kv_remove(const char *bucket, int32_t bucket_size, const char *key, int32_t key_size, int32_t when,
-                        int64_t version) {
-    (void)bucket, (void)bucket_size, (void)key, (void)key_size, (void)when, (void)version;
-    return STEM_DENIED;
-}
-
-static int32_t denied(const char *name, int32_t size, void *to, int32_t capacity) {
-    (void)name, (void)size, (void)to, (void)capacity;
-    return STEM_DENIED;
-}
-
-int32_t stem0_config_get(const char *key, int32_t size, void *to, int32_t capacity) { return denied(key, size, to, capacity); }
-
-int32_t stem0_secret_placeholder(const char *name, int32_t size, void *to, int32_t capacity) {
-    return denied(name, size, to, capacity);
-}
-
-int32_t stem0_secret_reveal(const char *name, int32_t size, void *to, int32_t capacity) { return denied(name, size, to, capacity); }
 
 stem_attempt stem_test_run(stem_world the_world, const char *arguments) {
     world = the_world;
@@ -157,7 +151,8 @@ stem_attempt stem_test_run(stem_world the_world, const char *arguments) {
     now = (stem_attempt){.kind = "", .code = "", .message = "", .fraction = -1.0, .progress = "", .log = ""};
     now.result = stem_text_of("");
     if (world.checkpoint.at) now.checkpoint = copy(world.checkpoint.at, world.checkpoint.size);
-    stem_return("", 0);
+    stem_begin(world.media_type);
+    stem_begin_grants(&world, &now);
     if (setjmp(forced)) {
         now.forced = true;
         now.end = STEM_FAILED;

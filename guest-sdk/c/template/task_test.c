@@ -22,9 +22,17 @@ static void the_attempt_after_an_end_by_force_goes_on_at_the_checkpoint(void) {
 
 static void a_stop_notice_saves_what_is_done(void) {
     stem_attempt first = stem_test_run((stem_world){.stop_at = 4}, twenty);
-    STEM_CHECK_TEXT(first.kind, "cancelled");
+    STEM_CHECK_TEXT(first.kind, "retryable");
+    STEM_CHECK_TEXT(first.code, "worker-drain");
+    STEM_CHECK_TEXT(first.checkpoint.at, "{\"done\":3,\"sum\":6}");
     stem_attempt second = stem_test_run((stem_world){.checkpoint = first.checkpoint}, twenty);
     STEM_CHECK_TEXT(second.result.at, "{\"sum\":210,\"count\":20,\"resumedAt\":3}");
+}
+
+static void a_checkpoint_that_cannot_be_read_is_not_none(void) {
+    stem_attempt attempt = stem_test_run((stem_world){.unavailable = true}, twenty);
+    STEM_CHECK_TEXT(attempt.kind, "retryable");
+    STEM_CHECK_TEXT(attempt.code, "checkpoint");
 }
 
 static void what_is_no_number_is_fatal(void) {
@@ -33,12 +41,14 @@ static void what_is_no_number_is_fatal(void) {
     STEM_CHECK_TEXT(attempt.code, "bad-number");
     STEM_CHECK_TEXT(attempt.message, "numbers[1] is \"two\"");
     STEM_CHECK_TEXT(stem_test_run((stem_world){0}, "[]").code, "invalid-arguments");
+    STEM_CHECK_TEXT(stem_test_run((stem_world){0}, "{\"numbers\":1}").code, "invalid-arguments");
 }
 
 int main(void) {
     it_adds_up();
     the_attempt_after_an_end_by_force_goes_on_at_the_checkpoint();
     a_stop_notice_saves_what_is_done();
+    a_checkpoint_that_cannot_be_read_is_not_none();
     what_is_no_number_is_fatal();
     return stem_test_report();
 }

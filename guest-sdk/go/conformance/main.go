@@ -33,7 +33,7 @@ func Conformance(ctx *stem.Context, payload stem.Bytes) (stem.Bytes, error) {
 		return payload, nil
 	}
 	var args arguments
-	if err := json.Unmarshal(payload.Data, &args); err != nil || args == nil {
+	if err := stem.ReadJSON(payload.Data, &args); err != nil || args == nil {
 		return stem.Bytes{}, stem.Fatal("invalid-arguments", "give a JSON object")
 	}
 	op, err := read[string](args, "op")
@@ -67,7 +67,7 @@ func do(ctx *stem.Context, op string, args arguments) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		return map[string]uint64{"ms": ms}, ctx.Sleep(time.Duration(min(ms, math.MaxInt64/1_000_000)) * time.Millisecond)
+		return map[string]uint64{"ms": ms}, ctx.Sleep(duration(ms))
 	case "progress":
 		return progress(ctx, args)
 	case "beat":
@@ -81,6 +81,14 @@ func do(ctx *stem.Context, op string, args arguments) (any, error) {
 	default:
 		return nil, stem.Fatal("unknown-op", "unknown op %s", op)
 	}
+}
+
+// duration is so many milliseconds, or the longest one.
+func duration(ms uint64) time.Duration {
+	if ms > uint64(math.MaxInt64/time.Millisecond) {
+		return math.MaxInt64
+	}
+	return time.Duration(ms) * time.Millisecond
 }
 
 func echo(args arguments) (any, error) {
@@ -109,7 +117,7 @@ func fail(args arguments) error {
 	}
 	switch words["kind"] {
 	case "retryable":
-		return stem.Retryable(words["code"], "%s", words["message"]).After(time.Duration(after) * time.Millisecond)
+		return stem.Retryable(words["code"], "%s", words["message"]).After(duration(after))
 	case "fatal":
 		return stem.Fatal(words["code"], "%s", words["message"])
 	case "cancelled":

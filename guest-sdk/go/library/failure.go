@@ -22,20 +22,21 @@ const (
 
 func (k Kind) String() string {
 	switch k {
-	case KindRetryable:
-		return "retryable"
 	case KindFatal:
 		return "fatal"
-	default:
+	case KindCancelled:
 		return "cancelled"
+	default:
+		return "retryable"
 	}
 }
 
 // Failure is an error that says what is to happen next. An error of another type that a task returns counts as retryable, with
 // code "error".
 type Failure struct {
+	// Kind is one of the three; any other number is as KindRetryable.
 	Kind Kind
-	// Code is one short word, for programs.
+	// Code is one short word, for programs, cut at 64 bytes; the message is for people, cut at 4,096.
 	Code    string
 	Message string
 	// Detail is kept with the task, as JSON; at most 16 KiB.
@@ -74,26 +75,31 @@ func (f *Failure) With(detail any) *Failure {
 // Error is the code and the message.
 func (f *Failure) Error() string { return f.Code + ": " + f.Message }
 
-func stopped() *Failure { return Cancelled("stop-requested", "asked to stop") }
-
 // tell hands the failure to the worker.
 func (f *Failure) tell(worker host) {
 	words := struct {
 		Code    string `json:"code"`
 		Message string `json:"message"`
 		Detail  any    `json:"detail,omitempty"`
-	}{cut(f.Code, 64), cut(strings.ToValidUTF8(f.Message, "\uFFFD"), 4096), f.Detail}
+	}{cut(valid(f.Code), 64), cut(valid(f.Message), 4096), f.Detail}
+	kind := f.Kind
+	if kind != KindFatal && kind != KindCancelled {
+		kind = KindRetryable
+	}
 	text, err := json.Marshal(words)
 	if err != nil {
 		words.Detail = nil
 		text, _ = json.Marshal(words) // Two texts can be written.
 	}
-	if worker.fail(int32(f.Kind), millis(f.NotBefore), text) < 0 && words.Detail != nil {
+	if worker.fail(int32(kind), millis(f.NotBefore), text) < 0 && words.Detail != nil {
 		words.Detail = nil
 		text, _ = json.Marshal(words)
-		worker.fail(int32(f.Kind), millis(f.NotBefore), text)
+		worker.fail(int32(kind), millis(f.NotBefore), text)
 	}
 }
+
+// valid is the text with U+FFFD for what is not UTF-8.
+func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
 // HostError is a refusal by the worker. Passed up it becomes a failure: retryable for ErrUnavailable, ErrQuota and
 // ErrStopping, fatal for the others.

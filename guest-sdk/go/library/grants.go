@@ -1,12 +1,13 @@
 package stem
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"time"
 )
 
 // What an operator grants a task in stem.toml. Without the grant a call returns ErrDenied and the task goes on; the task's log names
-// the line that is missing. Test grants nothing.
+// the line that is missing. Test grants what [World] says. Outgoing HTTP is not among it: it is wasi:http, which only components have.
 
 // Release says when a child comes to be.
 type Release int32
@@ -21,25 +22,56 @@ const (
 
 // Child is a further task. Its name is all that it needs.
 type Child struct {
-	TaskName string `json:"task_name"`
-	Queue    string `json:"queue,omitempty"`
-	// Input is its arguments, written as JSON.
-	Input any `json:"input"`
+	TaskName string
+	// Queue is where it waits; empty is where this task did.
+	Queue string
+	// Input is its arguments, written as JSON; [Bytes] are taken as they are.
+	Input any
 	// DelayMs is the time before it may start.
-	DelayMs int64 `json:"delay_ms,omitempty"`
-	// DedupKey keeps a second child with the same key from coming to be while the first has not ended.
-	DedupKey string            `json:"dedup_key,omitempty"`
-	Headers  map[string]string `json:"headers,omitempty"`
+	DelayMs int64
+	// DedupKey makes children of one task with the same key one child, over all attempts: an attempt that is repeated enqueues
+	// again.
+	DedupKey string
+	Headers  map[string]string
+}
+
+// wireChild is a Child as the worker reads it.
+type wireChild struct {
+	TaskName    string            `json:"task_name"`
+	Queue       string            `json:"queue,omitempty"`
+	Input       any               `json:"input,omitempty"`
+	InputBase64 *string           `json:"input_base64,omitempty"`
+	MediaType   string            `json:"media_type,omitempty"`
+	DelayMs     int64             `json:"delay_ms,omitempty"`
+	DedupKey    string            `json:"dedup_key,omitempty"`
+	Headers     map[string]string `json:"headers,omitempty"`
+}
+
+func (c Child) wire() wireChild {
+	wire := wireChild{c.TaskName, c.Queue, c.Input, nil, "", c.DelayMs, c.DedupKey, c.Headers}
+	if raw, ok := c.Input.(Bytes); ok {
+		text := base64.StdEncoding.EncodeToString(raw.Data)
+		wire.Input, wire.InputBase64, wire.MediaType = nil, &text, raw.MediaType
+		if wire.MediaType == "" {
+			wire.MediaType = binaryType
+		}
+	}
+	return wire
 }
 
 // childBytes is what an id takes at most, with its quotes and comma.
 const childBytes = 131
 
-// Enqueue enqueues further tasks and returns their ids. Granted by name: children = ["thumb.*"].
+// Enqueue enqueues further tasks, all or none, and returns their ids. Granted by name: children = ["thumb.*"]. Input that cannot be
+// JSON is a fatal failure, code "invalid-child".
 func (c *Context) Enqueue(release Release, children ...Child) ([]string, error) {
-	text, err := JSON(children)
+	wires := make([]wireChild, len(children))
+	for i, child := range children {
+		wires[i] = child.wire()
+	}
+	text, err := JSON(wires)
 	if err != nil {
-		return nil, err
+		return nil, Fatal("invalid-child", "%v", err)
 	}
 	answer := make([]byte, 2+childBytes*len(children))
 	size := c.host.enqueue(text, int32(release), answer)
@@ -118,20 +150,21 @@ func (c *Context) Config(key string) (string, error) {
 	return string(value), err
 }
 
-// SecretPlaceholder returns what stands for a secret in outgoing requests. Granted by name: secrets = ["API_KEY@api.example.org"].
+// SecretPlaceholder returns what stands for a secret in the headers of outgoing requests: for a component to send, since a task in Go
+// makes none. Granted by name and host: secrets = ["API_KEY@api.example.org"].
 func (c *Context) SecretPlaceholder(name string) (string, error) {
 	value, err := fetch(func(to []byte) int32 { return c.host.secretPlaceholder(name, to) })
 	return string(value), err
 }
 
-// SecretReveal returns a secret itself. Granted apart: secrets = [{ name = "DB", reveal = true }].
+// SecretReveal returns a secret itself; the worker logs that it was told. Granted apart: secrets = [{ name = "DB", reveal = true }].
 func (c *Context) SecretReveal(name string) ([]byte, error) {
 	return fetch(func(to []byte) int32 { return c.host.secretReveal(name, to) })
 }
 
 // fetch asks again with a buffer that is large enough; the value may have grown in between.
 func fetch(ask func(to []byte) int32) ([]byte, error) {
-	buffer := make([]byte, 256)
+	buffer := make([]byte, usualBytes)
 	for {
 		size := ask(buffer)
 		switch {

@@ -1,6 +1,7 @@
 package stem
 
 import (
+	"math"
 	"os"
 	"unsafe"
 )
@@ -11,11 +12,17 @@ func stem0InputLen() int64
 //go:wasmimport stem0 input_read
 func stem0InputRead(to unsafe.Pointer, offset int64, size int32) int32
 
+//go:wasmimport stem0 output_write
+func stem0OutputWrite(from unsafe.Pointer, size int32) int32
+
 //go:wasmimport stem0 fail
 func stem0Fail(kind int32, delayMs int64, words unsafe.Pointer, size int32) int32
 
 //go:wasmimport stem0 heartbeat
 func stem0Heartbeat() int32
+
+//go:wasmimport stem0 stop_notice
+func stem0StopNotice(to unsafe.Pointer, capacity int32) int32
 
 //go:wasmimport stem0 extend_lease
 func stem0ExtendLease(ms int64) int64
@@ -88,6 +95,10 @@ func (worker) mediaType() string {
 	return binaryType
 }
 
+func (worker) output(result []byte) int32 {
+	return stem0OutputWrite(at(result), int32(min(len(result), math.MaxInt32)))
+}
+
 func (worker) fail(kind int32, delayMs int64, words []byte) int32 {
 	return stem0Fail(kind, delayMs, at(words), int32(len(words)))
 }
@@ -99,19 +110,11 @@ func (worker) log(level int32, line string)                  { stem0Log(level, l
 func (worker) sleep(ms int64) int32                          { return stem0Sleep(ms) }
 func (worker) timeLeft(which int32) int64                    { return stem0TimeLeft(which) }
 
-func (worker) info() []byte {
-	info := make([]byte, stem0Info(nil, 0))
-	stem0Info(at(info), int32(len(info)))
-	return info
-}
+func (worker) stopNotice(to []byte) int32 { return stem0StopNotice(at(to), int32(len(to))) }
+func (worker) info(to []byte) int32       { return stem0Info(at(to), int32(len(to))) }
 
-func (worker) loadCheckpoint() ([]byte, int32) {
-	size := stem0CheckpointLoad(nil, 0)
-	if size < 0 {
-		return nil, size
-	}
-	state := make([]byte, size)
-	return state, stem0CheckpointLoad(at(state), size)
+func (worker) loadCheckpoint(to []byte) int32 {
+	return stem0CheckpointLoad(at(to), int32(len(to)))
 }
 
 func (worker) saveCheckpoint(state []byte) int32 {

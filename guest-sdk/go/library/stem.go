@@ -15,10 +15,11 @@
 //		return map[string]int{"steps": args.Steps}, nil
 //	}
 //
-// Built with GOOS=wasip1 GOARCH=wasm it is a WASI command: standard output carries the result, so write nothing to it; what
-// goes to standard error is logged. On other systems [Test] runs the function without a worker.
+// Built with GOOS=wasip1 GOARCH=wasm it is a WASI command, and what it prints is logged. On other systems [Test] runs the
+// function without a worker.
 //
-// Arguments and results are any types that encoding/json reads and writes, or [Bytes]; at most 1 MiB each.
+// Arguments and results are any types that encoding/json reads and writes, or [Bytes]; at most 1 MiB each. Read JSON of others by
+// [ReadJSON].
 //
 // Each attempt begins in fresh memory. A call that finds the attempt at its end by force does not return, and nothing after it
 // runs, no deferred function either.
@@ -31,7 +32,7 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"strings"
+	"runtime/debug"
 	"time"
 	"unicode/utf8"
 )
@@ -41,6 +42,10 @@ const (
 	binaryType = "application/octet-stream"
 
 	progressBytes = 1024
+	// More than most answers have, so that they come with the first call.
+	usualBytes = 1024
+	// The stack of WebAssembly holds some more, and not as many as encoding/json takes.
+	levels = 200
 )
 
 // Bytes are arguments or a result that are not to be read or written as JSON. As a result they are recorded as
@@ -51,15 +56,24 @@ type Bytes struct {
 	MediaType string
 }
 
-// Run runs one attempt of the task, and ends the program.
+// Run runs one attempt of the task, and ends the program. A panic of the task is a failure like any other error, with code "panic",
+// and its stack is logged; one of another goroutine ends the program as it does elsewhere.
 func Run[A, R any](task func(*Context, A) (R, error)) {
 	worker := newHost()
+	defer func() {
+		if crash := recover(); crash != nil {
+			fmt.Fprintf(os.Stderr, "panic: %v\n%s", crash, debug.Stack())
+			Retryable("panic", "%v", crash).tell(worker)
+			os.Exit(1)
+		}
+	}()
 	result, failure := attempt(worker, task)
 	if failure != nil {
 		failure.tell(worker)
 		os.Exit(1)
 	}
-	if _, err := os.Stdout.Write(result); err != nil {
+	// A result that is refused is too large, as the worker says itself.
+	if worker.output(result) < 0 {
 		os.Exit(1)
 	}
 	os.Exit(0)
@@ -71,12 +85,12 @@ func attempt[A, R any](worker host, task func(*Context, A) (R, error)) ([]byte, 
 	input := worker.input()
 	if raw, ok := any(&args).(*Bytes); ok {
 		*raw = Bytes{Data: input, MediaType: worker.mediaType()}
-	} else if err := json.Unmarshal(input, &args); err != nil {
+	} else if err := ReadJSON(input, &args); err != nil {
 		return nil, Fatal("invalid-arguments", "%v", err)
 	}
 	result, err := task(&Context{host: worker}, args)
-	if err != nil {
-		return nil, failureOf(err)
+	if failure := failureOf(err); failure != nil {
+		return nil, failure
 	}
 	if raw, ok := any(result).(Bytes); ok {
 		return raw.Data, nil
@@ -120,6 +134,29 @@ func JSON(value any) ([]byte, error) {
 	return plain, nil
 }
 
+// ReadJSON is json.Unmarshal for text that others have written: more than 200 levels are an error, and not the end of the stack.
+// Arguments that are no [Bytes], and checkpoints, are read by it.
+func ReadJSON(text []byte, value any) error {
+	depth, quoted := 0, false
+	for at := 0; at < len(text); at++ {
+		switch letter := text[at]; {
+		case quoted && letter == '\\':
+			at++
+		case letter == '"':
+			quoted = !quoted
+		case quoted:
+		case letter == '[', letter == '{':
+			depth++
+		case letter == ']', letter == '}':
+			depth--
+		}
+		if depth > levels {
+			return fmt.Errorf("it is nested deeper than %d levels", levels)
+		}
+	}
+	return json.Unmarshal(text, value)
+}
+
 // Context is a task's view of its own attempt.
 type Context struct {
 	host host
@@ -152,7 +189,11 @@ type Info struct {
 func (c *Context) Info() Info {
 	if c.info == nil {
 		c.info = new(Info)
-		if err := json.Unmarshal(c.host.info(), c.info); err != nil {
+		text, err := fetch(c.host.info)
+		if err == nil {
+			err = json.Unmarshal(text, c.info)
+		}
+		if err != nil {
 			panic(fmt.Sprintf("stem: the worker's answer to info: %v", err))
 		}
 	}
@@ -162,25 +203,69 @@ func (c *Context) Info() Info {
 // Heartbeat says that the attempt makes headway. It does no I/O; call it, or Progress, in every long loop. Once a stop notice
 // is pending it returns an error to be passed up.
 func (c *Context) Heartbeat() error {
-	if c.StopRequested() {
-		return stopped()
+	if c.host.heartbeat() == 1 {
+		return c.stopped()
 	}
 	return nil
 }
 
-// StopRequested says whether a stop notice is pending, for those who want to tidy up first. It counts as a heartbeat.
-func (c *Context) StopRequested() bool { return c.host.heartbeat() == 1 }
+// StopNotice is why the attempt is asked to stop.
+type StopNotice struct {
+	// Code is revoked, soft-time-limit, worker-drain, worker-stop, or a word of a later version: then finish early.
+	Code string `json:"code"`
+	// Message is for people; it may be empty.
+	Message string `json:"message"`
+	// GraceMs is what is left until the end by force, in milliseconds; nil if nobody means to.
+	GraceMs *int64 `json:"grace_ms,omitempty"`
+}
 
-// Progress publishes how far the task is, and counts as a heartbeat. A fraction is brought between 0 and 1; math.NaN says
-// that it cannot be told. The message is cut at 1,024 bytes. Once a stop notice is pending it returns an error to be passed up.
+// Failure is what giving up because of the notice means: retryable where the task is still wanted (worker-drain, worker-stop,
+// soft-time-limit), cancelled otherwise, with the notice's code and message.
+func (n StopNotice) Failure() *Failure {
+	message := n.Message
+	if message == "" {
+		message = "asked to stop"
+	}
+	switch n.Code {
+	case "worker-drain", "worker-stop", "soft-time-limit":
+		return Retryable(n.Code, "%s", message)
+	}
+	return Cancelled(n.Code, "%s", message)
+}
+
+// StopRequested returns the pending stop notice, for those who want to tidy up first; nil if none is. Unlike Heartbeat it does not
+// say that the attempt makes headway.
+func (c *Context) StopRequested() *StopNotice {
+	text, err := fetch(c.host.stopNotice)
+	if err != nil {
+		return nil
+	}
+	var notice StopNotice
+	if err := json.Unmarshal(text, &notice); err != nil {
+		panic(fmt.Sprintf("stem: the worker's answer to stop_notice: %v", err))
+	}
+	return &notice
+}
+
+// stopped is what the pending notice means.
+func (c *Context) stopped() *Failure {
+	if notice := c.StopRequested(); notice != nil {
+		return notice.Failure()
+	}
+	return Cancelled("stop-requested", "asked to stop")
+}
+
+// Progress publishes how far the task is, and counts as a heartbeat. A fraction is brought between 0 and 1 and told in
+// thousandths; math.NaN says that it cannot be told. The message is cut at 1,024 bytes. Once a stop notice is pending it returns an
+// error to be passed up.
 func (c *Context) Progress(fraction float64, message string) error {
 	permille := int32(-1)
 	if !math.IsNaN(fraction) {
 		permille = int32(math.Round(min(max(fraction, 0), 1) * 1000))
 	}
-	switch answer := c.host.progress(permille, cut(strings.ToValidUTF8(message, "\uFFFD"), progressBytes)); {
+	switch answer := c.host.progress(permille, cut(valid(message), progressBytes)); {
 	case answer == 1:
-		return stopped()
+		return c.stopped()
 	case answer < 0:
 		return HostError(answer)
 	}
@@ -191,7 +276,7 @@ func (c *Context) Progress(fraction float64, message string) error {
 func (c *Context) Sleep(duration time.Duration) error {
 	switch answer := c.host.sleep(millis(duration)); {
 	case HostError(answer) == ErrStopping:
-		return stopped()
+		return c.stopped()
 	case answer < 0:
 		return HostError(answer)
 	}
@@ -219,22 +304,26 @@ func timeLeft(ms int64) (time.Duration, bool) {
 }
 
 // SaveCheckpoint keeps a value, as JSON, for the next attempt of this task; at most 256 KiB. After an error the former value
-// stays.
+// stays. A value that cannot be JSON is a fatal failure, code "invalid-checkpoint".
 func (c *Context) SaveCheckpoint(value any) error {
 	state, err := JSON(value)
 	if err != nil {
-		return err
+		return Fatal("invalid-checkpoint", "%v", err)
 	}
 	return c.SaveCheckpointBytes(state)
 }
 
-// LoadCheckpoint reads what was saved last, in this attempt or an earlier one, into value; false if nothing was.
+// LoadCheckpoint reads what was saved last, in this attempt or an earlier one, into value; false if nothing was. One that does not
+// fit the value is a fatal failure, code "invalid-checkpoint".
 func (c *Context) LoadCheckpoint(value any) (bool, error) {
 	state, err := c.LoadCheckpointBytes()
 	if err != nil || state == nil {
 		return false, err
 	}
-	return true, json.Unmarshal(state, value)
+	if err := ReadJSON(state, value); err != nil {
+		return false, Fatal("invalid-checkpoint", "%v", err)
+	}
+	return true, nil
 }
 
 // SaveCheckpointBytes is SaveCheckpoint for bytes as they are.
@@ -247,14 +336,11 @@ func (c *Context) SaveCheckpointBytes(state []byte) error {
 
 // LoadCheckpointBytes is LoadCheckpoint for bytes as they are; nil if nothing was saved.
 func (c *Context) LoadCheckpointBytes() ([]byte, error) {
-	state, answer := c.host.loadCheckpoint()
-	switch {
-	case HostError(answer) == ErrNotFound:
+	state, err := fetch(c.host.loadCheckpoint)
+	if err == ErrNotFound {
 		return nil, nil
-	case answer < 0:
-		return nil, HostError(answer)
 	}
-	return state, nil
+	return state, err
 }
 
 // Level says how much a log line matters.
@@ -285,7 +371,11 @@ func (c *Context) Errorf(format string, values ...any) { c.Logf(LevelError, form
 
 // millis rounds up, so that a wait of half a millisecond is a wait.
 func millis(duration time.Duration) int64 {
-	return int64((max(duration, 0) + time.Millisecond - 1) / time.Millisecond)
+	whole := int64(max(duration, 0) / time.Millisecond)
+	if duration > 0 && duration%time.Millisecond > 0 {
+		whole++
+	}
+	return whole
 }
 
 // cut ends a text between two characters.
@@ -299,12 +389,15 @@ func cut(text string, limit int) string {
 	return text[:limit]
 }
 
-// failureOf finds the failure that an error stands for.
+// failureOf finds the failure that an error stands for; nil if there is none.
 func failureOf(err error) *Failure {
 	var failure *Failure
 	var refusal HostError
 	switch {
-	case errors.As(err, &failure):
+	case err == nil, err == error(failure):
+		// A function that returns *Failure makes of its nil an error that is not nil.
+		return nil
+	case errors.As(err, &failure) && failure != nil:
 		return failure
 	case errors.As(err, &refusal):
 		return refusal.failure(err)

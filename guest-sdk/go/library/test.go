@@ -14,6 +14,8 @@ type World struct {
 	// StopAt is the number of the heartbeat or progress update that finds a stop notice pending; later ones find it too. 0 is
 	// none.
 	StopAt int
+	// Stop is that notice; one without a code is worker-drain.
+	Stop StopNotice
 	// EndAt is the number of the one that does not return, since the attempt ends by force. 0 is none.
 	EndAt int
 	// Checkpoint is what an earlier attempt saved.
@@ -22,6 +24,8 @@ type World struct {
 	Info Info
 	// MediaType is that of the arguments; empty counts as JSON.
 	MediaType string
+	// Grants are what it may reach beside itself.
+	Grants Grants
 }
 
 // Update is one progress update; a fraction that cannot be told is -1.
@@ -44,23 +48,26 @@ type Attempt struct {
 	Log []string
 	// Checkpoint is the checkpoint as it stands at the end.
 	Checkpoint []byte
+	// Children has every task that it has enqueued, in order.
+	Children []Enqueued
+	// Buckets has the granted buckets as they stand at the end.
+	Buckets map[string]map[string]Entry
 	// Beats counts heartbeats and progress updates.
 	Beats int
 	// Slept is the sum of all waits, which take no time here.
 	Slept time.Duration
 }
 
-// Test runs one attempt of a task, natively and without a worker. The arguments are written as JSON; []byte are taken as they are.
+// Test runs one attempt of a task, natively and without a worker. The arguments are written as JSON; []byte are taken as they are. A
+// panic of the task goes on, so that the test shows where it was.
 func Test[A, R any](task func(*Context, A) (R, error), args any, world World) (done Attempt) {
 	payload, raw := args.([]byte)
 	if !raw {
-		var err error
-		if payload, err = json.Marshal(args); err != nil {
-			panic(err)
-		}
+		payload = asJSON(args)
 	}
 	fake := &testHost{world: world, payload: payload}
 	fake.done.Checkpoint = world.Checkpoint
+	fake.begin()
 	defer func() {
 		switch ended := recover(); ended {
 		case nil:
@@ -90,6 +97,8 @@ type testHost struct {
 	world   World
 	payload []byte
 	done    Attempt
+	// versions counts the changes of all values.
+	versions int64
 }
 
 func (h *testHost) beat() int32 {
@@ -114,9 +123,37 @@ func (h *testHost) mediaType() string {
 	return h.world.MediaType
 }
 
+// These two are for Run.
+func (h *testHost) output([]byte) int32             { return 0 }
 func (h *testHost) fail(int32, int64, []byte) int32 { return 0 }
-func (h *testHost) heartbeat() int32                { return h.beat() }
-func (h *testHost) extendLease(ms int64) int64      { return ms }
+
+// answer fills `to` with as much as fits, and says how much there is.
+func answer(to, with []byte) int32 {
+	copy(to, with)
+	return int32(len(with))
+}
+
+func asJSON(value any) []byte {
+	text, err := json.Marshal(value)
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
+
+func (h *testHost) heartbeat() int32           { return h.beat() }
+func (h *testHost) extendLease(ms int64) int64 { return ms }
+
+func (h *testHost) stopNotice(to []byte) int32 {
+	if !h.stopping() {
+		return int32(ErrNotFound)
+	}
+	notice := h.world.Stop
+	if notice.Code == "" {
+		notice.Code = "worker-drain"
+	}
+	return answer(to, asJSON(notice))
+}
 
 func (h *testHost) progress(permille int32, message string) int32 {
 	update := Update{Fraction: -1, Message: message}
@@ -144,21 +181,17 @@ func (h *testHost) timeLeft(which int32) int64 {
 	return time.Minute.Milliseconds()
 }
 
-func (h *testHost) info() []byte {
+func (h *testHost) info(to []byte) int32 {
 	info := h.world.Info
 	info.Attempt = max(info.Attempt, 1)
-	text, err := json.Marshal(info)
-	if err != nil {
-		panic(err)
-	}
-	return text
+	return answer(to, asJSON(info))
 }
 
-func (h *testHost) loadCheckpoint() ([]byte, int32) {
+func (h *testHost) loadCheckpoint(to []byte) int32 {
 	if h.done.Checkpoint == nil {
-		return nil, int32(ErrNotFound)
+		return int32(ErrNotFound)
 	}
-	return h.done.Checkpoint, int32(len(h.done.Checkpoint))
+	return answer(to, h.done.Checkpoint)
 }
 
 func (h *testHost) saveCheckpoint(state []byte) int32 {
@@ -167,16 +200,4 @@ func (h *testHost) saveCheckpoint(state []byte) int32 {
 	}
 	h.done.Checkpoint = append([]byte{}, state...)
 	return 0
-}
-
-const denied = int32(ErrDenied)
-
-func (h *testHost) enqueue([]byte, int32, []byte) int32         { return denied }
-func (h *testHost) kvGet(string, string, []byte, *int64) int32  { return denied }
-func (h *testHost) kvRemove(string, string, int32, int64) int32 { return denied }
-func (h *testHost) config(string, []byte) int32                 { return denied }
-func (h *testHost) secretPlaceholder(string, []byte) int32      { return denied }
-func (h *testHost) secretReveal(string, []byte) int32           { return denied }
-func (h *testHost) kvPut(string, string, []byte, int32, int64, int64) int64 {
-	return int64(ErrDenied)
 }

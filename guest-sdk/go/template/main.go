@@ -57,10 +57,14 @@ func AddUp(ctx *stem.Context, args Args) (Sum, error) {
 }
 
 func addUp(ctx *stem.Context, args Args, now *state) error {
+	if args.Numbers == nil {
+		return stem.Fatal("invalid-arguments", `give an object with a list: {"numbers":[1,2,3]}`)
+	}
 	all := len(args.Numbers)
 	for now.Done < all {
-		var number float64
-		if err := json.Unmarshal(args.Numbers[now.Done], &number); err != nil {
+		// A pointer, since a null leaves what it is read into as it was.
+		var number *float64
+		if err := json.Unmarshal(args.Numbers[now.Done], &number); err != nil || number == nil {
 			return stem.Fatal("bad-number", "numbers[%d] is %s", now.Done, args.Numbers[now.Done])
 		}
 		if args.DelayMs > 0 {
@@ -71,7 +75,7 @@ func addUp(ctx *stem.Context, args Args, now *state) error {
 		if err := ctx.Heartbeat(); err != nil {
 			return err
 		}
-		now.Sum += number
+		now.Sum += *number
 		now.Done++
 		if now.Done%batch == 0 || now.Done == all {
 			if err := ctx.SaveCheckpoint(now); err != nil {

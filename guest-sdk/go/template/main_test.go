@@ -38,7 +38,7 @@ func TestTheAttemptAfterAnEndByForceGoesOnAtTheCheckpoint(t *testing.T) {
 
 func TestAStopNoticeSavesWhatIsDone(t *testing.T) {
 	first := stem.Test(AddUp, twenty, stem.World{StopAt: 4})
-	if first.Failure == nil || first.Failure.Kind != stem.KindCancelled {
+	if first.Failure == nil || first.Failure.Kind != stem.KindRetryable || first.Failure.Code != "worker-drain" {
 		t.Fatalf("it failed by %v", first.Failure)
 	}
 	second := stem.Test(AddUp, twenty, stem.World{Checkpoint: first.Checkpoint})
@@ -50,8 +50,10 @@ func TestWhatIsNoNumberIsFatal(t *testing.T) {
 	if failure := attempt.Failure; failure == nil || failure.Kind != stem.KindFatal || failure.Error() != `bad-number: numbers[1] is "two"` {
 		t.Errorf("it failed by %v", failure)
 	}
-	attempt = stem.Test(AddUp, []byte(`{"numbers":1}`), stem.World{})
-	if attempt.Failure == nil || attempt.Failure.Code != "invalid-arguments" {
-		t.Errorf("it failed by %v", attempt.Failure)
+	for _, arguments := range []string{`{"numbers":1}`, `{"number":[1]}`, `[]`} {
+		attempt := stem.Test(AddUp, []byte(arguments), stem.World{})
+		if attempt.Failure == nil || attempt.Failure.Code != "invalid-arguments" {
+			t.Errorf("%s failed by %v", arguments, attempt.Failure)
+		}
 	}
 }

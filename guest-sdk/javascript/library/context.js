@@ -1,12 +1,13 @@
 // A task's view of its own attempt, over the functions of a worker or of a test.
 
 import { Binary } from "./binary.js";
-import { Fatal, HostError, ofNotice } from "./errors.js";
-import { cut } from "./text.js";
+import { Fatal, HostError, ofNotice, ofThrown } from "./errors.js";
+import { cut, show, wellFormed } from "./text.js";
 
 const MESSAGE_BYTES = 1024;
 /** The contract takes longer spans as the longest; numbers above are not exact. */
 const LONGEST_MS = Number.MAX_SAFE_INTEGER;
+const LEVELS = ["trace", "debug", "info", "warn", "error"];
 
 /** Whole milliseconds, rounded up, so that a wait of half a millisecond is a wait. */
 function millis(value, what) {
@@ -26,8 +27,8 @@ export class Context {
     this.checkpoint = new Checkpoint(host);
     this.children = new Children(host);
     this.secrets = Object.freeze({
-      placeholder: (name) => host.secretPlaceholder(String(name)),
-      reveal: (name) => host.revealSecret(String(name)),
+      placeholder: (name) => host.secretPlaceholder(wellFormed(name)),
+      reveal: (name) => host.revealSecret(wellFormed(name)),
     });
   }
 
@@ -54,8 +55,8 @@ export class Context {
     stopped(
       this.#host.progress({
         fraction: known ? Math.min(Math.max(fraction, 0), 1) : null,
-        message: message === undefined || message === null ? null : cut(String(message), MESSAGE_BYTES),
-        data: data === undefined ? null : data instanceof Binary ? data : Binary.json(data),
+        message: message === undefined || message === null ? null : cut(wellFormed(message), MESSAGE_BYTES),
+        data: data === undefined ? null : written("invalid-progress", data),
       }),
     );
   }
@@ -84,11 +85,11 @@ export class Context {
   }
 
   config(name) {
-    return this.#host.config(String(name)) ?? undefined;
+    return this.#host.config(wellFormed(name)) ?? undefined;
   }
 
   bucket(name) {
-    return new Bucket(this.#host, String(name));
+    return new Bucket(this.#host, wellFormed(name));
   }
 }
 
@@ -101,9 +102,13 @@ function json(code, work) {
   try {
     return work();
   } catch (error) {
-    throw new Fatal(code, error.message, { cause: error });
+    throw new Fatal(code, ofThrown(error).message, { cause: error });
   }
 }
+
+const written = (code, value) => (value instanceof Binary ? value : json(code, () => Binary.json(value)));
+const octets = (code, bytes) => json(code, () => new Binary("", bytes)).bytes;
+const given = (value, read) => (value === undefined || value === null ? null : read(value));
 
 class Checkpoint {
   #host;
@@ -118,7 +123,7 @@ class Checkpoint {
   }
 
   save(state) {
-    this.#host.saveCheckpoint(json("invalid-checkpoint", () => Binary.json(state)).bytes);
+    this.#host.saveCheckpoint(written("invalid-checkpoint", state).bytes);
   }
 
   loadBytes() {
@@ -126,7 +131,7 @@ class Checkpoint {
   }
 
   saveBytes(bytes) {
-    this.#host.saveCheckpoint(bytes);
+    this.#host.saveCheckpoint(octets("invalid-checkpoint", bytes));
   }
 }
 
@@ -138,14 +143,17 @@ class Children {
   }
 
   enqueue(children, { onSuccess = false } = {}) {
-    const requests = [children].flat().map(({ taskName, input = {}, queue, delayMs, dedupKey, headers = {} }) => ({
-      taskName: String(taskName),
-      queue: queue ?? null,
-      input: input instanceof Binary ? input : json("invalid-child", () => Binary.json(input)),
-      delayMs: delayMs === undefined ? null : millis(delayMs, "the delay"),
-      dedupKey: dedupKey ?? null,
-      headers: Object.entries(headers).map(([name, value]) => [name, String(value)]),
-    }));
+    const requests = [children].flat().map(({ taskName, input = {}, queue, delayMs, dedupKey, headers }) => {
+      if (typeof taskName !== "string") throw new Fatal("invalid-child", `a child's taskName is ${show(taskName)}, not a text`);
+      return {
+        taskName: wellFormed(taskName),
+        queue: given(queue, wellFormed),
+        input: written("invalid-child", input),
+        delayMs: given(delayMs, (ms) => millis(ms, "the delay")),
+        dedupKey: given(dedupKey, wellFormed),
+        headers: Object.entries(headers ?? {}).map(([name, value]) => [wellFormed(name), wellFormed(value)]),
+      };
+    });
     return this.#host.enqueue(requests, onSuccess ? "on-success" : "now");
   }
 }
@@ -165,26 +173,35 @@ class Bucket {
   }
 
   put(key, value, options) {
-    return this.putBytes(key, json("invalid-value", () => Binary.json(value)).bytes, options);
+    return this.putBytes(key, written("invalid-value", value).bytes, options);
   }
 
   getBytes(key) {
-    return this.#host.readBucket(this.#name, String(key)) ?? undefined;
+    return this.#host.readBucket(this.#name, wellFormed(key)) ?? undefined;
   }
 
   putBytes(key, bytes, { ttlMs, ...when } = {}) {
-    const ttl = ttlMs === undefined ? null : millis(ttlMs, "ttlMs");
-    return this.#host.writeBucket(this.#name, String(key), bytes, condition(when), ttl);
+    const ttl = given(ttlMs, (ms) => millis(ms, "ttlMs"));
+    return this.#host.writeBucket(this.#name, wellFormed(key), octets("invalid-value", bytes), condition(when), ttl);
   }
 
   remove(key, when = {}) {
-    this.#host.removeFromBucket(this.#name, String(key), condition(when));
+    this.#host.removeFromBucket(this.#name, wellFormed(key), condition(when));
   }
 }
 
-function condition({ ifAbsent = false, ifVersion }) {
-  if (ifVersion !== undefined) return { tag: "if-version", val: ifVersion };
-  return { tag: ifAbsent ? "if-absent" : "always" };
+function condition(when) {
+  const { ifAbsent = false, ifVersion } = when;
+  if (!Object.hasOwn(when, "ifVersion")) return { tag: ifAbsent ? "if-absent" : "always" };
+  // Not taken for no condition: it is mostly the version of an entry that was not there, and the write would lose another's.
+  if (!Number.isSafeInteger(ifVersion) || ifVersion < 0) throw new Fatal("invalid", `ifVersion is ${show(ifVersion)}; where no value is, say ifAbsent`);
+  if (ifAbsent) throw new Fatal("invalid", "ifAbsent and ifVersion cannot both hold");
+  return { tag: "if-version", val: ifVersion };
+}
+
+function known(level) {
+  if (!LEVELS.includes(level)) throw new TypeError(`a log level is ${LEVELS.join(", ")}, not ${show(level)}`);
+  return level;
 }
 
 class Log {
@@ -195,12 +212,13 @@ class Log {
   }
 
   write(level, message, fields = {}) {
-    const named = Object.entries(fields).map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : String(value)]);
-    this.#host.log(level, String(message), named);
+    known(level);
+    const named = Object.entries(fields).map(([name, value]) => [wellFormed(name), wellFormed(show(value))]);
+    this.#host.log(level, wellFormed(show(message)), named);
   }
 
   isEnabled(level) {
-    return this.#host.logEnabled(level);
+    return this.#host.logEnabled(known(level));
   }
 
   trace(message, fields) {

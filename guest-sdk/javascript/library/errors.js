@@ -66,6 +66,15 @@ export function ofNotice(notice) {
 /** Whatever a task has thrown, as a failure. An ordinary error is retryable; its name is the code. */
 export function ofThrown(thrown) {
   if (thrown instanceof TaskError) return thrown;
-  if (thrown instanceof Error) return new Retryable(thrown.name || "Error", thrown.message, { cause: thrown });
-  return new Retryable("thrown", String(thrown));
+  if (!(thrown instanceof Error)) return new Retryable("thrown", said(() => thrown), { cause: thrown });
+  return new Retryable(said(() => thrown.name || "Error"), said(() => thrown.message), { cause: thrown });
+}
+
+/** Anything can be thrown, also what cannot be made a text. */
+function said(read) {
+  try {
+    return String(read());
+  } catch {
+    return "what was thrown has no text";
+  }
 }

@@ -3,22 +3,12 @@
 //
 // Imported before the task's own module, so that what runs at its top level finds them too.
 
-import { decode, encode } from "./text.js";
+import { decode, encode, show, wellFormed } from "./text.js";
 
 let host;
 
-const show = (value) => {
-  if (typeof value === "string") return value;
-  if (value instanceof Error) return value.stack ? `${value}\n${value.stack}` : String(value);
-  try {
-    return JSON.stringify(value) ?? String(value);
-  } catch {
-    return String(value);
-  }
-};
-
 // At the top level of a module, that is at build time, there is no log to write to.
-const writer = (level) => (...values) => host?.log(level, values.map(show).join(" "), []);
+const writer = (level) => (...values) => host?.log(level, wellFormed(values.map(show).join(" ")), []);
 
 globalThis.console ??= {
   trace: writer("trace"),
@@ -53,31 +43,46 @@ globalThis.TextDecoder ??= class TextDecoder {
     return "utf-8";
   }
 
-  decode(bytes = new Uint8Array()) {
+  decode(bytes = new Uint8Array(), { stream = false } = {}) {
+    if (stream) throw new TypeError("this TextDecoder reads whole texts only: it has no option stream");
     const view = ArrayBuffer.isView(bytes) ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength) : new Uint8Array(bytes);
     const text = decode(view, this.#fatal);
     return !this.#ignoreBOM && text.charCodeAt(0) === 0xfeff ? text.slice(1) : text;
   }
 };
 
+const elapsed = performance.now.bind(performance);
+let began = 0;
+let timeOrigin = 0;
+
+// QuickJS counts from a moment of the build. The other engine does not, and must not be asked for the time while it builds.
+if (typeof globalThis.__cqjs === "object") {
+  globalThis.performance = {
+    now: () => elapsed() - began,
+    get timeOrigin() {
+      return timeOrigin;
+    },
+  };
+}
+
 /** Called as an attempt begins. */
 export function begin(worker) {
   host = worker;
+  began = elapsed();
+  timeOrigin = Date.now();
   const { taskId, attempt } = worker.info();
-  seed(`${taskId} ${attempt} ${Date.now()} ${performance.now()}`);
+  seed(`${taskId} ${attempt} ${timeOrigin} ${began}`);
 }
+
+let random = Math.random;
+
+// In place before the task's modules are: libraries keep the function at their top level, and must not keep the one whose state
+// comes from the build.
+Math.random = () => random();
 
 /** `Math.random` as xoshiro128**, from a seed that differs in every attempt. Not for secrets. */
 function seed(text) {
-  let hash = 0x811c9dc5;
-  const next = () => {
-    hash = Math.imul(hash ^ (hash >>> 15), 0x85ebca6b);
-    hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
-    hash ^= hash >>> 16;
-    return hash;
-  };
-  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
-  let [a, b, c, d] = [next(), next(), next(), next() | 1];
+  let [a, b, c, d] = [0x9e3779b9, 0x243f6a88, 0xb7e15162, 0x6a09e667];
   const rotate = (value, by) => (value << by) | (value >>> (32 - by));
   const draw = () => {
     const drawn = Math.imul(rotate(Math.imul(b, 5), 7), 9) >>> 0;
@@ -90,5 +95,11 @@ function seed(text) {
     d = rotate(d, 11);
     return drawn;
   };
-  Math.random = () => ((draw() >>> 5) * 67108864 + (draw() >>> 6)) / 9007199254740992;
+  // All 128 bits of the state take part, so that no two attempts come to draw the same numbers.
+  for (let i = 0; i < text.length; i++) {
+    a ^= text.charCodeAt(i);
+    draw();
+  }
+  for (let round = 0; round < 64; round++) draw();
+  random = () => ((draw() >>> 5) * 67108864 + (draw() >>> 6)) / 9007199254740992;
 }

@@ -15,7 +15,7 @@ export type Millis = number;
 
 /** Bytes and their media type: arguments, result, progress data or detail that is not JSON. */
 export class Binary {
-  constructor(mediaType: string, bytes: Uint8Array | ArrayBuffer | number[]);
+  constructor(mediaType: string, bytes: ArrayBufferView | ArrayBuffer | number[]);
   /** Text as UTF-8; `text/plain; charset=utf-8` unless another type is given. */
   static text(text: string, mediaType?: string): Binary;
   /** A JSON document. Throws a TypeError for what JSON cannot hold. */
@@ -26,14 +26,14 @@ export class Binary {
   readonly bytes: Uint8Array;
   /** The bytes as UTF-8. Throws a TypeError if they are not. */
   text(): string;
-  /** The bytes as JSON, whatever the media type. */
+  /** The bytes as JSON, whatever the media type. Throws if they are not, or nested deeper than 256. */
   json(): any;
   /** Whether the media type says JSON. */
   isJson(): boolean;
 }
 
 export interface FailureOptions {
-  /** Kept with the task: JSON, or bytes; at most 16 KiB. */
+  /** Kept with the task: JSON, or bytes; at most 16 KiB. Left out if it is neither, or more. */
   detail?: Json | Binary;
   /** What caused it; its stack goes into the task's log. */
   cause?: unknown;
@@ -119,8 +119,8 @@ export interface Log {
 export interface Checkpoint {
   /** The value saved last; undefined when none was. Fatal `invalid-checkpoint` if it is no JSON. */
   load<State = any>(): State | undefined;
-  /** Replaces the value as a whole; durable once it returns. At most 256 KiB. */
-  save(state: Json): void;
+  /** Replaces the value as a whole; durable once it returns. At most 256 KiB. Fatal `invalid-checkpoint` for what JSON cannot hold. */
+  save(state: Json | Binary): void;
   loadBytes(): Uint8Array | undefined;
   saveBytes(state: Uint8Array): void;
 }
@@ -152,7 +152,7 @@ export interface Entry<Value> {
 export interface Condition {
   /** Only if there is no value. */
   ifAbsent?: boolean;
-  /** Only if the value has this version. */
+  /** Only if the value has this version. Fatal `invalid` for `undefined`: it is mostly the version of an entry that is not there. */
   ifVersion?: number;
 }
 
@@ -217,7 +217,7 @@ export interface Task<Input, Output> {
 }
 
 export interface TaskOptions<Input> {
-  /** Turns the JSON into arguments, or throws: fatal `invalid-arguments`. For instance `schema.parse` of a validator. */
+  /** Turns the JSON into arguments, or throws: fatal `invalid-arguments` unless it is a TaskError. For instance `schema.parse` of a validator. */
   parse?: (value: any) => Input;
 }
 

@@ -1,6 +1,6 @@
 // Attempts without a worker, for tests in Node.js.
 
-import type { Binary, Child, Json, Level, Millis, Task, TaskError, TaskInfo } from "./index.js";
+import type { Binary, Json, Level, Millis, Task, TaskError, TaskInfo } from "./index.js";
 
 /** What the test asks of the host. Its clock is its own: nothing waits. */
 export interface Script {
@@ -21,11 +21,30 @@ export interface Script {
   /** Every call that needs a service is refused as `unavailable`. */
   unavailable?: boolean;
   logLevel?: Level;
-  /** Granted settings and secrets; what is not here is denied. */
-  config?: Record<string, string>;
+  /** Names of tasks that may be enqueued, or their beginnings and `*`. Like everything below: what is not granted here is denied. */
+  children?: string[];
+  /** Granted settings; null where the worker has no value. */
+  config?: Record<string, string | null>;
+  /** Secrets that are granted to be revealed, and by their placeholder. */
   secrets?: Record<string, string>;
-  /** Granted buckets, with what is in them. */
+  /** Secrets that are granted by their placeholder alone. */
+  placeholders?: string[];
+  /** Granted buckets, with what is in them: for reading and writing. */
   buckets?: Record<string, Record<string, Json | Uint8Array>>;
+  /** Those of them that are for reading only. */
+  readOnlyBuckets?: string[];
+}
+
+/** A child as the worker takes it. */
+export interface Enqueued {
+  readonly id: string;
+  readonly taskName: string;
+  readonly queue: string | null;
+  readonly input: Binary;
+  readonly delayMs: Millis | null;
+  readonly dedupKey: string | null;
+  readonly headers: [name: string, value: string][];
+  readonly release: "now" | "on-success";
 }
 
 /** What one attempt did. */
@@ -38,7 +57,8 @@ export interface Attempt {
   readonly terminated: boolean;
   readonly progress: { fraction: number | null; message: string | null; data: Binary | null }[];
   readonly log: { level: Level; message: string; fields: Record<string, string> }[];
-  readonly children: (Omit<Child, "input"> & { input: Binary; release: "now" | "on-success" })[];
+  /** One for each dedup key. Those that go with its success are here if it succeeded. */
+  readonly children: Enqueued[];
   /** The checkpoint as it stands, read as JSON. */
   readonly checkpoint: any;
   readonly checkpointBytes?: Uint8Array;

@@ -8,7 +8,11 @@ import { perform } from "./task.js";
 import { cut, encodeUtf8 } from "./text.js";
 
 const LEVELS = ["trace", "debug", "info", "warn", "error"];
-const BOUNDS = { result: 1 << 20, checkpoint: 256 << 10, message: 1024, data: 16 << 10, line: 4096, fields: 32, value: 64 << 10 };
+const BOUNDS = { payload: 1 << 20, result: 1 << 20, checkpoint: 256 << 10, message: 1024, data: 16 << 10, line: 4096, fields: 32 };
+const CHILDREN = { perCall: 100, perAttempt: 1000, headers: 64, header: 4096 };
+const KV = { bucket: 128, key: 512, value: 64 << 10 };
+const SETTING = 128;
+const NAME = /^[A-Za-z0-9_][A-Za-z0-9._:-]{0,127}$/;
 const DEFAULT_INFO = {
   taskId: "test-1",
   taskName: "test",
@@ -34,6 +38,14 @@ const within = (size, bound) => {
   if (size > bound) refuse("too-large", bound);
 };
 
+const denied = (grant) => refuse("denied", `no grant covers it: put ${grant} under [handlers.NAME.grants] in stem.toml`);
+
+/** The rules for the name of a setting or a secret. */
+const nameWithin = (name) => {
+  if (name === "") refuse("invalid", "the name is empty");
+  within(encodeUtf8(name).length, SETTING);
+};
+
 const saved = (state) => (state instanceof Uint8Array ? state.slice() : Binary.json(state).bytes);
 
 class TestHost {
@@ -44,12 +56,13 @@ class TestHost {
     this.versions = 0;
     for (const [name, values] of Object.entries(script.buckets ?? {})) {
       const bucket = new Map();
-      for (const [key, value] of Object.entries(values)) bucket.set(key, { value: saved(value), version: ++this.versions });
+      for (const [key, value] of Object.entries(values)) bucket.set(key, { value: saved(value), version: ++this.versions, until: Infinity });
       this.buckets.set(name, bucket);
     }
     this.progressed = [];
     this.lines = [];
     this.children = [];
+    this.asked = 0;
     this.beats = 0;
     this.elapsedMs = 0;
     this.ended = false;
@@ -155,7 +168,7 @@ class TestHost {
   loadCheckpoint() {
     this.enter();
     this.service();
-    return this.checkpoint;
+    return this.checkpoint && this.checkpoint.slice();
   }
 
   saveCheckpoint(bytes) {
@@ -167,67 +180,94 @@ class TestHost {
 
   enqueue(requests, release) {
     this.enter();
+    if (requests.length > CHILDREN.perCall) refuse("invalid", `${requests.length} tasks in one call; ${CHILDREN.perCall} are allowed`);
+    for (const request of requests) this.admit(request);
+    if (this.asked + requests.length > CHILDREN.perAttempt) refuse("quota", "tasks enqueued by this attempt");
     this.service();
+    this.asked += requests.length;
     return requests.map((request) => {
-      this.children.push({ ...request, release });
-      return `child-${this.children.length}`;
+      const same = request.dedupKey === null ? undefined : this.children.find(({ dedupKey }) => dedupKey === request.dedupKey);
+      if (same) return same.id;
+      const id = `child-${this.children.length + 1}`;
+      this.children.push({ id, ...request, release });
+      return id;
     });
   }
 
-  bucket(name) {
+  /** A child as the worker takes it, and one that is granted. */
+  admit({ taskName, queue, input, dedupKey, headers }) {
+    const granted = (name) => (name.endsWith("*") ? taskName.startsWith(name.slice(0, -1)) : taskName === name);
+    if (!NAME.test(taskName)) refuse("invalid", `task name ${taskName}`);
+    if (!(this.script.children ?? []).some(granted)) denied(`children = ["${taskName}"]`);
+    if (queue !== null && !NAME.test(queue)) refuse("invalid", `queue name ${queue}`);
+    if (dedupKey !== null && !NAME.test(dedupKey)) refuse("invalid", `dedup-key ${dedupKey}`);
+    const long = ([name, value]) => encodeUtf8(name + value).length > CHILDREN.header;
+    if (headers.length > CHILDREN.headers || headers.some((header) => header[0] === "" || long(header))) refuse("invalid", "headers");
+    within(input.bytes.length, BOUNDS.payload);
+  }
+
+  /** A bucket that may be used so. */
+  bucket(name, key, change) {
+    this.enter();
+    within(encodeUtf8(name).length, KV.bucket);
+    within(encodeUtf8(key).length, KV.key);
+    if (!NAME.test(name) || name.includes(":")) refuse("invalid", `bucket ${name}`);
+    if (key === "" || /\p{Cc}/u.test(key)) refuse("invalid", "a key is not empty and holds no control character");
     const bucket = this.buckets.get(name);
-    if (!bucket) refuse("denied", `kv = ["${name}:rw"]`);
-    this.service();
+    if (!bucket || (change && this.script.readOnlyBuckets?.includes(name))) denied(`kv = ["${name}${change ? ":rw" : ""}"]`);
     return bucket;
   }
 
-  held(bucket, key, { tag, val }) {
+  /** What is there, and not over its time. */
+  held(bucket, key) {
+    this.service();
     const entry = bucket.get(key);
-    if ((tag === "if-absent" && entry) || (tag === "if-version" && entry?.version !== val)) refuse("conflict");
-    return entry;
+    return entry && this.elapsedMs < entry.until ? entry : undefined;
   }
 
   readBucket(name, key) {
-    this.enter();
-    return this.bucket(name).get(key) ?? null;
+    const entry = this.held(this.bucket(name, key, false), key);
+    return entry ? { value: entry.value.slice(), version: entry.version } : null;
   }
 
-  writeBucket(name, key, value, when) {
-    this.enter();
-    within(value.length, BOUNDS.value);
-    const bucket = this.bucket(name);
-    this.held(bucket, key, when);
-    bucket.set(key, { value: value.slice(), version: ++this.versions });
+  writeBucket(name, key, value, { tag, val }, ttl) {
+    const bucket = this.bucket(name, key, true);
+    within(value.length, KV.value);
+    if (ttl === 0) refuse("invalid", "a value is kept for 1 ms or longer");
+    const entry = this.held(bucket, key);
+    if ((tag === "if-absent" && entry) || (tag === "if-version" && entry?.version !== val)) refuse("conflict");
+    bucket.set(key, { value: value.slice(), version: ++this.versions, until: ttl === null ? Infinity : this.elapsedMs + ttl });
     return this.versions;
   }
 
-  removeFromBucket(name, key, when) {
-    this.enter();
-    const bucket = this.bucket(name);
-    if (!bucket.has(key)) refuse("not-found");
-    this.held(bucket, key, when);
+  removeFromBucket(name, key, { tag, val }) {
+    const bucket = this.bucket(name, key, true);
+    if (tag === "if-absent") refuse("invalid", "a value that is not there cannot be removed");
+    const entry = this.held(bucket, key);
+    if (!entry) refuse("not-found");
+    if (tag === "if-version" && entry.version !== val) refuse("conflict");
     bucket.delete(key);
   }
 
   config(name) {
     this.enter();
+    nameWithin(name);
     const known = this.script.config ?? {};
-    return Object.hasOwn(known, name) ? known[name] : refuse("denied", `config = ["${name}"]`);
-  }
-
-  secret(name) {
-    this.enter();
-    const known = this.script.secrets ?? {};
-    return Object.hasOwn(known, name) ? known[name] : refuse("denied", `secrets = ["${name}"]`);
+    return Object.hasOwn(known, name) ? known[name] : denied(`config = ["${name}"]`);
   }
 
   secretPlaceholder(name) {
-    this.secret(name);
-    return `placeholder-of-${name}`;
+    this.enter();
+    nameWithin(name);
+    if (!Object.hasOwn(this.script.secrets ?? {}, name) && !this.script.placeholders?.includes(name)) denied(`secrets = ["${name}@HOST"]`);
+    return `stem-secret-${name}`;
   }
 
   revealSecret(name) {
-    return encodeUtf8(this.secret(name));
+    this.enter();
+    nameWithin(name);
+    const known = this.script.secrets ?? {};
+    return Object.hasOwn(known, name) ? encodeUtf8(known[name]) : denied(`secrets = [{ name = "${name}", reveal = true }]`);
   }
 }
 
@@ -258,7 +298,7 @@ class Attempt {
     this.terminated = host.ended;
     this.progress = host.progressed;
     this.log = host.lines;
-    this.children = host.children;
+    this.children = binary ? host.children : host.children.filter(({ release }) => release === "now");
     this.beats = host.beats;
     this.elapsedMs = host.elapsedMs;
   }
@@ -280,7 +320,9 @@ class Attempt {
 
   bucket(name) {
     const values = {};
-    for (const [key, { value }] of this.#host.buckets.get(name) ?? []) values[key] = new Binary("", value).json();
+    for (const [key, { value, until }] of this.#host.buckets.get(name) ?? []) {
+      if (this.elapsedMs < until) values[key] = new Binary("", value).json();
+    }
     return values;
   }
 }

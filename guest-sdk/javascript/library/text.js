@@ -43,47 +43,63 @@ export function encode(text) {
   return bytes.slice(0, at);
 }
 
+/** What is not UTF-8 becomes U+FFFD, one for as much as could have begun a character, as the Encoding Standard has it. */
 export function decode(bytes, fatal) {
   const units = [];
   let text = "";
   let at = 0;
-  const broken = () => {
-    if (fatal) throw new TypeError(`not UTF-8 at byte ${at}`);
-    units.push(0xfffd);
-  };
   while (at < bytes.length) {
     if (units.length >= CHUNK) {
       text += String.fromCharCode.apply(null, units);
       units.length = 0;
     }
-    const first = bytes[at];
+    const start = at;
+    const first = bytes[at++];
     if (first < 0x80) {
       units.push(first);
-      at++;
       continue;
     }
     const more = first >= 0xc2 && first < 0xe0 ? 1 : first >= 0xe0 && first < 0xf0 ? 2 : first >= 0xf0 && first < 0xf5 ? 3 : 0;
+    // The second byte's range leaves out what is longer than it need be, surrogates, and what is beyond U+10FFFF.
+    let low = first === 0xe0 ? 0xa0 : first === 0xf0 ? 0x90 : 0x80;
+    let high = first === 0xed ? 0x9f : first === 0xf4 ? 0x8f : 0xbf;
     let code = first & (0x3f >> more);
-    let taken = 1;
-    while (taken <= more && at + taken < bytes.length && (bytes[at + taken] & 0xc0) === 0x80) {
-      code = (code << 6) | (bytes[at + taken] & 0x3f);
-      taken++;
+    let left = more;
+    while (left > 0 && bytes[at] >= low && bytes[at] <= high) {
+      code = (code << 6) | (bytes[at++] & 0x3f);
+      left--;
+      low = 0x80;
+      high = 0xbf;
     }
-    const least = [0, 0x80, 0x800, 0x10000][more];
-    const whole = more > 0 && taken === more + 1;
-    if (!whole || code < least || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) {
-      broken();
-      at++;
-      continue;
+    if (more === 0 || left > 0) {
+      if (fatal) throw new TypeError(`not UTF-8 at byte ${start}`);
+      code = 0xfffd;
     }
     if (code < 0x10000) {
       units.push(code);
     } else {
       units.push(0xd800 + ((code - 0x10000) >> 10), 0xdc00 + ((code - 0x10000) & 0x3ff));
     }
-    at += taken;
   }
   return text + String.fromCharCode.apply(null, units);
+}
+
+/** A value as text that the worker takes: U+FFFD stands for halves of surrogate pairs, as are left when a text is cut within a character. */
+export function wellFormed(value) {
+  const text = String(value);
+  return /[\ud800-\udfff]/u.test(text) ? decode(encode(text), false) : text;
+}
+
+/** A value for people to read. Never throws: a log line must not fail an attempt. */
+export function show(value) {
+  if (typeof value === "string") return value;
+  try {
+    if (value instanceof Error) return value.stack ? `${value}\n${value.stack}` : String(value);
+    if (typeof value !== "object" || value === null) return String(value);
+    return JSON.stringify(value, (_, inner) => (inner instanceof Error || typeof inner === "bigint" ? String(inner) : inner)) ?? String(value);
+  } catch {
+    return Object.prototype.toString.call(value);
+  }
 }
 
 /** The beginning of a text, so much that it has at most so many bytes; cut between characters. */

@@ -14,13 +14,14 @@ import { Context } from "./context.js";
 import { Fatal, HostError, TaskError } from "./errors.js";
 import { begin } from "./globals.js";
 import { perform } from "./task.js";
+import { wellFormed } from "./text.js";
 
 const QUICKJS = typeof globalThis.__cqjs === "object";
 
 /** How this engine takes a `u64`. */
 const u64 = QUICKJS ? Number : BigInt;
 const optional = (value, read) => (value === undefined || value === null ? null : read(value));
-const wire = ({ mediaType, bytes }) => ({ mediaType, bytes });
+const wire = ({ mediaType, bytes }) => ({ mediaType: wellFormed(mediaType), bytes });
 
 /** Calls the worker; a refusal comes as a HostError. */
 function call(work) {
@@ -112,14 +113,32 @@ const ASYNC =
 /** The failure as the worker takes it. */
 function failed(error) {
   if (!(error instanceof TaskError)) return error;
-  const { cause, kind, code, message, detail, afterMs } = error;
+  const { cause, kind, detail, afterMs } = error;
+  const [code, message] = [wellFormed(error.code), wellFormed(error.message)];
   // Out of memory is no failure that the task reports, but an end at a limit: thrown on, it ends the attempt as a trap,
   // and the worker says which limit it was.
-  if (cause instanceof Error && cause.message === "out of memory") return cause;
+  if (isOutOfMemory(cause)) return cause;
   if (cause instanceof Error && !(cause instanceof TaskError)) {
-    log.write("error", `${code}: ${message}`, [["stack", String(cause.stack)]]);
+    log.write("error", `${code}: ${message}`, [["stack", wellFormed(cause.stack)]]);
   }
-  const failure = { code, message, detail: optional(detail, (kept) => wire(kept instanceof Binary ? kept : Binary.json(kept))) };
-  if (kind !== "retryable") return { tag: kind, val: failure };
-  return { tag: kind, val: { cause: failure, notBefore: optional(afterMs, (ms) => u64(Math.min(Math.max(Math.ceil(ms) || 0, 0), Number.MAX_SAFE_INTEGER))) } };
+  const failure = { code, message, detail: optional(detail, kept) };
+  if (kind === "fatal" || kind === "cancelled") return { tag: kind, val: failure };
+  return { tag: "retryable", val: { cause: failure, notBefore: optional(afterMs, notBefore) } };
 }
+
+/** As each engine says it: an author's own error of these words is none. */
+function isOutOfMemory(cause) {
+  if (!QUICKJS) return cause === "out of memory";
+  return cause instanceof Error && cause.name === "InternalError" && cause.message === "out of memory";
+}
+
+/** A failure should not be replaced by another about its description: what JSON cannot hold is left out. */
+function kept(detail) {
+  try {
+    return wire(detail instanceof Binary ? detail : Binary.json(detail));
+  } catch {
+    return null;
+  }
+}
+
+const notBefore = (ms) => u64(Math.min(Math.max(Math.ceil(Number(ms)) || 0, 0), Number.MAX_SAFE_INTEGER));

@@ -1,5 +1,9 @@
 """The conformance task: guest-sdk/CONFORMANCE.md says what it answers."""
 
+import random
+import secrets
+import time
+import uuid
 from datetime import timedelta
 from typing import Any, Callable, Dict, Type
 
@@ -7,6 +11,8 @@ from stem_guest import Binary, Cancelled, Context, Fatal, Retryable, TaskError, 
 
 MIB = 1 << 20
 PAGE = 4096
+KEPT = random.random
+"""As libraries keep it."""
 FAILURES: Dict[str, Type[TaskError]] = {"retryable": Retryable, "fatal": Fatal, "cancelled": Cancelled}
 
 
@@ -20,7 +26,11 @@ def need(args: Dict[str, Any], key: str, kind: type) -> Any:
 
 def echo(args: Dict[str, Any], _: Context) -> Any:
     text = need(args, "text", str)
-    return {"text": text, "bytes": len(text.encode())}
+    try:
+        return {"text": text, "bytes": len(text.encode())}
+    except UnicodeEncodeError:
+        # JSON can spell half of a surrogate pair, which is no text.
+        raise Fatal("invalid-arguments", "text is not Unicode") from None
 
 
 def info(_: Dict[str, Any], ctx: Context) -> Any:
@@ -96,9 +106,14 @@ def checkpoint(args: Dict[str, Any], ctx: Context) -> Any:
     return {"from": start, "steps": steps}
 
 
+def fresh(_: Dict[str, Any], ctx: Context) -> Any:
+    drawn = [random.random(), KEPT(), str(uuid.uuid4()), secrets.token_hex()]
+    return {"drawn": drawn, "nowMs": time.time() * 1000}
+
+
 OPERATIONS: Dict[str, Callable[[Dict[str, Any], Context], Any]] = {
     operation.__name__: operation
-    for operation in (echo, info, fail, sleep, progress, beat, allocate, spin, checkpoint)
+    for operation in (echo, info, fail, sleep, progress, beat, allocate, spin, checkpoint, fresh)
 }
 
 
@@ -108,7 +123,7 @@ def conformance(payload: Binary, ctx: Context) -> Any:
         return payload
     try:
         args = payload.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Fatal("invalid-arguments", str(error)) from None
     if not isinstance(args, dict):
         raise Fatal("invalid-arguments", "the payload is no object")

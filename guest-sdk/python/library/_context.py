@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Iterable, List, Mapping, Optional, Tuple, Union
 
-from ._binary import Binary
-from ._errors import Fatal, HostError, of_notice
-from ._host import Condition, Host, Level, Request, StopNotice, TaskInfo
+from ._binary import Binary, octets, well_formed
+from ._errors import Fatal, HostError, of_notice, said
+from ._host import LEVELS, Condition, Host, Level, Request, StopNotice, TaskInfo
 
 Duration = Union[float, timedelta]
 """A span of time: seconds, or a timedelta. Rounded up to milliseconds."""
@@ -31,9 +31,14 @@ def millis(duration: Duration) -> int:
     return min(-(-micros // 1000), _MOST_MILLIS)
 
 
+def span(ms: int) -> timedelta:
+    """The contract's spans may be longer than a timedelta."""
+    return timedelta(milliseconds=min(ms, 86_400_000 * 365_000))
+
+
 def cut(text: str, size: int) -> str:
     """The beginning of a text, so much that it has at most so many bytes."""
-    return text.encode(errors="replace")[:size].decode(errors="ignore")
+    return text.encode()[:size].decode(errors="ignore")
 
 
 def _stopped(notice: Optional[StopNotice]) -> None:
@@ -41,15 +46,17 @@ def _stopped(notice: Optional[StopNotice]) -> None:
         raise of_notice(notice)
 
 
-def _span(ms: Optional[int]) -> Optional[timedelta]:
-    return None if ms is None else timedelta(milliseconds=min(ms, 86_400_000 * 365_000))
+def _text(value: Optional[object]) -> Optional[str]:
+    return None if value is None else well_formed(value)
 
 
 def _read(code: str, data: bytes) -> Any:
     try:
         return Binary("", data).json()
-    except ValueError as error:
-        raise Fatal(code, str(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise Fatal(code, said(error)) from error
 
 
 def _write(code: str, value: Any) -> Binary:
@@ -57,7 +64,16 @@ def _write(code: str, value: Any) -> Binary:
         return value
     try:
         return Binary.of_json(value)
-    except (TypeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise Fatal(code, said(error)) from error
+
+
+def _octets(code: str, data: Any) -> bytes:
+    try:
+        return octets(data)
+    except TypeError as error:
         raise Fatal(code, str(error)) from error
 
 
@@ -103,7 +119,7 @@ class Context:
         """
         if fraction is not None:
             fraction = None if math.isnan(fraction) else min(max(float(fraction), 0.0), 1.0)
-        message = None if message is None else cut(message, _MESSAGE_BYTES)
+        message = None if message is None else cut(well_formed(message), _MESSAGE_BYTES)
         kept = None if data is None else _write("invalid-progress", data)
         _stopped(self._host.progress(fraction, message, kept))
 
@@ -114,11 +130,11 @@ class Context:
     def time_left(self) -> Tuple[Optional[timedelta], Optional[timedelta]]:
         """Until the soft limit, where a stop notice comes, and until the hard one, where the attempt ends. None where there is none."""
         soft, hard = self._host.time_left()
-        return _span(soft), _span(hard)
+        return None if soft is None else span(soft), None if hard is None else span(hard)
 
     def extend_lease(self, by: Duration) -> timedelta:
         """Asks for the lease to last so long from now; returns how long it does. Only before long stretches without any other call."""
-        return timedelta(milliseconds=self._host.extend_lease(millis(by)))
+        return span(self._host.extend_lease(millis(by)))
 
     def sleep(self, duration: Duration) -> None:
         """Waits without using CPU time. Raises like ``heartbeat`` as soon as a stop notice is pending."""
@@ -131,11 +147,11 @@ class Context:
 
     def config(self, name: str) -> Optional[str]:
         """The worker's setting of this name; None when it has none. Needs the grant ``config``."""
-        return self._host.config(name)
+        return self._host.config(well_formed(name))
 
     def bucket(self, name: str) -> "Bucket":
         """A bucket of shared values. Needs the grant ``kv``."""
-        return Bucket(self._host, name)
+        return Bucket(self._host, well_formed(name))
 
 
 class Checkpoint:
@@ -159,7 +175,22 @@ class Checkpoint:
 
     def save_bytes(self, state: bytes) -> None:
         """Saves bytes."""
-        self._host.save_checkpoint(bytes(state))
+        self._host.save_checkpoint(_octets("invalid-checkpoint", state))
+
+
+def _known(level: Level) -> Level:
+    if level not in LEVELS:
+        raise ValueError(f"a log level is one of {', '.join(LEVELS)}, not {level!r}")
+    return level
+
+
+def _shown(value: object) -> str:
+    try:
+        return well_formed(value)
+    except MemoryError:
+        raise
+    except Exception:
+        return f"a {type(value).__name__} that has no text"
 
 
 class Log:
@@ -168,27 +199,29 @@ class Log:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def write(self, level: Level, message: str, **fields: object) -> None:
-        """Writes one line."""
-        self._host.log(level, str(message), [(name, str(value)) for name, value in fields.items()])
+    # Positional, so that a field may have any name.
+    def write(self, level: Level, message: object, /, **fields: object) -> None:
+        """Writes one line. Raises ValueError for what is no level, and for nothing else."""
+        known = _known(level)
+        self._host.log(known, _shown(message), [(well_formed(name), _shown(value)) for name, value in fields.items()])
 
     def is_enabled(self, level: Level) -> bool:
         """Whether lines of this level are kept at all."""
-        return self._host.log_enabled(level)
+        return self._host.log_enabled(_known(level))
 
-    def trace(self, message: str, **fields: object) -> None:
+    def trace(self, message: object, /, **fields: object) -> None:
         self.write("trace", message, **fields)
 
-    def debug(self, message: str, **fields: object) -> None:
+    def debug(self, message: object, /, **fields: object) -> None:
         self.write("debug", message, **fields)
 
-    def info(self, message: str, **fields: object) -> None:
+    def info(self, message: object, /, **fields: object) -> None:
         self.write("info", message, **fields)
 
-    def warn(self, message: str, **fields: object) -> None:
+    def warn(self, message: object, /, **fields: object) -> None:
         self.write("warn", message, **fields)
 
-    def error(self, message: str, **fields: object) -> None:
+    def error(self, message: object, /, **fields: object) -> None:
         self.write("error", message, **fields)
 
 
@@ -218,12 +251,12 @@ class Children:
         children = [children] if isinstance(children, Child) else list(children)
         requests = [
             Request(
-                task_name=child.task_name,
-                queue=child.queue,
+                task_name=well_formed(child.task_name),
+                queue=_text(child.queue),
                 input=_write("invalid-child", child.input),
                 delay_ms=None if child.delay is None else millis(child.delay),
-                dedup_key=child.dedup_key,
-                headers=[(name, str(value)) for name, value in child.headers.items()],
+                dedup_key=_text(child.dedup_key),
+                headers=[(well_formed(name), well_formed(value)) for name, value in child.headers.items()],
             )
             for child in children
         ]
@@ -239,8 +272,19 @@ class Entry:
     """Grows with every change of the key."""
 
 
+def _condition(if_absent: bool, if_version: Optional[int]) -> Condition:
+    if if_absent and if_version is not None:
+        raise Fatal("invalid", "if_absent and if_version cannot both hold")
+    if if_version is not None and not (isinstance(if_version, int) and 0 <= if_version < 2**64):
+        raise Fatal("invalid", f"if_version is {if_version!r}")
+    return Condition(if_absent, if_version)
+
+
 class Bucket:
-    """Small values shared among the tasks that are granted the bucket. A condition that does not hold is a HostError ``conflict``."""
+    """Small values shared among the tasks that are granted the bucket. A condition that does not hold is a HostError ``conflict``.
+
+    Without a condition a value is written whatever is there: where ``get`` found nothing, give ``if_absent``.
+    """
 
     def __init__(self, host: Host, name: str) -> None:
         self._host = host
@@ -266,7 +310,7 @@ class Bucket:
 
     def get_bytes(self, key: str) -> Optional[Entry]:
         """The value as bytes."""
-        found = self._host.read_bucket(self._name, key)
+        found = self._host.read_bucket(self._name, well_formed(key))
         return None if found is None else Entry(*found)
 
     def put_bytes(
@@ -280,11 +324,12 @@ class Bucket:
     ) -> int:
         """Replaces the value by bytes, and returns its version."""
         ttl_ms = None if ttl is None else millis(ttl)
-        return self._host.write_bucket(self._name, key, bytes(value), Condition(if_absent, if_version), ttl_ms)
+        data, when = _octets("invalid-value", value), _condition(if_absent, if_version)
+        return self._host.write_bucket(self._name, well_formed(key), data, when, ttl_ms)
 
     def remove(self, key: str, *, if_version: Optional[int] = None) -> None:
         """Removes the value. A HostError ``not-found`` where there is none."""
-        self._host.remove_from_bucket(self._name, key, Condition(if_version=if_version))
+        self._host.remove_from_bucket(self._name, well_formed(key), _condition(False, if_version))
 
 
 class Secrets:
@@ -295,8 +340,8 @@ class Secrets:
 
     def placeholder(self, name: str) -> str:
         """A text that stands for the secret in the headers of outgoing requests; the worker puts the secret in its place."""
-        return self._host.secret_placeholder(name)
+        return self._host.secret_placeholder(well_formed(name))
 
     def reveal(self, name: str) -> bytes:
         """The secret itself. The worker's log says that it was revealed."""
-        return self._host.reveal_secret(name)
+        return self._host.reveal_secret(well_formed(name))

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any, Union
 
+from ._binary import well_formed
 from ._host import StopNotice
 
 _RETRYABLE_REFUSALS = ("unavailable", "quota", "stopping")
@@ -23,15 +24,15 @@ class TaskError(Exception):
     """An attempt's end without a result. Raise one of the three kinds; any other exception is retryable, with its class as the code.
 
     The code is a short word for machines (cut at 64 bytes), the message a sentence for people (at 4,096). The detail is kept with
-    the task: JSON, or a Binary; at most 16 KiB.
+    the task: JSON, or a Binary; at most 16 KiB. What is neither, or more, is left out.
     """
 
     kind = ""
 
-    def __init__(self, code: str, message: str, *, detail: Any = None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+    def __init__(self, code: object, message: object, *, detail: Any = None) -> None:
+        # Often the message is the exception that was the cause.
+        self.code, self.message = well_formed(code), well_formed(message)
+        super().__init__(self.message)
         self.detail = detail
         self.after: Union[float, timedelta, None] = None
 
@@ -43,13 +44,13 @@ class Retryable(TaskError):
     """A failure that another attempt may not meet.
 
     ``after``: the earliest time from now at which another attempt makes sense, in seconds, at most 24 hours. It lengthens the
-    policy's delay, never shortens it.
+    policy's delay, never shortens it. What is over already, or no time, counts as none.
     """
 
     kind = "retryable"
 
     def __init__(
-        self, code: str, message: str, *, after: Union[float, timedelta, None] = None, detail: Any = None
+        self, code: object, message: object, *, after: Union[float, timedelta, None] = None, detail: Any = None
     ) -> None:
         super().__init__(code, message, detail=detail)
         self.after = after
@@ -86,10 +87,22 @@ def of_notice(notice: StopNotice) -> TaskError:
     return kind(notice.code, notice.message or "asked to stop")
 
 
-def of_exception(error: Exception) -> TaskError:
+class Ended(BaseException):
+    """In tests: carried by the unwinding that stands for an end by force."""
+
+
+def of_exception(error: BaseException) -> TaskError:
     """Whatever a task has raised, as a failure."""
     if isinstance(error, TaskError):
         return error
-    failure = Retryable(type(error).__name__, str(error))
+    failure = Retryable(type(error).__name__, said(error))
     failure.__cause__ = error
     return failure
+
+
+def said(error: BaseException) -> str:
+    """The text of an exception, which need not have one."""
+    try:
+        return str(error)
+    except Exception:
+        return "what was raised has no text"

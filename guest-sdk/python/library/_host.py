@@ -7,6 +7,7 @@ from typing import List, Literal, Optional, Protocol, Tuple
 from ._binary import Binary
 
 Level = Literal["trace", "debug", "info", "warn", "error"]
+LEVELS = ("trace", "debug", "info", "warn", "error")
 
 
 @dataclass(frozen=True)

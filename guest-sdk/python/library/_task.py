@@ -6,9 +6,12 @@ from typing import Any, Callable, Literal, Optional, Union, overload
 
 from ._binary import Binary
 from ._context import Context
-from ._errors import Fatal, of_exception
+from ._errors import Ended, Fatal, TaskError, of_exception, said
 
 Function = Callable[[Any, Context], Any]
+
+_ENDS = (MemoryError, KeyboardInterrupt, Ended)
+"""No failures that the task reports. Out of memory is an end at a limit, which the worker names."""
 
 
 class Task:
@@ -31,18 +34,20 @@ class Task:
         """One attempt. Raises TaskError for a failure."""
         try:
             returned = self._function(self._arguments(payload), ctx)
-        except MemoryError:
-            # No failure that the task reports but an end at a limit, which the worker names.
+        except _ENDS:
             raise
-        except Exception as error:
+        except BaseException as error:
+            # Also SystemExit and what else is no Exception: a worker has nobody above the task who would take it.
             failure = of_exception(error)
             raise failure from failure.__cause__
         if isinstance(returned, Binary):
             return returned
         try:
             return Binary.of_json(returned)
-        except (TypeError, ValueError) as error:
-            raise Fatal("invalid-result", str(error)) from error
+        except _ENDS:
+            raise
+        except Exception as error:
+            raise Fatal("invalid-result", said(error)) from error
 
     def _arguments(self, payload: Binary) -> Any:
         if self._input == "binary":
@@ -50,11 +55,11 @@ class Task:
         try:
             args = payload.json()
             return args if self._parse is None else self._parse(args)
-        except MemoryError:
+        except (*_ENDS, TaskError):
             raise
         except Exception as error:
             what = "" if payload.is_json else f"expected JSON, got {payload.media_type}: "
-            raise Fatal("invalid-arguments", what + str(error)) from error
+            raise Fatal("invalid-arguments", what + said(error)) from error
 
 
 @overload
@@ -71,8 +76,8 @@ def task(
 ) -> Union[Task, Callable[[Function], Task]]:
     """Makes a task of a function; one to a module.
 
-    ``parse`` turns the JSON into arguments, or raises: fatal ``invalid-arguments``. With ``input="binary"`` the function gets a
-    Binary of any media type.
+    ``parse`` turns the JSON into arguments, or raises: fatal ``invalid-arguments`` unless it is a TaskError. With
+    ``input="binary"`` the function gets a Binary of any media type.
     """
     if function is not None:
         return Task(function, input, parse)

@@ -5,16 +5,16 @@ Only the component that ``build`` makes imports this; ``wit_world`` and ``compon
 
 import random
 import traceback
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from types import ModuleType
 from typing import Any, Callable, List, Optional, Tuple, TypeVar
 
 from componentize_py_types import Err
 from wit_world.imports import checkpoint, children, config, context, kv, lifecycle, log, secrets, types
 
-from ._binary import Binary
-from ._context import Context, millis
-from ._errors import HostError, TaskError
+from ._binary import Binary, well_formed
+from ._context import Context, millis, span
+from ._errors import HostError, TaskError, of_exception
 from ._host import Condition, Level, Request, StopNotice, TaskInfo
 from ._task import Task
 
@@ -51,12 +51,11 @@ def _call(function: Callable[..., T], *arguments: Any) -> T:
 def _notice(given: Optional[types.StopNotice]) -> Optional[StopNotice]:
     if given is None:
         return None
-    grace = None if given.grace is None else timedelta(milliseconds=given.grace)
-    return StopNotice(given.code, given.message, grace)
+    return StopNotice(given.code, given.message, None if given.grace is None else span(given.grace))
 
 
 def _wire(binary: Optional[Binary]) -> Any:
-    return None if binary is None else types.Payload(binary.media_type, binary.data)
+    return None if binary is None else types.Payload(well_formed(binary.media_type), binary.data)
 
 
 def _condition(when: Condition) -> Any:
@@ -149,25 +148,32 @@ class Worker:
         return _call(secrets.reveal, name)
 
 
-def _failed(error: TaskError) -> Err:
+def _failed(error: TaskError) -> "Err[Any]":
     cause = error.__cause__
     if cause is not None and not isinstance(cause, TaskError):
         stack = "".join(traceback.format_exception(type(cause), cause, cause.__traceback__))
-        log.write(log.Level.ERROR, str(error), [("stack", stack)])
+        log.write(log.Level.ERROR, well_formed(error), [("stack", well_formed(stack))])
+    # A failure should not be replaced by another about its description: what cannot be told of it is left out.
     detail = error.detail
     if detail is not None and not isinstance(detail, Binary):
-        try:
-            detail = Binary.of_json(detail)
-        except (TypeError, ValueError):
-            # A failure should not be replaced by another about its description.
-            detail = None
-    failure = types.Failure(error.code, error.message, _wire(detail))
+        detail = _or_none(Binary.of_json, detail)
+    # An author may have set these after the exception was made.
+    failure = types.Failure(well_formed(error.code), well_formed(error.message), _wire(detail))
     if error.kind == "fatal":
         return Err(types.TaskError_Fatal(failure))
     if error.kind == "cancelled":
         return Err(types.TaskError_Cancelled(failure))
-    not_before = None if error.after is None else millis(error.after)
+    not_before = None if error.after is None else _or_none(millis, error.after)
     return Err(types.TaskError_Retryable(types.RetryableFailure(failure, not_before)))
+
+
+def _or_none(make: Callable[[Any], T], of: Any) -> Optional[T]:
+    try:
+        return make(of)
+    except MemoryError:
+        raise
+    except Exception:
+        return None
 
 
 def handler_of(module: ModuleType) -> type:
@@ -184,8 +190,10 @@ def handler_of(module: ModuleType) -> type:
             # The state of the generator is kept from the build: without this, every attempt would draw the same numbers.
             random.seed()
             try:
-                return _wire(task.perform(Context(Worker()), Binary(input.media_type, input.bytes)))
-            except TaskError as error:
-                raise _failed(error) from None
+                result = task.perform(Context(Worker()), Binary(input.media_type, input.bytes))
+                return types.Payload(well_formed(result.media_type), result.data)
+            except (TaskError, KeyboardInterrupt) as error:
+                # Elsewhere an interrupt is that of the person who runs the tests.
+                raise _failed(of_exception(error)) from None
 
     return Handler

@@ -39,6 +39,10 @@ def main() -> None:
     output: Path = arguments.output.resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f"{output.name}.partial")
+    environment = dict(os.environ)
+    if sys.prefix != sys.base_prefix:
+        # The tool takes packages from there: from the environment that this runs in, and not from one that happens to be active.
+        environment["VIRTUAL_ENV"] = sys.prefix
     with tempfile.TemporaryDirectory() as folder:
         # The name must be none of the author's.
         entry = "stem_guest_entry"
@@ -46,7 +50,7 @@ def main() -> None:
         command = [tool, "--quiet", "--wit-path", arguments.wit, "--world", "guest", "componentize", entry]
         for path in (folder, task.parent, LIBRARY.parent):
             command += ["--python-path", path]
-        ended = subprocess.run([*map(str, command), "--output", str(partial)], check=False)
+        ended = subprocess.run([*map(str, command), "--output", str(partial)], check=False, env=environment)
     if ended.returncode != 0:
         sys.exit(ended.returncode if ended.returncode > 0 else 1)
     # Whole or not at all: a worker may be watching the folder.

@@ -3,14 +3,16 @@
 Its clock is its own: a sleep takes no time, and only what the test says does.
 """
 
+import re
+import unicodedata
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, List, Mapping, NoReturn, Optional, Tuple
 
 from ._binary import Binary
-from ._context import Context, Duration, Entry, cut, millis
-from ._errors import Fatal, HostError, TaskError
-from ._host import Condition, Level, Request, StopNotice, TaskInfo
+from ._context import Context, Duration, Entry, cut, millis, span
+from ._errors import Ended, Fatal, HostError, TaskError
+from ._host import LEVELS, Condition, Level, Request, StopNotice, TaskInfo
 from ._task import Task
 
 _RESULT_BYTES = 1 << 20
@@ -19,8 +21,16 @@ _MESSAGE_BYTES = 1024
 _DATA_BYTES = 16 << 10
 _LINE_BYTES = 4096
 _FIELDS = 32
+_PAYLOAD_BYTES = 1 << 20
+_CHILDREN_PER_CALL = 100
+_CHILDREN_PER_ATTEMPT = 1000
+_HEADERS = 64
+_HEADER_BYTES = 4096
+_BUCKET_BYTES = 128
+_KEY_BYTES = 512
 _VALUE_BYTES = 64 << 10
-_LEVELS = ("trace", "debug", "info", "warn", "error")
+_SETTING_BYTES = 128
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,127}")
 
 INFO = TaskInfo(
     task_id="test-1",
@@ -58,6 +68,8 @@ class LogLine:
 class Enqueued:
     """A child that the task has enqueued."""
 
+    id: str
+    """As the task was told: ``child-1``, ``child-2`` and so on."""
     request: Request
     on_success: bool
 
@@ -73,6 +85,7 @@ class Attempt:
     progress: List[Progress] = field(default_factory=list)
     log: List[LogLine] = field(default_factory=list)
     children: List[Enqueued] = field(default_factory=list)
+    """One for each dedup key. Those that go with its success are here if it succeeded."""
     checkpoint_bytes: Optional[bytes] = None
     buckets: Dict[str, Dict[str, Entry]] = field(default_factory=dict)
     """Each value as bytes."""
@@ -94,10 +107,6 @@ class Attempt:
         return None if self.checkpoint_bytes is None else Binary("", self.checkpoint_bytes).json()
 
 
-class _Ended(BaseException):
-    """Carried by the unwinding that stands for an end by force."""
-
-
 @dataclass(frozen=True)
 class Stop:
     """A stop notice that is pending once so many heartbeats and progress updates are done; 0 is from the start."""
@@ -115,6 +124,17 @@ def _within(size: int, bound: int) -> None:
         raise HostError("too-large", bound)
 
 
+def _denied(grant: str) -> NoReturn:
+    raise HostError("denied", f"no grant covers it: put {grant} under [handlers.NAME.grants] in stem.toml")
+
+
+def _name_within(name: str) -> None:
+    """The rules for the name of a setting or a secret."""
+    if name == "":
+        raise HostError("invalid", "the name is empty")
+    _within(len(name.encode()), _SETTING_BYTES)
+
+
 @dataclass(frozen=True)
 class _Script:
     info: TaskInfo
@@ -126,8 +146,11 @@ class _Script:
     max_lease: int
     unavailable: bool
     log_level: Level
-    config: Mapping[str, str]
+    children: Collection[str]
+    config: Mapping[str, Optional[str]]
     secrets: Mapping[str, str]
+    placeholders: Collection[str]
+    read_only: Collection[str]
 
 
 class _TestHost:
@@ -136,13 +159,15 @@ class _TestHost:
         self.attempt = attempt
         self.elapsed = 0
         self.versions = sum(len(bucket) for bucket in attempt.buckets.values())
+        self.asked = 0
+        self.ends: Dict[Tuple[str, str], int] = {}
 
     def enter(self) -> None:
         """Every call of the host begins here, as in a worker."""
         beats, hard = self.script.terminate_after_beats, self.script.hard
         if (beats is not None and self.attempt.beats >= beats) or (hard is not None and self.elapsed >= hard):
             self.attempt.terminated = True
-            raise _Ended
+            raise Ended
 
     def beat(self) -> Optional[StopNotice]:
         pending = self.pending()
@@ -218,7 +243,7 @@ class _TestHost:
 
     def log_enabled(self, level: Level) -> bool:
         self.enter()
-        return _LEVELS.index(level) >= _LEVELS.index(self.script.log_level)
+        return LEVELS.index(level) >= LEVELS.index(self.script.log_level)
 
     def load_checkpoint(self) -> Optional[bytes]:
         self.enter()
@@ -233,59 +258,110 @@ class _TestHost:
 
     def enqueue(self, requests: List[Request], on_success: bool) -> List[str]:
         self.enter()
+        if len(requests) > _CHILDREN_PER_CALL:
+            raise HostError("invalid", f"{len(requests)} tasks in one call; {_CHILDREN_PER_CALL} are allowed")
+        for request in requests:
+            self.admit(request)
+        if self.asked + len(requests) > _CHILDREN_PER_ATTEMPT:
+            raise HostError("quota", "tasks enqueued by this attempt")
         self.service()
-        first = len(self.attempt.children) + 1
-        self.attempt.children += [Enqueued(request, on_success) for request in requests]
-        return [f"child-{number}" for number in range(first, first + len(requests))]
+        self.asked += len(requests)
+        return [self.enqueue_one(request, on_success) for request in requests]
 
-    def bucket(self, name: str) -> Dict[str, Entry]:
-        if name not in self.attempt.buckets:
-            raise HostError("denied", f'kv = ["{name}:rw"]')
-        self.service()
+    def enqueue_one(self, request: Request, on_success: bool) -> str:
+        for other in self.attempt.children:
+            if request.dedup_key is not None and other.request.dedup_key == request.dedup_key:
+                return other.id
+        name = f"child-{len(self.attempt.children) + 1}"
+        self.attempt.children.append(Enqueued(name, request, on_success))
+        return name
+
+    def admit(self, request: Request) -> None:
+        """A child as the worker takes it, and one that is granted."""
+        name = request.task_name
+        if not _NAME.fullmatch(name):
+            raise HostError("invalid", f"task name {name!r}")
+        if not any(name.startswith(of[:-1]) if of.endswith("*") else name == of for of in self.script.children):
+            _denied(f'children = ["{name}"]')
+        for what, given in (("queue name", request.queue), ("dedup-key", request.dedup_key)):
+            if given is not None and not _NAME.fullmatch(given):
+                raise HostError("invalid", f"{what} {given!r}")
+        sizes = [len((name + value).encode()) for name, value in request.headers]
+        if len(sizes) > _HEADERS or any(size > _HEADER_BYTES for size in sizes) or any(not name for name, _ in request.headers):
+            raise HostError("invalid", "headers")
+        _within(len(request.input.data), _PAYLOAD_BYTES)
+
+    def bucket(self, name: str, key: str, change: bool) -> Dict[str, Entry]:
+        """A bucket that may be used so, without what in it is over its time."""
+        self.enter()
+        _within(len(name.encode()), _BUCKET_BYTES)
+        _within(len(key.encode()), _KEY_BYTES)
+        if not _NAME.fullmatch(name) or ":" in name:
+            raise HostError("invalid", f"bucket {name!r}")
+        if key == "" or any(unicodedata.category(letter) == "Cc" for letter in key):
+            raise HostError("invalid", "a key is not empty and holds no control character")
+        if name not in self.attempt.buckets or (change and name in self.script.read_only):
+            _denied(f'kv = ["{name}{":rw" if change else ""}"]')
+        self.expire()
         return self.attempt.buckets[name]
 
-    @staticmethod
-    def held(entry: Optional[Entry], when: Condition) -> None:
-        version = None if entry is None else entry.version
-        if (when.if_absent and entry is not None) or when.if_version not in (None, version):
-            raise HostError("conflict")
+    def expire(self) -> None:
+        for (name, key), end in list(self.ends.items()):
+            if self.elapsed >= end:
+                self.attempt.buckets[name].pop(key, None)
+                del self.ends[name, key]
 
     def read_bucket(self, bucket: str, key: str) -> Optional[Tuple[bytes, int]]:
-        self.enter()
-        entry = self.bucket(bucket).get(key)
+        entry = self.bucket(bucket, key, False).get(key)
+        self.service()
         return None if entry is None else (entry.value, entry.version)
 
     def write_bucket(self, bucket: str, key: str, value: bytes, when: Condition, ttl: Optional[int]) -> int:
-        self.enter()
+        values = self.bucket(bucket, key, True)
         _within(len(value), _VALUE_BYTES)
-        values = self.bucket(bucket)
-        self.held(values.get(key), when)
+        if ttl == 0:
+            raise HostError("invalid", "a value is kept for 1 ms or longer")
+        self.service()
+        entry = values.get(key)
+        version = None if entry is None else entry.version
+        if (when.if_absent and entry is not None) or when.if_version not in (None, version):
+            raise HostError("conflict")
         self.versions += 1
         values[key] = Entry(value, self.versions)
+        self.ends.pop((bucket, key), None)
+        if ttl is not None:
+            self.ends[bucket, key] = self.elapsed + ttl
         return self.versions
 
     def remove_from_bucket(self, bucket: str, key: str, when: Condition) -> None:
-        self.enter()
-        values = self.bucket(bucket)
+        values = self.bucket(bucket, key, True)
+        self.service()
         if key not in values:
             raise HostError("not-found")
-        self.held(values[key], when)
+        if when.if_version not in (None, values[key].version):
+            raise HostError("conflict")
         del values[key]
+        self.ends.pop((bucket, key), None)
 
     def config(self, name: str) -> Optional[str]:
         self.enter()
+        _name_within(name)
         if name not in self.script.config:
-            raise HostError("denied", f'config = ["{name}"]')
+            _denied(f'config = ["{name}"]')
         return self.script.config[name]
 
     def secret_placeholder(self, name: str) -> str:
-        self.reveal_secret(name)
-        return f"placeholder-of-{name}"
+        self.enter()
+        _name_within(name)
+        if name not in self.script.secrets and name not in self.script.placeholders:
+            _denied(f'secrets = ["{name}@HOST"]')
+        return f"stem-secret-{name}"
 
     def reveal_secret(self, name: str) -> bytes:
         self.enter()
+        _name_within(name)
         if name not in self.script.secrets:
-            raise HostError("denied", f'secrets = ["{name}"]')
+            _denied(f'secrets = [{{ name = "{name}", reveal = true }}]')
         return self.script.secrets[name].encode()
 
 
@@ -303,15 +379,22 @@ def attempt(
     max_lease: Duration = 3600,
     unavailable: bool = False,
     log_level: Level = "trace",
-    config: Optional[Mapping[str, str]] = None,
+    children: Collection[str] = (),
+    config: Optional[Mapping[str, Optional[str]]] = None,
     secrets: Optional[Mapping[str, str]] = None,
+    placeholders: Collection[str] = (),
     buckets: Optional[Mapping[str, Mapping[str, Any]]] = None,
+    read_only: Collection[str] = (),
 ) -> Attempt:
     """Runs one attempt of the task.
 
     ``args``: JSON or a Binary; ``{}`` when None. ``checkpoint``: what an earlier attempt saved, JSON or bytes. ``beat_takes``: so much
-    time passes in each heartbeat and progress update. ``config``, ``secrets``, ``buckets``: what is granted, with what is in it;
-    all else is denied.
+    time passes in each heartbeat and progress update.
+
+    What is not granted is denied. ``children``: names of tasks that may be enqueued, or their beginnings and ``*``. ``config``:
+    settings, None where the worker has no value. ``secrets``: to be revealed, and by their placeholder; ``placeholders``: names of
+    those by their placeholder alone. ``buckets``: with what is in them, for reading and writing; ``read_only``: names of those that
+    are for reading only.
     """
     script = _Script(
         info=replace(INFO, **(info or {})),
@@ -323,8 +406,11 @@ def attempt(
         max_lease=millis(max_lease),
         unavailable=unavailable,
         log_level=log_level,
+        children=children,
         config=config or {},
         secrets=secrets or {},
+        placeholders=placeholders,
+        read_only=read_only,
     )
     ran = Attempt(checkpoint_bytes=None if checkpoint is None else _saved(checkpoint))
     version = 0
@@ -341,11 +427,14 @@ def attempt(
             size = len(ran.binary.data)
             ran.binary = None
             raise Fatal("result-too-large", f"{size} bytes, over the bound of {_RESULT_BYTES}")
-    except _Ended:
+    except Ended:
         pass
     except TaskError as failure:
         ran.failure = failure
-    ran.elapsed = timedelta(milliseconds=host.elapsed)
+    ran.elapsed = span(host.elapsed)
+    host.expire()
     if ran.terminated:
         ran.binary = ran.failure = None
+    if ran.binary is None:
+        ran.children = [child for child in ran.children if not child.on_success]
     return ran

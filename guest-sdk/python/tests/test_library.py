@@ -48,7 +48,19 @@ class Library(unittest.TestCase):
         self.assertEqual(run(lambda given, ctx: given, png, input="binary").binary, png)
         self.assertTrue(run(lambda args, ctx: 1, png).failure.message.startswith("expected JSON, got image/png"))
         self.assertEqual(run(lambda args, ctx: "x" * (1 << 20)).failure.code, "result-too-large")
+        self.assertEqual(run(lambda args, ctx: ["\ud83d", "\\ud83d", "😀"]).result, ["\ufffd", "\\ud83d", "😀"])
         self.assertEqual(run(lambda args, ctx: 1, Binary("application/json", b"NaN")).failure.code, "invalid-arguments")
+
+    def test_arguments_that_are_nested_so_deep_that_a_module_could_not_read_them_are_refused(self) -> None:
+        def read(text: str) -> Any:
+            failure = run(lambda args, ctx: 1, Binary("application/json", text.encode())).failure
+            return failure and failure.code
+
+        for depth, code in ((256, None), (257, "invalid-arguments"), (500_000, "invalid-arguments")):
+            self.assertEqual(read("[" * depth + "]" * depth), code, depth)
+        self.assertEqual(read('{"a":' * 300 + "1" + "}" * 300), "invalid-arguments")
+        self.assertIsNone(read("[" + "[]," * 1000 + "{}]"))
+        self.assertIsNone(read('["' + "[" * 1000 + '","\\\\","\\"' + "{" * 1000 + '"]'))
 
     def test_only_ordinary_functions_are_tasks(self) -> None:
         async def coroutine(args: Any, ctx: Any) -> None:
@@ -129,11 +141,140 @@ class Library(unittest.TestCase):
             revealed = ctx.secrets.reveal("KEY").decode()
             return [ids, ctx.config("SIZE"), ctx.secrets.placeholder("KEY") != revealed, revealed, bucket.get("none")]
 
-        ran = run(body, config={"SIZE": "9"}, secrets={"KEY": "s"}, buckets={"thumbs": {"count": 1, "old": 2}})
+        buckets = {"thumbs": {"count": 1, "old": 2}}
+        ran = run(body, children=["*"], config={"SIZE": "9"}, secrets={"KEY": "s"}, buckets=buckets)
         self.assertEqual(ran.result, [["child-1", "child-2"], "9", True, "s", None])
         self.assertEqual({key: entry.value for key, entry in ran.buckets["thumbs"].items()}, {"count": b"2", "new": b'"x"'})
         children = [(child.request.task_name, child.request.delay_ms, child.on_success) for child in ran.children]
         self.assertEqual(children, [("a", None, False), ("b", 1, False), ("c", None, True)])
+
+    def test_a_failure_stays_what_it_is_whatever_was_raised_and_however_it_describes_itself(self) -> None:
+        class Mute(Exception):
+            def __str__(self) -> str:
+                raise ValueError
+
+        def parse(error: BaseException) -> Any:
+            def refuse(args: Any) -> None:
+                raise error
+
+            return run(lambda args, ctx: 1, parse=refuse).failure
+
+        for failure, expected in [
+            (failing(SystemExit(0)), ("retryable", "SystemExit", "0")),
+            (failing(GeneratorExit()), ("retryable", "GeneratorExit", "")),
+            (failing(Mute()), ("retryable", "Mute", "what was raised has no text")),
+            (failing(Fatal("bad", ValueError("why"))), ("fatal", "bad", "why")),
+            (failing(Fatal(404, "half \ud83d")), ("fatal", "404", "half \ufffd")),
+            (parse(Mute()), ("fatal", "invalid-arguments", "what was raised has no text")),
+            (parse(Retryable("later", "m")), ("retryable", "later", "m")),
+        ]:
+            self.assertEqual((failure.kind, failure.code, failure.message), expected)
+
+        def deep(args: Any, ctx: Any) -> Any:
+            value: Any = []
+            for _ in range(100_000):
+                value = [value]
+            return value
+
+        self.assertEqual(run(deep).failure.code, "invalid-result")
+        with self.assertRaises(KeyboardInterrupt):
+            failing(KeyboardInterrupt())
+
+    def test_bytes_are_bytes(self) -> None:
+        self.assertEqual(Binary("image/png", bytearray(b"x")).data, b"x")  # type: ignore[arg-type]
+        for bad in ("text", 5):
+            with self.assertRaises(TypeError):
+                Binary("image/png", bad)  # type: ignore[arg-type]
+            self.assertEqual(run(lambda args, ctx: ctx.checkpoint.save_bytes(bad)).failure.code, "invalid-checkpoint")
+
+    def test_logging_fails_no_attempt(self) -> None:
+        class Mute:
+            def __str__(self) -> str:
+                raise ValueError
+
+        def body(args: Any, ctx: Any) -> None:
+            ctx.log.info("half \ud83d", message=1, level=2, self=Mute())
+            with self.assertRaises(ValueError):
+                ctx.log.write("warning", "")
+
+        ran = run(body)
+        fields = {"message": "1", "level": "2", "self": "a Mute that has no text"}
+        self.assertEqual((ran.failure, ran.log[0].message, ran.log[0].fields), (None, "half \ufffd", fields))
+
+    def test_a_grant_that_the_test_does_not_give_is_denied_as_by_a_worker(self) -> None:
+        def child(**more: Any) -> Any:
+            return lambda ctx: ctx.children.enqueue(Child(**{"task_name": "thumb.make", **more}))
+
+        def kv(body: Any) -> Any:
+            return lambda ctx: body(ctx.bucket("b"))
+
+        def many(ctx: Any) -> None:
+            while True:
+                ctx.children.enqueue([Child("thumb.make")] * 100)
+
+        thumbs: Any = {"children": ["thumb.*"]}
+        b: Any = {"buckets": {"b": {"k": 1}}}
+        for number, (code, body, script) in enumerate(
+            [
+                ("denied", child(), {}),
+                ("denied", child(task_name="other"), thumbs),
+                (None, child(dedup_key="k", headers={"n": 1}), thumbs),
+                ("invalid", child(task_name="thumb. x"), thumbs),
+                ("invalid", child(queue="a b"), thumbs),
+                ("invalid", child(dedup_key="-"), thumbs),
+                ("invalid", child(headers={"": "x"}), thumbs),
+                ("too-large", child(input="x" * (1 << 20)), thumbs),
+                ("invalid", lambda ctx: ctx.children.enqueue([Child("thumb.make")] * 101), thumbs),
+                ("quota", many, thumbs),
+                ("denied", kv(lambda bucket: bucket.put("k", 1)), {**b, "read_only": ["b"]}),
+                (None, kv(lambda bucket: bucket.get("k")), {**b, "read_only": ["b"]}),
+                ("invalid", kv(lambda bucket: bucket.get("")), b),
+                ("invalid", kv(lambda bucket: bucket.get("a\nb")), b),
+                ("too-large", kv(lambda bucket: bucket.get("k" * 513)), b),
+                ("too-large", kv(lambda bucket: bucket.put("k", "x" * (1 << 16))), b),
+                ("invalid", kv(lambda bucket: bucket.put("k", 1, ttl=0)), b),
+                ("invalid", kv(lambda bucket: bucket.put("k", 1, if_version=1, if_absent=True)), b),
+                ("invalid", kv(lambda bucket: bucket.put("k", 1, if_version=-1)), b),
+                ("denied", lambda ctx: ctx.secrets.reveal("KEY"), {"placeholders": ["KEY"]}),
+                (None, lambda ctx: ctx.secrets.placeholder("KEY"), {"placeholders": ["KEY"]}),
+                (None, lambda ctx: ctx.config("SIZE"), {"config": {"SIZE": None}}),
+                ("invalid", lambda ctx: ctx.config(""), {}),
+            ]
+        ):
+            failure = run(lambda args, ctx: body(ctx) and None, **script).failure
+            self.assertEqual(failure and failure.code, code, number)
+
+    def test_children_come_to_be_once_for_a_key_and_with_the_success_they_wait_for(self) -> None:
+        def enqueues(args: Any, ctx: Any) -> Any:
+            ids = [ctx.children.enqueue(Child("a", dedup_key=key))[0] for key in "kkl"]
+            ctx.children.enqueue(Child("later"), on_success=True)
+            if args:
+                raise Fatal("no", "")
+            return ids
+
+        def names(ran: Any) -> Any:
+            return [f"{child.id} {child.request.task_name}" for child in ran.children]
+
+        done = run(enqueues, children=["*"])
+        self.assertEqual(done.result, ["child-1", "child-1", "child-2"])
+        self.assertEqual(names(done), ["child-1 a", "child-2 a", "child-3 later"])
+        self.assertEqual(names(run(enqueues, [1], children=["*"])), ["child-1 a", "child-2 a"])
+
+    def test_a_value_is_gone_after_its_time(self) -> None:
+        def body(args: Any, ctx: Any) -> Any:
+            bucket = ctx.bucket("b")
+            bucket.put("short", 1, ttl=0.1)
+            ctx.sleep(0.099)
+            before = bucket.get("short").value
+            ctx.sleep(0.001)
+            return [before, bucket.get("short")]
+
+        ran = run(body, buckets={"b": {}})
+        self.assertEqual((ran.result, ran.buckets), ([1, None], {"b": {}}))
+
+    def test_spans_that_are_too_long_are_taken_as_long(self) -> None:
+        lease = run(lambda args, ctx: ctx.extend_lease(float("inf")).days, max_lease=float("inf")).result
+        self.assertGreaterEqual(lease, 365_000)
 
     def test_a_service_that_is_away_is_a_retryable_refusal(self) -> None:
         failure = run(lambda args, ctx: ctx.checkpoint.load(), unavailable=True).failure

@@ -46,7 +46,7 @@
 //! crate-type = ["cdylib", "rlib"]   # the component, and what tests link
 //!
 //! [dependencies]
-//! stem-guest = "0.1"
+//! stem-guest = { path = "vendor/stem/guest-sdk/rust" }   # where `stem task new` puts it; it is not on crates.io
 //! serde = { version = "1", features = ["derive"] }
 //! ```
 //!
@@ -68,7 +68,7 @@
 //! # Arguments and results
 //!
 //! Arguments are any type that serde deserializes, results any type that serde serializes; they travel as JSON, at most 1 MiB
-//! each. Arguments that do not fit the type fail the task for good with code `invalid-arguments` and serde's message, before
+//! each unless the manifest asks for larger results. Arguments that do not fit the type fail the task for good with code `invalid-arguments` and serde's message, before
 //! the function is called. For other data take or return [`Binary`], bytes with a media type.
 //!
 //! # Living with stops

@@ -25,6 +25,7 @@ mod ping;
 mod plot;
 mod process;
 mod record;
+mod replay;
 mod revocations;
 mod services;
 mod start;
@@ -133,6 +134,7 @@ async fn measure(group: Group) -> anyhow::Result<Vec<Row>> {
         Group::Suspended => suspended::run().await,
         Group::Backlog => backlog::run().await,
         Group::Growth => growth::run().await,
+        Group::Replay => replay::run().await,
         Group::Languages => languages::run().await,
     }
 }

@@ -29,6 +29,8 @@ pub(crate) enum Group {
     Backlog,
     /// Tasks/s and latency against concurrency, payload and workers; drawn as SVG
     Growth,
+    /// A worker on Redis beside its own commands from a bare client, and isolates beside inline handlers
+    Replay,
     /// One task in Rust, C, Go, JavaScript and Python: module, build, compiling, calls; builds all of them first
     Languages,
 }

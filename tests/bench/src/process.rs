@@ -24,9 +24,19 @@ impl Process {
         concurrency: usize,
         prefetch: usize,
     ) -> anyhow::Result<Self> {
+        Self::idle_worker("isolate", url, concurrency, prefetch)
+    }
+
+    /// The same of one of the kinds that `peer.rs` has.
+    pub(crate) fn idle_worker(
+        kind: &str,
+        url: &str,
+        concurrency: usize,
+        prefetch: usize,
+    ) -> anyhow::Result<Self> {
         let (many, most) = (concurrency.to_string(), prefetch.to_string());
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["peer", "worker", "isolate", &many, &most]).env("REDIS_URL", url);
+        command.args(["peer", "worker", kind, &many, &most]).env("REDIS_URL", url);
         Self::start(command.stdout(Stdio::null()))
     }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use serde_json::Value;
 use stem_core::backend::control::Position;
 use stem_core::control::{Answer, Command, Drain, Order};
@@ -22,10 +23,13 @@ use tokio::sync::mpsc;
 
 use crate::attempts::runtime;
 use crate::figure::Goal;
+use crate::process::Place;
 use crate::{Row, row, spread};
 
 /// Terminations in one figure.
 const ROUNDS: usize = 300;
+/// The same as whole processes.
+const PROCESSES: usize = 100;
 const NEIGHBOURS: usize = 100;
 /// Loops of a neighbour that comes to an end: about 100 ms of a core.
 const WORK: u32 = 100_000_000;
@@ -53,7 +57,7 @@ struct Bench {
     probes: mpsc::UnboundedReceiver<Instant>,
     namespace: Namespace,
     _dir: tempfile::TempDir,
-    _server: Option<RedisServer>,
+    server: Option<RedisServer>,
 }
 
 /// Where worker and operator meet.
@@ -105,15 +109,7 @@ impl Bench {
         let running = tokio::spawn(worker.run());
         let operator = Client::new(open().await?, Arc::new(SystemClock));
         let namespace = Namespace::new("stem")?;
-        Ok(Self {
-            worker: handle,
-            running,
-            operator,
-            probes,
-            namespace,
-            _dir: dir,
-            _server: server,
-        })
+        Ok(Self { worker: handle, running, operator, probes, namespace, _dir: dir, server })
     }
 
     async fn enqueue(&self, name: &str, count: usize) -> anyhow::Result<Vec<TaskId>> {
@@ -185,6 +181,7 @@ impl Bench {
 pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     let mut rows = latencies(Store::Sqlite, NEIGHBOURS, &AMONG).await?;
     rows.extend(latencies(Store::Redis, 0, &ALONE).await?);
+    rows.extend(by_process().await?);
     rows.extend(neighbours().await?);
     Ok(rows)
 }
@@ -252,6 +249,36 @@ async fn latencies(
         rows.push(row(format!("{what}: max"), max, "ms"));
     }
     Ok(rows)
+}
+
+/// `stem worker revoke --terminate` as somebody at a terminal has it: a process from its start to its exit, which comes after the
+/// guest's end.
+async fn by_process() -> anyhow::Result<Vec<Row>> {
+    let bench = Bench::start(Store::Redis, 0).await?;
+    let url = bench.server.as_ref().map(RedisServer::url).context("it is on Redis")?;
+    let place = Place::new(url)?;
+    let mut figures = Vec::new();
+    for _ in 0..PROCESSES {
+        let victim = bench.enqueue("endless", 1).await?.remove(0);
+        bench.until_computing(&victim).await?;
+        let words = ["worker", "revoke", "--terminate", "--json", "--task", victim.as_str()];
+        let mut command = place.stem(&words)?;
+        let at = Instant::now();
+        // The worker lives on the runtime that waits here.
+        let said = tokio::task::spawn_blocking(move || command.output()).await??;
+        figures.push(at.elapsed().as_secs_f64() * 1e3);
+        let text = String::from_utf8_lossy(&said.stdout);
+        anyhow::ensure!(said.status.success(), "{}: {text}", said.status);
+        anyhow::ensure!(text.contains("preempted"), "nothing was stopped: {text}");
+    }
+    bench.stop(Drain::Hard).await?;
+    let (p50, p99, max) = spread(&mut figures);
+    let what = "terminate over Redis by the stem program, process start → exit";
+    Ok(vec![
+        row(format!("{what}: p50"), p50, "ms").at_most(15.0),
+        row(format!("{what}: p99"), p99, "ms"),
+        row(format!("{what}: max"), max, "ms"),
+    ])
 }
 
 /// A hundred guests that come to an end, beside one runaway that is left alone, and beside runaways that are terminated

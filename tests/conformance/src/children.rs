@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use stem_core::backend::Records;
 use stem_core::backend::broker::{Delivery, ReceiveRequest, Settled};
+use stem_core::backend::result::RecordFilter;
 use stem_core::envelope::{DEPTH, Envelope, Payload, Priority};
 use stem_core::settlement::{CHILDREN, CHILDREN_BYTES, Settle, Settlement};
 use stem_core::task::TaskState;
@@ -16,6 +17,7 @@ use crate::{Backends, Harness};
 crate::cases! { ($) children_suite children:
     children_come_to_be_with_the_success,
     children_are_delivered_as_they_were_made,
+    a_record_says_whose_child_a_task_is,
     children_keep_their_order_priority_and_delay,
     a_stale_success_has_no_children,
     a_success_that_is_settled_twice_has_its_children_once,
@@ -87,6 +89,47 @@ async fn children_are_delivered_as_they_were_made(h: &dyn Harness) {
     let delivery = take(&b).await;
     assert_eq!((delivery.envelope.clone(), delivery.attempt), (child, 1));
     finish(h, &b, &delivery, Settlement::Succeed(result())).await;
+}
+
+/// However it was enqueued, and whatever becomes of it.
+async fn a_record_says_whose_child_a_task_is(h: &dyn Harness) {
+    let b = h.connect().await;
+    let parent = held(h, &b, "parent").await;
+    let child = |id| Envelope {
+        parent_id: Some(task("parent")),
+        root_id: task("root"),
+        depth: 2,
+        ..envelope(h, id)
+    };
+    bear(h, &b, &parent, &[child("later")]).await;
+    put(&b, &[child("now"), envelope(h, "nobodys")]).await;
+    b.results.record_queued(&[child("apart"), envelope(h, "alone")]).await.unwrap();
+    let family = (Some(task("parent")), Some(task("root")));
+    let check = async || {
+        for (id, family) in [
+            ("later", &family),
+            ("now", &family),
+            ("apart", &family),
+            ("nobodys", &(None, None)),
+            ("alone", &(None, None)),
+            ("parent", &(None, None)),
+        ] {
+            let record = record(&b, id).await;
+            assert_eq!((record.parent_id, record.root_id), *family, "{id}");
+        }
+        for record in
+            b.results.list(&RecordFilter { limit: 9, ..RecordFilter::default() }).await.unwrap()
+        {
+            let of_child = ["later", "now", "apart"].contains(&record.id.as_str());
+            let wanted = if of_child { family.clone() } else { (None, None) };
+            assert_eq!((record.parent_id, record.root_id), wanted, "{}", record.id);
+        }
+    };
+    check().await;
+    for delivery in receive(&b, &asking(5)).await {
+        finish(h, &b, &delivery, Settlement::Succeed(result())).await;
+    }
+    check().await;
 }
 
 async fn children_keep_their_order_priority_and_delay(h: &dyn Harness) {

@@ -1,6 +1,5 @@
 //! [`ModuleStore`]: bytes by digest, releases by version, what serves, and what goes.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +7,8 @@ use stem_core::backend::modules::{Assigned, LOOSE_TTL, MODULE_BYTES, Pushed, Rem
 use stem_core::backend::{ErrorClass, ModuleStore};
 use stem_core::id::Digest;
 use stem_core::release::{
-    Assignment, Canary, MANIFEST_BYTES, Percent, Push, RELEASES, Release, Rollout, SIGNATURES,
-    Signature, WORD_BYTES,
+    Assignment, Canary, MANIFEST_BYTES, Percent, Push, PushId, RELEASES, Release, Rollout,
+    SIGNATURES, Signature, WORD_BYTES,
 };
 use tokio::time::Instant;
 
@@ -25,6 +24,8 @@ crate::cases! { ($) modules_suite modules for ModuleHarness:
     a_release_comes_back_as_it_was_pushed,
     versions_count_up_within_each_name,
     pushing_the_newest_again_makes_no_release,
+    a_push_that_is_sent_again_changes_nothing_that_was_decided_since,
+    what_served_before_is_told_in_its_order,
     a_rollout_says_what_serves,
     an_assignment_needs_what_its_caller_saw,
     an_assignment_that_holds_already_is_done,
@@ -58,6 +59,7 @@ fn digest(n: u8) -> Digest {
 
 fn push_of(job: &str, n: u8) -> Push {
     Push {
+        id: PushId::fresh(),
         name: name(job),
         digest: digest(n),
         size: 1,
@@ -190,6 +192,7 @@ async fn a_release_comes_back_as_it_was_pushed(h: &dyn ModuleHarness) {
         pushed_at: h.now(),
         pushed_by: push.pushed_by.clone(),
         signatures: push.signatures.clone(),
+        push: Some(push.id),
     };
     assert_eq!(release, expected);
     let other = h.connect().await;
@@ -227,6 +230,47 @@ async fn pushing_the_newest_again_makes_no_release(h: &dyn ModuleHarness) {
         assert_eq!(pushed(&b, &push, Rollout::Whole).await.version, version);
     }
     assert_eq!(serving(&b, "job").await, Some((4, None)));
+}
+
+async fn a_push_that_is_sent_again_changes_nothing_that_was_decided_since(h: &dyn ModuleHarness) {
+    let b = h.connect().await;
+    release(&b, "job", 1, Rollout::Whole).await;
+    b.put(&digest(2), &[2]).await.unwrap();
+    let push = push_of("job", 2);
+    let made = pushed(&b, &push, Rollout::Whole).await;
+    // Its answer did not come, and others go on.
+    release(&b, "job", 3, Rollout::Whole).await;
+    let before = revision(&b).await;
+    assert_eq!(pushed(&h.connect().await, &push, Rollout::Whole).await, made);
+    assert_eq!(serving(&b, "job").await, Some((3, None)));
+    assert_eq!((versions(&b, "job").await, revision(&b).await), (vec![3, 2, 1], before));
+    // Also where nobody pushed, but somebody went back.
+    b.put(&digest(4), &[4]).await.unwrap();
+    let push = push_of("job", 4);
+    assert_eq!(pushed(&b, &push, canary(10)).await.version, 4);
+    let seen = assigned(&b, "job").await;
+    assert_eq!(b.assign(&name("job"), seen, whole(1)).await.unwrap(), Assigned::Done);
+    assert_eq!(pushed(&h.connect().await, &push, canary(10)).await.version, 4);
+    assert_eq!(serving(&b, "job").await, Some((1, None)));
+}
+
+async fn what_served_before_is_told_in_its_order(h: &dyn ModuleHarness) {
+    let b = h.connect().await;
+    let before = async || h.connect().await.history(&name("job")).await.unwrap().unwrap().before;
+    release(&b, "job", 1, Rollout::Whole).await;
+    release(&b, "job", 2, Rollout::Held).await;
+    release(&b, "job", 3, canary(10)).await;
+    assert_eq!(before().await, [0; 0]);
+    release(&b, "job", 4, Rollout::Whole).await;
+    release(&b, "job", 5, Rollout::Whole).await;
+    assert_eq!(before().await, [1, 4]);
+    assert_eq!(b.remove(&name("job"), 4).await.unwrap(), Removed::Done);
+    assert_eq!(before().await, [1], "nobody can go back to what is gone");
+    assert_eq!(b.assign(&name("job"), whole(5), whole(2)).await.unwrap(), Assigned::Done);
+    assert_eq!(before().await, [1, 5]);
+    assert_eq!(b.assign(&name("job"), whole(2), whole(1)).await.unwrap(), Assigned::Done);
+    assert_eq!(before().await, [0; 0]);
+    assert_eq!(b.catalogue().await.unwrap().served[0].assignment, whole(1).unwrap());
 }
 
 async fn a_rollout_says_what_serves(h: &dyn ModuleHarness) {
@@ -342,15 +386,14 @@ async fn of_many_pushers_each_gets_a_version(h: &dyn ModuleHarness) {
         let b = h.connect().await;
         racers.push(tokio::spawn(async move { release(&b, "job", n, Rollout::Whole).await }));
     }
-    let mut given = HashSet::new();
+    let mut given = Vec::new();
     for racer in racers {
-        let release = racer.await.unwrap();
-        assert!(given.insert(release.version), "{} was given out twice", release.version);
+        given.push(racer.await.unwrap().version);
     }
+    given.sort_unstable_by_key(|version| std::cmp::Reverse(*version));
     let b = h.connect().await;
     let versions = versions(&b, "job").await;
-    // A push that was made twice, with another's in between, is one more.
-    assert!(given.iter().all(|version| versions.contains(version)), "{versions:?}");
+    assert_eq!(versions, given, "one each, also of those that were made twice");
     assert!(versions.is_sorted_by(|one, next| one > next), "{versions:?}");
     assert_eq!(serving(&b, "job").await, Some((versions[0], None)), "the last one is in force");
 }

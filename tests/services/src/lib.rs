@@ -11,7 +11,7 @@
 //! is gone with its directory when its value is dropped, and also when the test process dies in any other way: see
 //! `server.rs`. The services that a system package starts are never used.
 //!
-//! Tests that build tasks find their compilers by [`tools`].
+//! Tests that build tasks find their compilers by [`tools`], and build in a [`Workshop`].
 //!
 //! All calls block, are bounded in time, and may be made from any thread; a test on tokio makes them as they are, since
 //! it has nothing better to do meanwhile. What should not happen panics and shows the server's log. A program that is
@@ -27,8 +27,10 @@ mod redis;
 mod server;
 mod shared;
 pub mod tools;
+mod workshop;
 
 pub use postgres::{PostgresServer, PostgresSettings};
 pub use prometheus::PrometheusServer;
 pub use redis::{Fsync, RedisServer, RedisSettings};
 pub use shared::{Database, Shared};
+pub use workshop::Workshop;

@@ -4,6 +4,16 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What is meant for the build of the tests themselves and not for that of a task.
+const NOT_THEIRS: [&str; 5] = [
+    "CARGO_TARGET_DIR",
+    "CARGO_BUILD_TARGET_DIR",
+    "RUSTFLAGS",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+];
 
 /// Where builds go, and in it what was got for tests.
 fn target() -> PathBuf {
@@ -27,6 +37,16 @@ pub fn environment() -> Vec<(OsString, OsString)> {
     native().into_iter().chain(lines.map(|(name, value)| (name.into(), value.into()))).collect()
 }
 
+/// Takes from a program what is meant for the tests and not for the tasks that it builds: also every setting of Stem.
+pub fn clean(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("STEM_") || NOT_THEIRS.contains(&text.as_ref()) {
+            command.env_remove(name);
+        }
+    }
+}
+
 /// Variables for a program that tests tasks without WebAssembly: where tools are, and caches that tests share.
 pub fn native() -> Vec<(OsString, OsString)> {
     let tools = target().join("guest-tools");
@@ -36,6 +56,8 @@ pub fn native() -> Vec<(OsString, OsString)> {
     vec![
         ("PATH".into(), path),
         ("GOCACHE".into(), tools.join("go-cache").into()),
+        // What tasks in Rust need is compiled once for all of them.
+        ("CARGO_BUILD_BUILD_DIR".into(), tools.join("cargo-build").into()),
         // The Go that is there and no other.
         ("GOTOOLCHAIN".into(), "local".into()),
     ]

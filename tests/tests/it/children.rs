@@ -76,6 +76,13 @@ fn children_of_a_success_come_with_it_and_not_without_it() {
     let told = &leaf["result"];
     assert_eq!((&told["parent_id"], &told["root_id"]), (&json!(succeeded), &json!(succeeded)));
     assert_eq!(told["queue"], "default", "its parent's");
+    assert_eq!((&leaf["parentId"], &leaf["rootId"]), (&json!(succeeded), &json!(succeeded)));
+    let shown = lab.stem(&["task", "show", leaf["id"].as_str().unwrap()]).ok().stdout;
+    for key in ["parent", "root"] {
+        let line = shown.lines().find(|line| line.trim_start().starts_with(key));
+        assert!(line.is_some_and(|line| line.contains(&succeeded)), "{shown}");
+    }
+    assert_eq!(lab.until_state(&succeeded, "succeeded").get("parentId"), None);
 }
 
 #[test]

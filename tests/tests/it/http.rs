@@ -1,153 +1,16 @@
 //! Requests of guests: only where a grant leads, and nowhere else by any way of writing an address.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+mod names;
+mod server;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 
+use self::server::Server;
 use super::lab::{Lab, PATIENCE, Said, modules};
-
-/// A web server of this test: every path is a behaviour.
-struct Server {
-    port: u16,
-    seen: Arc<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    connections: AtomicUsize,
-    /// Connections that were closed by the other side while an answer was still under way.
-    cut: AtomicUsize,
-    authorization: Mutex<Vec<String>>,
-}
-
-impl Server {
-    fn start() -> Self {
-        Self::with(answer)
-    }
-
-    fn with_tls(config: rustls::ServerConfig) -> Self {
-        let config = Arc::new(config);
-        Self::with(move |stream, seen| {
-            let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
-            answer(rustls::StreamOwned::new(connection, stream), seen);
-        })
-    }
-
-    fn with(serve: impl Fn(TcpStream, &Seen) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (seen, serve) = (Arc::<Seen>::default(), Arc::new(serve));
-        let counted = Arc::clone(&seen);
-        // Ends with the process.
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (seen, serve) = (Arc::clone(&counted), Arc::clone(&serve));
-                seen.connections.fetch_add(1, Ordering::SeqCst);
-                std::thread::spawn(move || serve(stream.unwrap(), &seen));
-            }
-        });
-        Self { port, seen }
-    }
-
-    fn connections(&self) -> usize {
-        self.seen.connections.load(Ordering::SeqCst)
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port)
-    }
-}
-
-/// Reads a body to its end, if it comes that far.
-fn body_is_whole(stream: &mut impl BufRead) -> bool {
-    loop {
-        let mut line = String::new();
-        let size = match stream.read_line(&mut line) {
-            Ok(read) if read > 0 => usize::from_str_radix(line.trim_end(), 16).unwrap(),
-            _ => return false,
-        };
-        // With the line end that follows each piece.
-        if stream.read_exact(&mut vec![0; size + 2]).is_err() {
-            return false;
-        }
-        if size == 0 {
-            return true;
-        }
-    }
-}
-
-/// Reads one request and answers it, as its path says.
-fn answer(stream: impl Read + Write, seen: &Seen) {
-    let mut stream = BufReader::new(stream);
-    let mut head = Vec::new();
-    loop {
-        let mut line = String::new();
-        match stream.read_line(&mut line) {
-            Ok(read) if read > 0 && line != "\r\n" => head.push(line.trim_end().to_owned()),
-            _ => break,
-        }
-    }
-    let Some(path) = head.first().and_then(|line| line.split(' ').nth(1)) else { return };
-    for line in &head {
-        if let Some((name, value)) = line.split_once(": ")
-            && name.eq_ignore_ascii_case("authorization")
-        {
-            seen.authorization.lock().unwrap().push(value.to_owned());
-        }
-    }
-    if head.iter().any(|line| line.eq_ignore_ascii_case("transfer-encoding: chunked"))
-        && !body_is_whole(&mut stream)
-    {
-        return;
-    }
-    let whole = |status: &str, more: &str, body: &str| {
-        format!("HTTP/1.1 {status}\r\n{more}content-length: {}\r\n\r\n{body}", body.len())
-    };
-    let path = path.to_owned();
-    let stream = stream.get_mut();
-    let written = match path.as_str() {
-        "/redirect" => {
-            stream.write_all(whole("302 Found", "location: http://127.0.0.1:1/\r\n", "").as_bytes())
-        }
-        "/big" => {
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 20 << 20);
-            let piece = vec![b'x'; 64 << 10];
-            stream
-                .write_all(head.as_bytes())
-                .and_then(|()| (0..20 << 4).try_for_each(|_| stream.write_all(&piece)))
-        }
-        "/slow" => {
-            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-            stream.write_all(head.as_bytes()).and_then(|()| {
-                (0..3_000).try_for_each(|_| {
-                    std::thread::sleep(Duration::from_millis(20));
-                    stream.write_all(b"1\r\nx\r\n").and_then(|()| stream.flush())
-                })
-            })
-        }
-        "/silent" => {
-            let mut byte = [0];
-            stream.read(&mut byte).and_then(|read| {
-                if read == 0 { Err(std::io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
-            })
-        }
-        "/broken" => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf"),
-        "/nonsense" => stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n"),
-        "/head" => {
-            let more = format!("x-long: {}\r\n", "x".repeat(200 << 10));
-            stream.write_all(whole("200 OK", &more, "").as_bytes())
-        }
-        _ => stream.write_all(whole("200 OK", "", "hello").as_bytes()),
-    };
-    if written.and_then(|()| stream.flush()).is_err() {
-        seen.cut.fetch_add(1, Ordering::SeqCst);
-    }
-}
 
 /// A lab with the module `fetch` under these grants.
 fn lab(grants: &str) -> Lab {
@@ -222,6 +85,9 @@ fn a_granted_host_answers_and_everything_else_is_denied() {
         "http://127.0.0.1:/".to_owned(),
         "http://127.0.0.1:0/".to_owned(),
         "http://127.0.0.1:65536/".to_owned(),
+        format!("http://127.0.0.1:+{port}/"),
+        format!("http://127.0.0.1:0{port}/"),
+        format!("http://[::ffff:127.0.0.1]x:{port}/"),
         "http://169.254.169.254/latest/meta-data/".to_owned(),
         "http://metadata.google.internal/".to_owned(),
         "http:///etc/passwd".to_owned(),
@@ -258,6 +124,14 @@ fn a_name_that_leads_inside_is_denied_unless_that_is_granted() {
         refused(&said),
         ("denied".to_owned(), "ErrorCode::DestinationIpProhibited".to_owned())
     );
+    // How it is allowed stands in the log.
+    let host = format!("localhost:{}", server.port);
+    for told in [
+        format!("refused: {host} is at an address that is not public"),
+        format!("{host:?}], methods = [\"GET\"], plain = true, private = true }}]"),
+    ] {
+        assert!(said.stderr.contains(&told), "{told}: {}", said.stderr);
+    }
     assert_eq!(server.connections(), 0);
     fetch(&lab(&grant(", private = true")), &json!({ "url": url })).ok();
     assert_eq!(server.connections(), 1);
@@ -334,7 +208,7 @@ fn a_secret_reaches_its_host_and_nobody_else() {
         lab.stem_with(&words, &[("STEM_LOG", "trace")])
     };
     let good = ask(&ours).ok();
-    assert_eq!(*ours.seen.authorization.lock().unwrap(), ["hunter2-canary"]);
+    assert_eq!(ours.authorization(), ["hunter2-canary"]);
     let bad = ask(&theirs);
     assert_eq!(refused(&bad).0, "denied");
     assert_eq!(theirs.connections(), 0);
@@ -359,7 +233,7 @@ fn a_terminate_ends_a_request_under_way() {
     lab.stem(&["worker", "revoke", "--task", &id, "--terminate"]).ok();
     lab.until(&id, "revoked", |record| record["state"] == "revoked");
     let since = Instant::now();
-    while server.seen.cut.load(Ordering::SeqCst) == 0 {
+    while server.cut() == 0 {
         assert!(since.elapsed() < PATIENCE, "the connection outlived its task");
         std::thread::sleep(Duration::from_millis(20));
     }

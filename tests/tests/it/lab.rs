@@ -116,9 +116,15 @@ impl Lab {
         args: &[&str],
         env: &[(&str, &str)],
     ) -> Said {
+        let mut limited = self.limited(&format!("trap '' XFSZ; ulimit -f {blocks}"), args);
+        Said::of(limited.envs(env.iter().copied()).output().unwrap())
+    }
+
+    /// The program with these arguments, after what a shell does first.
+    fn limited(&self, first: &str, args: &[&str]) -> Command {
         let program = self.command(args);
         let mut shell = Command::new("sh");
-        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let script = format!("{first}; exec \"$0\" \"$@\"");
         shell.arg("-c").arg(script).arg(program.get_program()).args(program.get_args());
         for (name, value) in program.get_envs() {
             match value {
@@ -126,8 +132,8 @@ impl Lab {
                 None => shell.env_remove(name),
             };
         }
-        shell.envs(env.iter().copied()).current_dir(self.dir.path()).stdin(Stdio::null());
-        Said::of(shell.output().unwrap())
+        shell.current_dir(self.dir.path()).stdin(Stdio::null());
+        shell
     }
 
     /// Starts a worker on the example tasks and waits until it is ready.
@@ -147,14 +153,24 @@ impl Lab {
         self.start(args, &[])
     }
 
-    fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Worker {
-        let mut child = self
-            .command(args)
-            .envs(env.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    /// As [`Lab::worker_from`], with these variables in its environment.
+    pub(crate) fn start(&self, args: &[&str], env: &[(&str, &str)]) -> Worker {
+        Self::spawn(self.command(args).envs(env.iter().copied()))
+    }
+
+    /// As [`Lab::start`], where no process may have more than so many files open.
+    pub(crate) fn start_with_few_files(
+        &self,
+        files: u32,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Worker {
+        let mut limited = self.limited(&format!("ulimit -n {files}"), args);
+        Self::spawn(limited.envs(env.iter().copied()))
+    }
+
+    fn spawn(command: &mut Command) -> Worker {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let copy = Arc::clone(&log);
@@ -258,6 +274,11 @@ impl Worker {
     pub(crate) fn signal_if_there(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
         assert!(sent.is_ok());
+    }
+
+    /// How many files its process has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     /// Whether its process is still there.

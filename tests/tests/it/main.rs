@@ -13,6 +13,8 @@ mod lifecycle;
 mod modules;
 mod revoking;
 mod scope;
+mod scratch;
 mod shutdown;
 mod stopping;
 mod store;
+mod tenants;

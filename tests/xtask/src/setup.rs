@@ -1,6 +1,6 @@
 //! What must be on the machine beside Rust itself, and is installed through the system's package manager when it is not:
 //! a C compiler, for the SQLite that is built in; and for the tests alone Redis, Postgres, Prometheus, tmux,
-//! what checks the units and the rotation of logs, and what builds tasks in other languages.
+//! what checks the units and the rotation of logs, what makes networks of their own, and what builds tasks in other languages.
 
 use std::env;
 use std::fs;
@@ -135,6 +135,21 @@ const LOGROTATE: Need = Need {
     },
 };
 
+/// What makes a network for one test, in which any address can be this machine's. Debian has the first where only root looks.
+const NETWORKS: Need = Need {
+    name: "ip and unshare",
+    is_there: |root| {
+        let ip = |program| Step::new(root, program).args(["-V"]).succeeds();
+        (ip("ip") || ip("/usr/sbin/ip")) && runs(root, "unshare")
+    },
+    packages: Packages {
+        apt: &["iproute2", "util-linux"],
+        dnf: &["iproute", "util-linux"],
+        apk: &["iproute2", "util-linux-misc"],
+        pacman: &["iproute2", "util-linux"],
+    },
+};
+
 /// Reads the metrics of workers, with its tool that looks over a page.
 const PROMETHEUS: Need = Need {
     name: "prometheus",
@@ -191,7 +206,7 @@ pub(crate) fn compiler(root: &Path) -> Result<()> {
 /// Sees to it that there are the servers that tests start for themselves, and the terminal. A service that a package brings is not used;
 /// where there is no init system, as in most containers, Debian does not start it either.
 pub(crate) fn services(root: &Path) -> Result<()> {
-    see_to(root, &[REDIS, POSTGRES, PROMETHEUS, TMUX, SYSTEMD_ANALYZE, LOGROTATE])
+    see_to(root, &[REDIS, POSTGRES, PROMETHEUS, TMUX, SYSTEMD_ANALYZE, LOGROTATE, NETWORKS])
 }
 
 /// Sees to it that there are the tools for tasks in other languages than Rust. What is pinned and comes from a registry is got by

@@ -25,14 +25,16 @@ fn before(shelf: &Shelf) -> Result<u32, CliError> {
     if now.canary.is_some() {
         return Ok(now.version);
     }
-    let mut older = shelf.history.releases.iter().filter(|release| {
-        release.version < now.version && !shelf.recalled.contains(&release.digest)
-    });
-    // They come newest first.
-    older.next().map(|release| release.version).ok_or_else(|| {
+    let may_run = |version: &&u32| {
+        shelf.release(**version).is_ok_and(|it| !shelf.recalled.contains(&it.digest))
+    };
+    shelf.history.before.iter().rev().find(may_run).copied().ok_or_else(|| {
         CliError::nothing(
-            format!("{} has no version before {} that may run", shelf.name, now.version),
-            format!("`stem module show {}` shows all there are", shelf.name),
+            format!(
+                "no version of {} that may run served before version {}",
+                shelf.name, now.version
+            ),
+            format!("choose one with --to; `stem module show {}` shows all there are", shelf.name),
         )
     })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use stem_core::id::TaskName;
 use stem_engine::modules::{self, ModulesError};
 use stem_engine::policy::Origin;
 use stem_isolate::module::Outline;
@@ -11,7 +12,7 @@ use stem_isolate::{IsolateRuntime, LoadError, admission};
 
 use super::super::Context;
 use super::needs::{self, Need};
-use crate::args::{JsonArg, PolicyArg};
+use crate::args::CheckArgs;
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
 use crate::output::{Printer, say, table};
@@ -24,6 +25,7 @@ struct Report {
     digest: String,
     size: u64,
     task: String,
+    origin: Origin,
     kind: Option<&'static str>,
     outline: Option<Outline>,
     grants: Vec<Need>,
@@ -31,15 +33,12 @@ struct Report {
     refusal: Option<CliError>,
 }
 
-pub(super) async fn run(
-    context: &Context,
-    file: &Path,
-    policy: PolicyArg,
-    json: JsonArg,
-) -> Outcome {
+pub(super) async fn run(context: &Context, args: CheckArgs) -> Outcome {
+    let CheckArgs { file, name, pushed, policy, json } = args;
+    let file = file.as_path();
     let settings = context.settings(|flags| flags.policy = policy.policy)?;
     let policy = sandbox::policy(&settings)?.current();
-    let mut found = sandbox::find(file, None).or_else(|error| first_of_several(file, error))?;
+    let (mut found, others) = find(file, name.as_ref())?;
     // A relative path names the file from here, whatever the manifest says.
     found.path = file.to_owned();
     let wasm = read(file)?;
@@ -49,13 +48,14 @@ pub(super) async fn run(
         digest: admission::digest(&wasm).to_string(),
         size: wasm.len() as u64,
         task: found.manifest.name.to_string(),
+        origin: if pushed { Origin::Pushed } else { Origin::Local },
         kind: None,
         outline: None,
         grants: Vec::new(),
         warnings: Vec::new(),
         refusal: None,
     };
-    let resolved = policy.resolve(&found.manifest, Origin::Local, &sandbox::limits_cap());
+    let resolved = policy.resolve(&found.manifest, report.origin, &sandbox::limits_cap());
     match modules::load_with(&runtime, &found, resolved.clone()).await {
         Ok(handler) => {
             report.kind = Some(handler.module.kind().as_str());
@@ -71,6 +71,7 @@ pub(super) async fn run(
         let granted = &resolved.granted.grants;
         report.grants = needs::of(&outline.imports, &found.manifest.grants, granted);
         report.warnings = needs::warnings(&found.manifest, &report.grants, &resolved);
+        report.warnings.extend(others);
     }
     Printer::new(json.json).print(&report.document(), || report.text())?;
     for warning in &report.warnings {
@@ -85,15 +86,27 @@ pub(super) async fn run(
     }
 }
 
-/// A file that serves several names is checked as the first of them; they differ in limits, not in code.
-fn first_of_several(file: &Path, error: CliError) -> Result<modules::Found, CliError> {
+/// The module and its manifest. One that serves several names is checked as the first of them unless one is named, and
+/// with it comes a warning of the others: they have the same code, and limits and grants of their own.
+fn find(
+    file: &Path,
+    name: Option<&TaskName>,
+) -> Result<(modules::Found, Option<String>), CliError> {
+    let error = match sandbox::find(file, name) {
+        Err(error) if name.is_none() => error,
+        found => return Ok((found?, None)),
+    };
     let manifest = file.with_file_name("stem.toml");
     let source = file.file_name().unwrap_or_default().to_string_lossy();
     let handlers = modules::read_manifest(&manifest).unwrap_or_default();
-    match handlers.into_iter().find(|handler| handler.source == source) {
-        Some(handler) => sandbox::find(file, Some(&handler.name)),
-        None => Err(error),
-    }
+    let mut names = handlers.into_iter().filter(|it| it.source == source).map(|it| it.name);
+    let first = names.next().ok_or(error)?;
+    let others = names.map(|name| name.to_string()).collect::<Vec<_>>().join(", ");
+    let found = sandbox::find(file, Some(&first))?;
+    Ok((
+        found,
+        Some(format!("it serves {others} too, with limits and grants of their own; see --name")),
+    ))
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, CliError> {
@@ -128,6 +141,13 @@ async fn outline(runtime: &IsolateRuntime, wasm: &[u8], error: &ModulesError) ->
     }
 }
 
+fn as_what(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Local => "a module of the worker's own",
+        Origin::Pushed => "a module that was pushed",
+    }
+}
+
 /// What the imports ask for, without versions and without the names of single functions.
 fn capabilities(imports: &[String]) -> BTreeSet<&str> {
     imports
@@ -145,6 +165,7 @@ impl Report {
         let mut put = |key: &str, value: Value| document.insert(key.to_owned(), value);
         put("file", json!(self.file));
         put("task", json!(self.task));
+        put("origin", json!(if self.origin == Origin::Pushed { "pushed" } else { "local" }));
         put("digest", json!(self.digest));
         put("size", json!(self.size));
         put("verdict", json!(if self.refusal.is_none() { "admitted" } else { "refused" }));
@@ -171,6 +192,7 @@ impl Report {
         let mut rows = vec![
             vec!["file".to_owned(), self.file.clone()],
             vec!["task".to_owned(), self.task.clone()],
+            vec!["as".to_owned(), as_what(self.origin).to_owned()],
             vec!["digest".to_owned(), self.digest.clone()],
             vec!["size".to_owned(), memory(self.size)],
         ];

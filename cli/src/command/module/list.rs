@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use stem_core::id::TaskName;
-use stem_core::release::Release;
+use stem_core::release::{Release, WORD_BYTES};
+use stem_core::text::printable;
 
 use super::super::Context;
 use super::shelf::{Shelf, document, recalled, short};
@@ -53,10 +54,15 @@ fn row(name: &str, release: &Release, serving: &str, recalled: bool) -> Vec<Stri
         short(&release.digest),
         memory(release.size),
         release.pushed_at.to_string(),
-        release.pushed_by.clone().unwrap_or_default(),
+        pushed_by(release),
         release.signatures.len().to_string(),
         note,
     ]
+}
+
+/// Whoever pushed it wrote that.
+fn pushed_by(release: &Release) -> String {
+    printable(release.pushed_by.as_deref().unwrap_or_default(), WORD_BYTES)
 }
 
 /// Every release of a task name.
@@ -73,7 +79,10 @@ pub(super) async fn show(context: &Context, name: TaskName, json: JsonArg) -> Ou
     };
     let releases: Vec<_> =
         shelf.history.releases.iter().map(|release| document(release, &shelf.recalled)).collect();
-    let document = json!({ "name": shelf.name, "assignment": assignment, "releases": releases });
+    let before = &shelf.history.before;
+    let document = json!({
+        "name": shelf.name, "assignment": assignment, "before": before, "releases": releases,
+    });
     Printer::new(json.json).print(&document, || {
         let rows = shelf.history.releases.iter().map(|release| {
             vec![
@@ -81,7 +90,7 @@ pub(super) async fn show(context: &Context, name: TaskName, json: JsonArg) -> Ou
                 release.digest.to_string(),
                 memory(release.size),
                 release.pushed_at.to_string(),
-                release.pushed_by.clone().unwrap_or_default(),
+                pushed_by(release),
                 release.signatures.len().to_string(),
                 serving(release).unwrap_or_default(),
                 if shelf.recalled.contains(&release.digest) { "recalled" } else { "" }.to_owned(),

@@ -190,6 +190,7 @@ mod tests {
             "output_write",
             "fail",
             "heartbeat",
+            "stop_notice",
             "extend_lease",
             "progress",
             "log",

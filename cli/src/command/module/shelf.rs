@@ -155,6 +155,8 @@ pub(super) fn document(release: &Release, recalled: &BTreeSet<Digest>) -> Map<St
         Ok(Value::Object(document)) => document,
         _ => Map::new(),
     };
+    // Only the store needs that.
+    document.remove("push");
     document.insert("signatures".to_owned(), json!(release.signatures));
     document.insert("recalled".to_owned(), json!(recalled.contains(&release.digest)));
     document

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use stem_core::envelope::{PAYLOAD_BYTES, Payload};
+use stem_core::envelope::{JSON, PAYLOAD_BYTES, Payload};
 
 use crate::error::CliError;
 
@@ -21,8 +21,8 @@ pub(super) enum Origin<'a> {
     Nowhere,
 }
 
-/// Reads them and checks that they are JSON, so that a slip is told here, with its place, and not by a worker.
-pub(super) fn read(origin: Origin<'_>) -> Result<Payload, CliError> {
+/// Reads them. What says that it is JSON must be, so that a slip is told here, with its place, and not by a worker.
+pub(super) fn read(origin: Origin<'_>, media_type: Option<&str>) -> Result<Payload, CliError> {
     let (bytes, place) = match origin {
         Origin::Text(text) => (text.as_bytes().to_vec(), "the arguments".to_owned()),
         Origin::Nowhere => (NONE.as_bytes().to_vec(), "the arguments".to_owned()),
@@ -43,15 +43,17 @@ pub(super) fn read(origin: Origin<'_>) -> Result<Payload, CliError> {
             "put the data where the task can fetch it and pass a reference",
         ));
     }
-    if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
+    let payload = Payload { media_type: media_type.unwrap_or(JSON).to_owned(), bytes };
+    if payload.is_json()
+        && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&payload.bytes)
+    {
         return Err(CliError::usage(
             format!("{place}: not JSON: {error}"),
-            "give one JSON value, for instance '{\"text\":\"a b a\"}' in single quotes",
+            "give one JSON value, for instance '{\"text\":\"a b a\"}' in single quotes; for other bytes say what they are with --media-type",
         ));
     }
-    Ok(Payload::json(bytes))
+    Ok(payload)
 }
-
 /// One byte more than is allowed is enough to know.
 fn limited(source: impl Read, place: &str) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
@@ -75,11 +77,21 @@ mod tests {
 
     #[test]
     fn a_slip_is_told_with_its_place() {
-        let problem = read(Origin::Text("{\"a\":\n oops}")).unwrap_err();
+        let problem = read(Origin::Text("{\"a\":\n oops}"), None).unwrap_err();
         assert!(problem.what.contains("line 2 column 2"), "{}", problem.what);
-        assert_eq!(read(Origin::Nowhere).unwrap().bytes, b"{}");
-        assert_eq!(read(Origin::Text(" [1] ")).unwrap().bytes, b" [1] ");
+        assert_eq!(read(Origin::Nowhere, None).unwrap(), Payload::json(*b"{}"));
+        assert_eq!(read(Origin::Text(" [1] "), None).unwrap().bytes, b" [1] ");
         let long = format!("\"{}\"", "x".repeat(PAYLOAD_BYTES));
-        assert!(read(Origin::Text(&long)).unwrap_err().what.contains("more than"));
+        assert!(read(Origin::Text(&long), None).unwrap_err().what.contains("more than"));
+    }
+
+    #[test]
+    fn only_what_says_so_must_be_json() {
+        let image = read(Origin::Text("no JSON"), Some("image/png")).unwrap();
+        assert_eq!((image.media_type.as_str(), &image.bytes[..]), ("image/png", &b"no JSON"[..]));
+        for json in ["application/json", "application/JSON; charset=utf-8", "application/ld+json"] {
+            let problem = read(Origin::Text("no JSON"), Some(json)).unwrap_err();
+            assert!(problem.what.contains("not JSON"), "{}", problem.what);
+        }
     }
 }

@@ -37,10 +37,22 @@ pub(super) async fn test(folder: PathBuf, json: JsonArg) -> Outcome {
     let started = Instant::now();
     let project = Project::open(&folder)?;
     let talk = if json.json { Talk::Error } else { Talk::Output };
-    apart(move || project.test(talk)).await?;
-    let document = json!({"passed": true, "elapsedMs": millis(started.elapsed())});
-    Printer::new(json.json).print(&document, || "the tests passed".to_owned())?;
-    Ok(Ending::Done)
+    let printer = Printer::new(json.json);
+    let tested = apart(move || project.test(talk)).await;
+    let document = json!({"passed": tested.is_ok(), "elapsedMs": millis(started.elapsed())});
+    match tested {
+        Ok(()) => {
+            printer.print(&document, || "the tests passed".to_owned())?;
+            Ok(Ending::Done)
+        }
+        Err(error) => {
+            // Where nothing was tested there is no answer.
+            if error.ending == Ending::Failed {
+                printer.print(&document, String::new)?;
+            }
+            Err(error)
+        }
+    }
 }
 
 fn read(module: &Path) -> Result<Vec<u8>, CliError> {

@@ -28,7 +28,7 @@ pub(super) async fn run(context: &Context, args: EnqueueArgs) -> Outcome {
         flags.task_queue.clone_from(&args.queue);
         flags.max_retries = args.max_retries;
     })?;
-    let payload = arguments::read(origin(&args))?;
+    let payload = arguments::read(origin(&args), args.media_type.as_deref())?;
     let options = options(&args, &settings)?;
     let queue = options.queue.clone();
     connect::refuse_memory(&settings.broker_url, "the task")?;

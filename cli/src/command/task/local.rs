@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use stem_core::backend::BackendError;
 use stem_core::backend::buckets::{Buckets, Changed, Entry, When};
 use stem_core::id::TaskId;
+use stem_core::settlement::CHILDREN_BYTES;
 use stem_core::task::Progress;
 use stem_engine::SystemClock;
 use stem_engine::client::new_task_id;
 use stem_engine::units::write_duration;
-use stem_isolate::{AttemptHost, Child, LogLevel, Refusal, Release};
+use stem_isolate::{AttemptHost, Child, LogLevel, Refusal, Release, log_at, log_enabled_at};
 use stem_memory::Memory;
 use tokio::sync::watch;
 
@@ -102,23 +103,11 @@ impl AttemptHost for LocalHost {
         let pairs: Vec<String> =
             fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let fields = if pairs.is_empty() { String::new() } else { format!(" {}", pairs.join(" ")) };
-        match level {
-            LogLevel::Trace => tracing::trace!(target: "stem_task", "{message}{fields}"),
-            LogLevel::Debug => tracing::debug!(target: "stem_task", "{message}{fields}"),
-            LogLevel::Info => tracing::info!(target: "stem_task", "{message}{fields}"),
-            LogLevel::Warn => tracing::warn!(target: "stem_task", "{message}{fields}"),
-            LogLevel::Error => tracing::error!(target: "stem_task", "{message}{fields}"),
-        }
+        log_at!(level, target: "stem::task", "{message}{fields}");
     }
 
     fn log_enabled(&self, level: LogLevel) -> bool {
-        match level {
-            LogLevel::Trace => tracing::enabled!(target: "stem_task", tracing::Level::TRACE),
-            LogLevel::Debug => tracing::enabled!(target: "stem_task", tracing::Level::DEBUG),
-            LogLevel::Info => tracing::enabled!(target: "stem_task", tracing::Level::INFO),
-            LogLevel::Warn => tracing::enabled!(target: "stem_task", tracing::Level::WARN),
-            LogLevel::Error => tracing::enabled!(target: "stem_task", tracing::Level::ERROR),
-        }
+        log_enabled_at!(level, target: "stem::task")
     }
 
     async fn extend_lease(&self, by: Duration) -> Result<Duration, Refusal> {
@@ -141,6 +130,13 @@ impl AttemptHost for LocalHost {
         release: Release,
     ) -> Result<Vec<TaskId>, Refusal> {
         let mut enqueued = lock(&self.children);
+        let size = |child: &Child| child.input.bytes.len();
+        let all = enqueued.iter().map(|other| size(&other.child)).chain(children.iter().map(size));
+        if all.sum::<usize>() > CHILDREN_BYTES {
+            let most = CHILDREN_BYTES >> 20;
+            let problem = format!("children: those of an attempt have at most {most} MiB together");
+            return Err(Refusal::Quota(problem));
+        }
         let mut ids = Vec::with_capacity(children.len());
         for child in children {
             let same = enqueued.iter().find(|other| {

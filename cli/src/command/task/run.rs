@@ -1,18 +1,19 @@
 //! `stem task run FILE`: one attempt of a module, here, under the limits and with the host functions of a worker.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
+use stem_core::envelope::Payload;
 use stem_core::id::TaskName;
 use stem_core::outcome::{Outcome as Ended, StopNotice, StopReason};
 use stem_core::task::Progress;
 use stem_core::time::Clock;
 use stem_engine::SystemClock;
 use stem_engine::client::{DEFAULT_QUEUE, new_task_id};
-use stem_engine::modules::{self, ModuleHandler};
+use stem_engine::modules::{self, Found, ModuleHandler};
 use stem_engine::policy;
+use stem_engine::units::write_duration;
 use stem_isolate::{AttemptHost, AttemptSpec, Exit, InterruptHandle, TaskInfo};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -21,7 +22,7 @@ use tokio::time::sleep;
 use super::super::Context;
 use super::arguments::{self, Origin};
 use super::local::{Enqueued, LocalHost};
-use crate::args::{JsonArg, PolicyArg, RunArguments};
+use crate::args::{JsonArg, PolicyArg, RunInput};
 use crate::control::millis;
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
@@ -32,23 +33,18 @@ use crate::view::{FailureView, memory};
 
 /// Beyond the soft limit the guest is asked to stop; the hard limit ends it.
 const SOFT_LIMIT: &str = "soft-time-limit";
+/// Between two updates that are shown: a worker passes them on as often.
+const PACE: Duration = Duration::from_millis(200);
 
 pub(super) async fn run(
     context: &Context,
-    file: &Path,
+    found: Found,
     policy: PolicyArg,
-    arguments: RunArguments,
-    name: Option<TaskName>,
+    input: Payload,
     json: JsonArg,
 ) -> Outcome {
     let settings = context.settings_logging("info", |flags| flags.policy = policy.policy)?;
     let policy = sandbox::policy(&settings)?.current();
-    let input = arguments::read(match (&arguments.args, &arguments.args_file) {
-        (Some(text), _) => Origin::Text(text),
-        (None, Some(path)) => Origin::File(path),
-        (None, None) => Origin::Nowhere,
-    })?;
-    let found = sandbox::find(file, name.as_ref())?;
     let runtime = sandbox::start(1)?;
     let resolved = policy.resolve(&found.manifest, policy::Origin::Local, &sandbox::limits_cap());
     resolved.warn(&found.manifest.name);
@@ -75,6 +71,16 @@ pub(super) async fn run(
     let elapsed = started.elapsed();
     let children = host.enqueued(matches!(ended.outcome, Ended::Succeeded(_)));
     conclude(Printer::new(json.json), &handler, &ended, Side { children, elapsed })
+}
+
+/// What the module is given.
+pub(super) fn payload(RunInput { arguments, media_type }: &RunInput) -> Result<Payload, CliError> {
+    let origin = match (&arguments.args, &arguments.args_file) {
+        (Some(text), _) => Origin::Text(text),
+        (None, Some(path)) => Origin::File(path),
+        (None, None) => Origin::Nowhere,
+    };
+    arguments::read(origin, media_type.as_deref())
 }
 
 fn info(name: &TaskName) -> TaskInfo {
@@ -113,18 +119,28 @@ async fn watch_over(
     tokio::pin!(exit);
     let mut soft = std::pin::pin!(sleep(limits.soft.unwrap_or(limits.hard)));
     let mut hard = std::pin::pin!(sleep(limits.hard));
-    let (mut noticed, mut overdue) = (false, false);
+    let mut pause = std::pin::pin!(sleep(PACE));
+    let (mut noticed, mut overdue, mut pausing) = (false, false, false);
+    let mut show = |news: &mut watch::Receiver<Option<Progress>>| {
+        let progress = news.borrow_and_update().clone();
+        display.show(handler.name.as_str(), progress.as_ref());
+    };
     loop {
         tokio::select! {
             ended = &mut exit => {
-                display.finish();
+                // What it said last may not have been shown.
+                if news.has_changed().unwrap_or(false) {
+                    show(&mut news);
+                }
                 return ended;
             }
             // Cancel-safe: a change that is missed here is seen by the next call.
-            Ok(()) = news.changed() => {
-                let progress = news.borrow_and_update().clone();
-                display.show(handler.name.as_str(), progress.as_ref());
+            Ok(()) = news.changed(), if !pausing => {
+                show(&mut news);
+                pausing = true;
+                pause.as_mut().reset(tokio::time::Instant::now() + PACE);
             }
+            () = &mut pause, if pausing => pausing = false,
             () = &mut soft, if limits.soft.is_some() && !noticed => {
                 noticed = true;
                 interrupt.notify(StopNotice {
@@ -172,8 +188,13 @@ fn conclude(
             ("failed", Some(what))
         }
         Ended::Stopped { reason: StopReason::TimeLimit, .. } => {
-            let limit = stem_engine::units::write_duration(handler.limits.hard);
-            let message = format!("it ran longer than {limit}");
+            let limits = &handler.limits;
+            let message = match limits.soft {
+                Some(soft) if elapsed < limits.hard => {
+                    format!("it gave up at its soft limit of {}", write_duration(soft))
+                }
+                _ => format!("it ran longer than {}", write_duration(limits.hard)),
+            };
             document.insert(
                 "failure".to_owned(),
                 json!({"kind": "time-limit", "code": "time-limit", "message": message}),

@@ -1,5 +1,7 @@
 //! `stem worker diagnose`: everything a worker of this machine needs, looked at without starting one.
 
+mod policy;
+
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::Metadata;
@@ -99,13 +101,19 @@ pub(super) async fn run(context: &Context, args: DiagnoseArgs) -> Outcome {
     }
     command(&environment, variables.as_ref(), &mut findings);
     let context = Context { services: context.services.clone(), environment };
-    match context.settings(|_| {}) {
+    match context.settings(|flags| flags.policy.clone_from(&args.policy.policy)) {
         Ok(_) if !known => findings.warn(
             "settings",
             "no service was asked, since the environment file may name others",
             "mend the environment file first",
         ),
-        Ok(settings) => services(&settings, &mut findings).await,
+        Ok(settings) => {
+            let asked = policy::look(&settings, args.modules.as_deref(), &mut findings);
+            services(&settings, &mut findings).await;
+            if let Some(asked) = asked.filter(|_| names_a_service(&settings)) {
+                asked.of_releases(&settings, &mut findings).await;
+            }
+        }
         Err(error) => findings.fail("settings", error.what, &error.hint),
     }
     let failed = findings.0.iter().any(|check| check.level == Level::Error);
@@ -383,22 +391,32 @@ fn command(environment: &Environment, file: Option<&EnvFile>, findings: &mut Fin
     }
 }
 
-/// Broker, result backend, revoke store and module store, where somebody said which.
-async fn services(settings: &Settings, findings: &mut Findings) {
-    let urls: [(&str, &ServiceUrl, &Source); 4] = [
+fn urls(settings: &Settings) -> [(&'static str, &ServiceUrl, &Source); 4] {
+    [
         ("broker", &settings.broker_url.value, &settings.broker_url.source),
         ("result-backend", &settings.result_backend_url.value, &settings.result_backend_url.source),
         ("revoke-store", &settings.revoke_store_url.value, &settings.revoke_store_url.source),
         ("module-store", &settings.module_store_url.value, &settings.module_store_url.source),
-    ];
-    if urls.iter().all(|(_, _, source)| matches!(source, Source::Default | Source::Follows(_))) {
+    ]
+}
+
+/// Whether somebody said which services there are; the default's file is not made for a look.
+fn names_a_service(settings: &Settings) -> bool {
+    urls(settings)
+        .iter()
+        .any(|(.., source)| !matches!(source, Source::Default | Source::Follows(_)))
+}
+
+/// Broker, result backend, revoke store and module store, where somebody said which.
+async fn services(settings: &Settings, findings: &mut Findings) {
+    if !names_a_service(settings) {
         return findings.fine(
             "broker",
             format!("no URL is set, so it would be {}", settings.broker_url.value),
         );
     }
     let found = health::look(settings).await;
-    for ((check, url, source), found) in urls.into_iter().zip(found) {
+    for ((check, url, source), found) in urls(settings).into_iter().zip(found) {
         match found.found {
             Ok(health) => {
                 findings.fine(check, format!("{} answers: {}", health.service, health.detail));

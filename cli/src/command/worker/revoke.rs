@@ -34,6 +34,12 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
         expires_at: args.expires_in.unwrap_or(Expiry::DEFAULT).counted_from(SystemClock.now()),
     };
     let timeout_flag = args.control.timeout;
+    if let Some(build) = args.task.iter().find_map(module_of) {
+        return Err(CliError::usage(
+            format!("--task module:{build} is no task's id: it stands for a build"),
+            format!("recall the build with --module {build}"),
+        ));
+    }
     let settings = Control::settings(context, &args.control)?;
     connect::refuse_memory(&settings.revoke_store_url, "the revocation")?;
     let namespace = &settings.namespace.value;

@@ -25,6 +25,9 @@ use crate::service_manager;
 use crate::settings::{Setting, Settings, Source};
 use crate::telemetry::OfWorker;
 
+/// How long a start waits for what the module store says of itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What the worker runs with beside the settings.
 struct Plan {
     config: WorkerConfig,
@@ -167,16 +170,16 @@ impl Orders {
 
 /// Says what is unsafe about how the services are set, each thing once; with `strict` that is a refusal.
 async fn warn_of_unsafe(backends: &Backends, strict: bool) -> Result<(), CliError> {
-    let mut warnings = Vec::new();
-    // One that cannot answer is waited for later; that is not a matter of its settings.
-    for health in [
+    let mut asked = vec![
         backends.broker.health().await,
         backends.results.health().await,
         backends.revokes.health().await,
-    ]
-    .into_iter()
-    .flatten()
-    {
+    ];
+    // A worker starts without its module store, too.
+    asked.extend(tokio::time::timeout(PATIENCE, backends.modules.health()).await.ok());
+    let mut warnings = Vec::new();
+    // One that cannot answer is waited for later; that is not a matter of its settings.
+    for health in asked.into_iter().flatten() {
         for warning in health.warnings {
             let warning = format!("{}: {warning}", health.service);
             if !warnings.contains(&warning) {

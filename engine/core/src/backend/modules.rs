@@ -51,6 +51,8 @@ pub enum Removed {
 pub struct History {
     /// Which serve; `None` while none does.
     pub assignment: Option<Assignment>,
+    /// Versions that served every task before the one that does, the latest last; none that was only held or on trial.
+    pub before: Vec<u32>,
     /// Newest first, at most [`crate::release::RELEASES`].
     pub releases: Vec<Release>,
 }
@@ -90,8 +92,9 @@ pub trait ModuleStore: Send + Sync + Debug {
     /// A module's bytes. The caller checks that they have the digest.
     async fn get(&self, digest: &Digest) -> Result<Option<Vec<u8>>, BackendError>;
 
-    /// Makes a release and rolls it out; see [`Shelf::push`](crate::release::Shelf::push). Pushing again what the newest
-    /// release is makes none: it answers that one, rolled out as asked. Older releases go as
+    /// Makes a release and rolls it out; see [`Shelf::push`](crate::release::Shelf::push). One that is sent again with
+    /// its [`PushId`](crate::release::PushId) changes nothing and answers the release that it made. Another push of what
+    /// the newest release is makes none: it answers that one, rolled out as asked. Older releases go as
     /// [`RELEASES`](crate::release::RELEASES) says, and their bytes as by a removal.
     async fn push(&self, push: &Push, rollout: Rollout) -> Result<Pushed, BackendError>;
 

@@ -330,9 +330,17 @@ impl Attempt {
         let settlement = match outcome {
             Outcome::Succeeded(result) => Settlement::Succeed(result),
             Outcome::Failed { failure, retry } => self.after_failure(now, failure, retry),
-            Outcome::Stopped { reason: StopReason::TimeLimit, .. } => {
-                let message =
-                    format!("ran for {} s, its hard limit", self.rules.hard.as_secs_f64());
+            // One that has not begun had no place until its limit passed; that is no fault of the task's.
+            Outcome::Stopped { reason: StopReason::TimeLimit, how, .. }
+                if how != StopHow::BeforeStart =>
+            {
+                let message = match self.rules.soft {
+                    // Nobody stopped it: it gave up when it was told.
+                    Some(soft) if self.stop.is_none() => {
+                        format!("gave up at its soft limit of {} s", soft.as_secs_f64())
+                    }
+                    _ => format!("ran for {} s, its hard limit", self.rules.hard.as_secs_f64()),
+                };
                 let failure = Failure::new(FailureKind::TimeLimit, "time-limit", &message);
                 self.after_failure(now, failure, RetryAdvice::Policy)
             }

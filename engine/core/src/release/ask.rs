@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{Assignment, Push, Release, Rollout, Shelf};
+use super::{Assignment, Head, Push, Release, Rollout, Shelf};
 use crate::backend::modules::{Assigned, Pushed, Removed};
 use crate::id::Digest;
 use crate::time::Timestamp;
@@ -14,7 +14,7 @@ pub struct Change {
     pub new: Option<Release>,
     /// Those that go, with bytes that nobody else names.
     pub gone: Vec<Release>,
-    /// Whether the last version or what serves is another.
+    /// Whether the last version or the [`Head`](super::Head) is another.
     pub head: bool,
 }
 
@@ -39,8 +39,8 @@ pub trait Ask: Debug + Send + Sync + 'static {
     fn act(&self, shelf: &mut Shelf, now: Timestamp) -> (Self::Answer, Change);
 }
 
-fn head(shelf: &Shelf) -> (u32, Option<Assignment>) {
-    (shelf.last, shelf.assignment)
+fn head(shelf: &Shelf) -> (u32, Option<Head>) {
+    (shelf.last, shelf.head())
 }
 
 impl Ask for (Push, Rollout) {
@@ -86,8 +86,12 @@ impl Ask for Remove {
     type Answer = Removed;
 
     fn act(&self, shelf: &mut Shelf, _: Timestamp) -> (Removed, Change) {
+        let before = head(shelf);
         match shelf.remove(self.0) {
-            Ok(release) => (Removed::Done, Change { gone: vec![release], ..Change::default() }),
+            Ok(release) => {
+                let head = head(shelf) != before;
+                (Removed::Done, Change { gone: vec![release], head, ..Change::default() })
+            }
             Err(why) => (why, Change::default()),
         }
     }

@@ -3,6 +3,7 @@
 //! Format 1. A reader refuses a higher one, so readers are upgraded before writers.
 
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use stem_core::release::Shelves;
@@ -67,7 +68,8 @@ fn sealed(line: &str) -> String {
     format!("{:08x}", crc32c::crc32c(line.as_bytes()))
 }
 
-/// Puts a new one in its place. Must be called under the lock.
+/// Puts a new one in its place. Must be called under the lock. Its time is its revision, which no other has: the clock of a
+/// file system may stand still over several changes, and then nothing else would tell them apart.
 pub(super) fn write(path: &Path, shelves: &Shelves, mode: u32) -> Result<Stamp, Fault> {
     let line = serde_json::to_string(&Document { v: FORMAT, shelves })
         .expect("these types have a JSON form, and memory takes it");
@@ -78,7 +80,8 @@ pub(super) fn write(path: &Path, shelves: &Shelves, mode: u32) -> Result<Stamp, 
             text.len()
         )));
     }
-    files::replace(path, text.as_bytes(), mode, None)?;
+    let revised = UNIX_EPOCH + Duration::from_micros(shelves.revision);
+    files::replace(path, text.as_bytes(), mode, revised)?;
     let stamp = Stamp::at(path).map_err(|error| Fault::io(WHAT, error))?;
     stamp.ok_or_else(|| Fault::transient("its catalogue has just gone"))
 }

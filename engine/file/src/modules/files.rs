@@ -43,10 +43,15 @@ pub(super) fn directory(path: &Path, what: &str) -> Result<Metadata, Fault> {
 
 /// Makes a directory if there is none.
 pub(super) fn make(path: &Path, mode: u32) -> Result<(), Fault> {
+    let fault = |error| Fault::io("it cannot be made", error);
     match DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => place::sync_directory(path),
+        Ok(()) => {
+            // Whatever the umask is.
+            fs::set_permissions(path, Permissions::from_mode(mode)).map_err(fault)?;
+            place::sync_directory(path)
+        }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(Fault::io("it cannot be made", error)),
+        Err(error) => Err(fault(error)),
     }
 }
 
@@ -106,7 +111,7 @@ pub(super) fn replace(
     path: &Path,
     bytes: &[u8],
     mode: u32,
-    modified: Option<Timestamp>,
+    modified: SystemTime,
 ) -> Result<(), Fault> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -123,16 +128,18 @@ pub(super) fn replace(
     place::sync_directory(path)
 }
 
-fn write(new: &Path, bytes: &[u8], mode: u32, modified: Option<Timestamp>) -> io::Result<()> {
+fn write(new: &Path, bytes: &[u8], mode: u32, modified: SystemTime) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
     file.write_all(bytes)?;
     // Whatever the umask is.
     file.set_permissions(Permissions::from_mode(mode))?;
-    if let Some(modified) = modified {
-        let millis = u64::try_from(modified.unix_millis()).unwrap_or_default();
-        file.set_modified(UNIX_EPOCH + Duration::from_millis(millis))?;
-    }
+    file.set_modified(modified)?;
     file.sync_all()
+}
+
+/// As file systems have it.
+pub(super) fn system_time(at: Timestamp) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(at.unix_millis()).unwrap_or_default())
 }
 
 /// Removes files that are loose by their path and the time of their change, and what was never finished. What has another

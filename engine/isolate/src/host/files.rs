@@ -4,6 +4,7 @@
 //! and that nothing but files and directories is opened, since opening a pipe would hold a thread for as long as nobody
 //! is at its other end.
 
+mod descriptors;
 mod handles;
 mod meter;
 mod preview1;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use stem_core::outcome::{FailureKind, Outcome};
@@ -27,13 +29,29 @@ use self::meter::Meter;
 pub(crate) use self::preview1::add_to_linker as add_preview1_to_linker;
 pub(crate) use self::preview2::add_to_linker as add_preview2_to_linker;
 use self::scratch::ScratchGuard;
-pub(crate) use self::scratch::Scratches;
+use self::scratch::Scratches;
 use crate::granted::Granted;
 
 /// Where a guest finds its scratch directory.
 const SCRATCH: &str = "/scratch";
 /// Where it finds its inputs, each below this by its name.
 const INPUTS: &str = "/inputs";
+
+/// What attempts share of the process's.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Where their scratch directories lie.
+    pub(crate) scratches: Scratches,
+    /// How many files and directories each may have open.
+    open: usize,
+}
+
+impl Place {
+    /// With scratch directories below this one, for so many attempts at once.
+    pub(crate) fn new(below: Option<&Path>, attempts: u32) -> Self {
+        Self { scratches: Scratches::new(below), open: descriptors::for_each(attempts) }
+    }
+}
 
 /// The file system of one attempt, from before its guest begins until after it has ended.
 #[derive(Debug)]
@@ -82,7 +100,7 @@ impl Files {
     /// Makes the scratch directory; with the payload of a command as a file in it, if that is asked for. `room` is kept
     /// until the directory is gone. An error is the attempt's outcome.
     pub(crate) async fn prepare(
-        scratches: Arc<Scratches>,
+        place: Arc<Place>,
         granted: Arc<Granted>,
         payload: Option<&mut Vec<u8>>,
         room: OwnedSemaphorePermit,
@@ -90,7 +108,7 @@ impl Files {
         let rules = FileRules {
             meter: granted.grants.scratch.map(|quota| Arc::new(Meter::new(quota))),
             inputs: !granted.inputs.is_empty(),
-            handles: Some(Arc::default()),
+            handles: Some(Arc::new(Handles::new(place.open))),
         };
         let Some(meter) = rules.meter.clone() else {
             let file = granted.input_file.as_ref().or(granted.result_file.as_ref());
@@ -113,6 +131,7 @@ impl Files {
         }
         let blocking = tokio::runtime::Handle::current();
         let made = tokio::task::spawn_blocking(move || {
+            let scratches = &place.scratches;
             let made = scratches.make().map_err(|error| {
                 let directory = scratches.base().display();
                 tracing::warn!(%directory, %error, "no scratch directory can be made");
@@ -124,8 +143,10 @@ impl Files {
             }
             Ok(made)
         });
+        // Whoever asked for the task need not know where the worker keeps things; its log tells.
         let scratch = joined(made.await).map_err(|error| {
-            unavailable(&format!("the worker has no scratch directory for it: {error}"))
+            let kind = error.kind();
+            unavailable(&format!("the worker has no scratch directory for it: {kind}"))
         })?;
         let scratch = Some(scratch.guard(room, blocking));
         Ok(Self { granted, rules, scratch, _room: None })

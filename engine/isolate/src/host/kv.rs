@@ -6,7 +6,10 @@ use std::time::Duration;
 use stem_core::backend::buckets::{Changed, Entry, When};
 use stem_core::grants::BucketGrant;
 use stem_core::id::BucketName;
-use stem_host_abi::limits::{KV_BUCKET_BYTES, KV_KEY_BYTES, KV_TTL_CAP, KV_VALUE_BYTES};
+use stem_host_abi::limits::{
+    KV_BUCKET_BYTES, KV_BYTES_PER_ATTEMPT, KV_BYTES_PER_WRITE, KV_KEY_BYTES, KV_TTL_CAP,
+    KV_VALUE_BYTES,
+};
 
 use super::abi::stem::task::kv;
 use super::abi::types::HostError;
@@ -48,10 +51,22 @@ impl AttemptState {
         if ttl.is_some_and(|ttl| ttl.is_zero()) {
             return Ok(Err(HostError::Invalid("a value is kept for 1 ms or longer".to_owned())));
         }
+        let size = (bucket.len() + key.len() + value.len()).max(KV_BYTES_PER_WRITE);
+        if self.written + size > KV_BYTES_PER_ATTEMPT {
+            return Ok(Err(HostError::Quota(format!(
+                "an attempt writes at most {} MiB into buckets",
+                KV_BYTES_PER_ATTEMPT >> 20
+            ))));
+        }
         let ttl = ttl.map(|ttl| ttl.min(KV_TTL_CAP));
         let host = Arc::clone(&self.host);
         let written = self.ask(host.write_bucket(&bucket, &key, value, when, ttl)).await?;
-        Ok(written.and_then(changed))
+        let written = written.and_then(changed);
+        // One whose answer is lost may have been made.
+        if !matches!(written, Err(HostError::Conflict)) {
+            self.written += size;
+        }
+        Ok(written)
     }
 
     pub(super) async fn remove_value(

@@ -58,14 +58,15 @@ impl lifecycle::Host for ComponentState {
         &mut self,
         update: lifecycle::ProgressUpdate,
     ) -> wasmtime::Result<Result<Option<types::StopNotice>, types::HostError>> {
-        let notice = self.attempt.heartbeat()?;
+        self.attempt.checkpoint()?;
         let data = update.data.map(abi::payload);
         let reported = self.attempt.report(Progress {
             fraction: update.fraction,
             message: update.message,
             data,
         });
-        Ok(reported.map(|()| notice.map(Into::into)))
+        // Only now: a guest whose update is refused is not told.
+        Ok(reported.map(|()| self.attempt.notice().map(Into::into)))
     }
 
     fn stop_requested(&mut self) -> wasmtime::Result<Option<types::StopNotice>> {

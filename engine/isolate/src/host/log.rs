@@ -25,6 +25,35 @@ pub enum LogLevel {
     Error,
 }
 
+/// Writes a line at a [`LogLevel`] with `tracing`, which wants to know level and target when it is compiled:
+/// `log_at!(level, target: "stem::task", field, "{message}")`.
+#[macro_export]
+macro_rules! log_at {
+    ($level:expr, target: $target:literal, $($line:tt)+) => {
+        match $level {
+            $crate::LogLevel::Trace => ::tracing::trace!(target: $target, $($line)+),
+            $crate::LogLevel::Debug => ::tracing::debug!(target: $target, $($line)+),
+            $crate::LogLevel::Info => ::tracing::info!(target: $target, $($line)+),
+            $crate::LogLevel::Warn => ::tracing::warn!(target: $target, $($line)+),
+            $crate::LogLevel::Error => ::tracing::error!(target: $target, $($line)+),
+        }
+    };
+}
+
+/// Whether a line that [`log_at!`](crate::log_at) writes would be kept.
+#[macro_export]
+macro_rules! log_enabled_at {
+    ($level:expr, target: $target:literal) => {
+        match $level {
+            $crate::LogLevel::Trace => ::tracing::enabled!(target: $target, ::tracing::Level::TRACE),
+            $crate::LogLevel::Debug => ::tracing::enabled!(target: $target, ::tracing::Level::DEBUG),
+            $crate::LogLevel::Info => ::tracing::enabled!(target: $target, ::tracing::Level::INFO),
+            $crate::LogLevel::Warn => ::tracing::enabled!(target: $target, ::tracing::Level::WARN),
+            $crate::LogLevel::Error => ::tracing::enabled!(target: $target, ::tracing::Level::ERROR),
+        }
+    };
+}
+
 impl From<log::Level> for LogLevel {
     fn from(level: log::Level) -> Self {
         match level {

@@ -6,6 +6,7 @@ mod checkpoint;
 mod children;
 mod kv;
 mod settings;
+mod stop_notice;
 
 use std::time::Duration;
 
@@ -21,14 +22,17 @@ use crate::report::Report;
 #[derive(Debug)]
 pub(crate) struct RawState {
     pub(crate) input: Vec<u8>,
-    pub(crate) output: Vec<u8>,
+    /// What it has given of its result; `None` before the first time.
+    pub(crate) output: Option<Vec<u8>>,
+    /// It would have given more than a result may have.
+    pub(crate) output_refused: bool,
     pub(crate) report: Option<Report>,
     info: Vec<u8>,
 }
 
 impl RawState {
     pub(crate) fn new(input: Vec<u8>, info: Vec<u8>) -> Self {
-        Self { input, output: Vec::new(), report: None, info }
+        Self { input, output: None, output_refused: false, report: None, info }
     }
 }
 
@@ -175,10 +179,12 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
             let (memory, state) = split(&mut here)?;
             let Some(range) = range(from, len) else { return Ok(raw::ERR_INVALID) };
             let bytes = memory.get(range).ok_or_else(out_of_bounds)?;
-            if (state.raw.output.len() + bytes.len()) as u64 > state.attempt.limits.result_bytes {
+            let output = state.raw.output.get_or_insert_default();
+            if (output.len() + bytes.len()) as u64 > state.attempt.limits.result_bytes {
+                state.raw.output_refused = true;
                 return Ok(raw::ERR_TOO_LARGE);
             }
-            state.raw.output.extend_from_slice(bytes);
+            output.extend_from_slice(bytes);
             wasmtime::Result::Ok(0)
         },
     )?;
@@ -230,7 +236,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
         raw::MODULE,
         raw::PROGRESS,
         |mut here: Here<'_>, permille: i32, from: i32, len: i32| {
-            let pending = here.data_mut().attempt.heartbeat()?.is_some();
+            here.data_mut().attempt.checkpoint()?;
             let (memory, state) = split(&mut here)?;
             let message = match text(memory, from, len, limits::PROGRESS_MESSAGE_BYTES)? {
                 Ok(message) => Some(message.to_owned()).filter(|message| !message.is_empty()),
@@ -242,7 +248,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
                 _ => return Ok(raw::ERR_INVALID),
             };
             Ok(match state.attempt.report(Progress { fraction, message, data: None }) {
-                Ok(()) => stop_asked(pending),
+                // Only now: a guest whose update is refused is not told.
+                Ok(()) => stop_asked(state.attempt.notice().is_some()),
                 Err(error) => code(&error),
             })
         },
@@ -307,5 +314,13 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
     checkpoint::add_to_linker(linker)?;
     children::add_to_linker(linker)?;
     kv::add_to_linker(linker)?;
-    settings::add_to_linker(linker)
+    settings::add_to_linker(linker)?;
+    stop_notice::add_to_linker(linker)
+}
+
+/// Whether a module gives its result by `output_write`.
+pub(crate) fn gives_its_result(module: &wasmtime::Module) -> bool {
+    module
+        .imports()
+        .any(|import| (import.module(), import.name()) == (raw::MODULE, raw::OUTPUT_WRITE))
 }

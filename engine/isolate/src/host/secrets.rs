@@ -58,7 +58,7 @@ impl Use {
     /// As a manifest grants it.
     fn grant(self, name: &str) -> String {
         match self {
-            Self::Send => format!("secrets = [\"{name}@HOST\"]"),
+            Self::Send => format!("secrets = [{:?}]", format!("{name}@HOST")),
             Self::Read => format!("secrets = [{{ name = {name:?}, reveal = true }}]"),
         }
     }

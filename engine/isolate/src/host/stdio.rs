@@ -20,8 +20,20 @@ use crate::report::Report;
 enum Sink {
     /// Keeps it, up to a bound.
     Result { bytes: Vec<u8>, limit: usize, over: bool },
-    /// Makes log lines of it, and remembers the last failure report.
-    Lines { logs: Logs, level: LogLevel, line: Vec<u8>, cut: bool, report: Option<Report> },
+    /// Makes log lines of it.
+    Lines(Lines),
+}
+
+#[derive(Debug)]
+struct Lines {
+    logs: Logs,
+    level: LogLevel,
+    /// What has come of the line so far, and whether that is not all.
+    line: Vec<u8>,
+    cut: bool,
+    /// Whether a line may be a failure report, and the last one that was.
+    reports: bool,
+    report: Option<Report>,
 }
 
 /// One output stream; clones write to the same place.
@@ -37,8 +49,17 @@ impl Output {
 
     /// Log lines of this level.
     pub(crate) fn lines(logs: Logs, level: LogLevel) -> Self {
-        let sink = Sink::Lines { logs, level, line: Vec::new(), cut: false, report: None };
-        Self(Arc::new(Mutex::new(sink)))
+        Self::of_lines(logs, level, false)
+    }
+
+    /// A command's standard error: log lines, but for its failure reports.
+    pub(crate) fn errors(logs: Logs) -> Self {
+        Self::of_lines(logs, LogLevel::Info, true)
+    }
+
+    fn of_lines(logs: Logs, level: LogLevel, reports: bool) -> Self {
+        let lines = Lines { logs, level, line: Vec::new(), cut: false, reports, report: None };
+        Self(Arc::new(Mutex::new(Sink::Lines(lines))))
     }
 
     fn sink(&self) -> MutexGuard<'_, Sink> {
@@ -49,7 +70,7 @@ impl Output {
     pub(crate) fn take_result(&self) -> Option<Vec<u8>> {
         match &mut *self.sink() {
             Sink::Result { bytes, over: false, .. } => Some(std::mem::take(bytes)),
-            Sink::Result { over: true, .. } | Sink::Lines { .. } => None,
+            Sink::Result { over: true, .. } | Sink::Lines(_) => None,
         }
     }
 
@@ -61,9 +82,9 @@ impl Output {
     /// Ends the last line and returns the last failure report.
     pub(crate) fn finish(&self) -> Option<Report> {
         match &mut *self.sink() {
-            Sink::Lines { logs, level, line, cut, report } => {
-                end_line(logs, *level, line, cut, report);
-                report.take()
+            Sink::Lines(lines) => {
+                lines.end();
+                lines.report.take()
             }
             Sink::Result { .. } => None,
         }
@@ -79,45 +100,40 @@ impl Output {
                 }
                 kept.extend_from_slice(bytes);
             }
-            Sink::Lines { logs, level, line, cut, report } => {
-                for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-                    let (text, ends) =
-                        piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
-                    let room = LOG_LINE_BYTES.saturating_sub(line.len());
-                    *cut |= text.len() > room;
-                    line.extend_from_slice(&text[..text.len().min(room)]);
-                    if ends {
-                        end_line(logs, *level, line, cut, report);
-                    }
-                }
-            }
+            Sink::Lines(lines) => lines.write(bytes),
         }
         Ok(())
     }
 }
 
-fn end_line(
-    logs: &Logs,
-    level: LogLevel,
-    line: &mut Vec<u8>,
-    cut: &mut bool,
-    report: &mut Option<Report>,
-) {
-    if line.is_empty() {
-        return;
+impl Lines {
+    fn write(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ends) =
+                piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
+            let room = LOG_LINE_BYTES.saturating_sub(self.line.len());
+            self.cut |= text.len() > room;
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            if ends {
+                self.end();
+            }
+        }
     }
-    let text = String::from_utf8_lossy(line);
-    let told = if *cut || line.len() > STEM_ERROR_LINE_BYTES {
-        None
-    } else {
-        text.strip_prefix(STEM_ERROR_PREFIX).and_then(Report::from_line)
-    };
-    match told {
-        Some(told) => *report = Some(told),
-        None => logs.write(level, text.trim_end_matches('\r'), &[]),
+
+    fn end(&mut self) {
+        if self.line.is_empty() {
+            return;
+        }
+        let text = String::from_utf8_lossy(&self.line);
+        let whole = self.reports && !self.cut && self.line.len() <= STEM_ERROR_LINE_BYTES;
+        let told = text.strip_prefix(STEM_ERROR_PREFIX).filter(|_| whole);
+        match told.and_then(Report::from_line) {
+            Some(told) => self.report = Some(told),
+            None => self.logs.write(self.level, text.trim_end_matches('\r'), &[]),
+        }
+        self.line.clear();
+        self.cut = false;
     }
-    line.clear();
-    *cut = false;
 }
 
 impl IsTerminal for Output {

@@ -267,3 +267,16 @@ async fn what_a_child_refuses_or_cannot_do_is_told() {
     }
     bench.assert_good_task_runs().await;
 }
+
+#[tokio::test]
+async fn names_of_imports_are_cut_and_made_printable() {
+    let bench = Bench::new();
+    let long = "x".repeat(50_000);
+    let core = format!(
+        r#"(module (import "evil\1b[2J\n" "verdict  admitted\e2\80\ae" (func)) (import "{long}" "{long}" (func))
+            (memory (export "memory") 1) (func (export "stem_run") (result i32) (i32.const 0)))"#
+    );
+    let error = refused(&bench, &wat(&core)).await;
+    assert!(error.contains(r"evil\u{1b}[2J\n.verdict  admitted\u{202e}, xxx"), "{error:.200}");
+    assert!(error.len() < 3_000 && !error.chars().any(char::is_control), "{}", error.len());
+}

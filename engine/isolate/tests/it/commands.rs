@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use stem_core::outcome::{FailureKind, Outcome, RetryAdvice, StopHow, StopNotice, StopReason};
-use stem_isolate::ModuleKind;
+use stem_isolate::{AttemptSpec, ModuleKind, OnFailure};
 
-use crate::bench::{Bench, failure, kind_and_code, stopped, text, within};
+use crate::bench::{Bench, exit, failure, kind_and_code, spec, stopped, text, within};
 use crate::guests::{RAW_IMPORTS, command};
 
 /// Copies standard input to standard output, 4,096 bytes at a time.
@@ -56,7 +56,7 @@ async fn what_a_command_calls_of_stem0_counts_as_a_components_call_does() {
         "(if (i32.ne (call $checkpoint_load (i32.const 4096) (i32.const 9)) (i32.const -4)) (then unreachable))
          (if (call $progress (i32.const 250) (i32.const 512) (i32.const 5)) (then unreachable))
          (if (call $checkpoint_save (i32.const 512) (i32.const 5)) (then unreachable))
-         (drop (call $write (i32.const 1) (i32.const 4096)
+         (drop (call $output_write (i32.const 4096)
            (call $checkpoint_load (i32.const 4096) (i32.const 9))))",
     );
     let module = bench.load(&guest).await;
@@ -75,6 +75,36 @@ async fn what_a_command_calls_of_stem0_counts_as_a_components_call_does() {
     let (interrupt, end) = bench.start(&plain, b"").into_parts();
     within(end).await;
     assert!(!interrupt.has_checkpointed());
+}
+
+#[tokio::test]
+async fn what_a_command_gives_to_output_write_is_its_result_and_what_it_prints_is_not() {
+    let mut bench = Bench::new();
+    bench.limits.result_bytes = 3;
+    let prints = "(drop (call $write (i32.const 1) (i32.const 512) (i32.const 5)))";
+    let gives = |len: u32| format!("(call $output_write (i32.const 517) (i32.const {len}))");
+    let guest = |start: &str| with_stem0("said\\n12345", start);
+    let ended = bench.run(&guest(&format!("{prints} (drop {})", gives(2))), b"").await;
+    let Outcome::Succeeded(payload) = &ended.outcome else { panic!("{ended:?}") };
+    assert_eq!(
+        (payload.bytes.as_slice(), payload.media_type.as_str()),
+        (&b"12"[..], "application/json")
+    );
+    assert_eq!(bench.worker.lines(), ["said"]);
+    let ended = bench
+        .run(&guest(&format!("(drop {}) (call $proc_exit (i32.const 0))", gives(0))), b"")
+        .await;
+    assert_eq!(text(&ended), "", "nothing is a result if it is given");
+    for nothing in [prints, "(call $proc_exit (i32.const 0))"] {
+        let ended = bench.run(&guest(nothing), b"").await;
+        assert_eq!(kind_and_code(&ended), (FailureKind::Error, "no-result"));
+        assert_eq!(failure(&ended).1, RetryAdvice::Policy);
+    }
+    let refused =
+        format!("(if (i32.eq {} (i32.const -3)) (then (call $proc_exit (i32.const 1))))", gives(4));
+    let ended = bench.run(&guest(&refused), b"").await;
+    assert_eq!(kind_and_code(&ended), (FailureKind::PayloadTooLarge, "result-too-large"));
+    assert_eq!(failure(&ended).1, RetryAdvice::Never);
 }
 
 #[tokio::test]
@@ -115,10 +145,38 @@ async fn exit_codes_mean_what_the_table_says() {
         // As the manifest says, and here it says nothing.
         (1, RetryAdvice::Policy),
         (3, RetryAdvice::Policy),
+        // Those of shells and signals, and what exit(-1) is.
+        (126, RetryAdvice::Policy),
+        (255, RetryAdvice::Policy),
     ] {
         let ended = bench.run(&exits(code), b"").await;
         assert_eq!(kind_and_code(&ended), (FailureKind::Error, format!("exit-{code}").as_str()));
         assert_eq!(failure(&ended).1, retry, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_code_that_no_system_has_is_a_failure_like_any_other() {
+    let bench = Bench::new();
+    let line = "stem-error: {\"kind\":\"fatal\",\"code\":\"told\",\"message\":\"\"}\n";
+    for (code, name) in [
+        (126, "exit-126"),
+        (134, "exit-134"),
+        (255, "exit-255"),
+        (u32::MAX, "exit-255"),
+        (256, "exit-1"),
+    ] {
+        let exits = command("", "", &format!("(call $proc_exit (i32.const {code}))"));
+        let ended = bench.run(&exits, b"").await;
+        assert_eq!(kind_and_code(&ended), (FailureKind::Error, name));
+        assert_eq!(failure(&ended).1, RetryAdvice::Policy);
+        let module = bench.load(&exits).await;
+        let spec = AttemptSpec { on_failure: OnFailure::Fail, ..spec(b"", bench.limits.clone()) };
+        let ended = exit(bench.runtime.start(&module, spec, bench.worker.clone())).await;
+        assert_eq!(failure(&ended).1, RetryAdvice::Never, "{code}");
+        let ended = bench.run(&complains(line, code), b"").await;
+        assert_eq!(kind_and_code(&ended), (FailureKind::Error, "told"), "{code}");
+        assert_eq!(failure(&ended).1, RetryAdvice::Never);
     }
 }
 

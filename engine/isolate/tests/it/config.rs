@@ -1,6 +1,7 @@
 //! `config`: settings by name.
 
 use crate::bench::{Bench, failure, text};
+use crate::guests::Task;
 use crate::guests::granted::Texts;
 use crate::raw::answer;
 
@@ -71,4 +72,49 @@ async fn core_modules_are_answered_by_size_and_code() {
         );
         assert_eq!(answer(&bench, texts.escaped(), &call).await, code, "{key} {capacity}");
     }
+}
+
+#[tokio::test]
+async fn a_component_finds_granted_variables_and_settings_in_its_environment() {
+    let mut bench = bench();
+    let task = Task {
+        imports: r#"(import "wasi:cli/environment@0.2.6" (instance $environment
+            (export "get-environment" (func (result (list (tuple string string)))))))"#,
+        lowered: r#"(core func $environment
+            (canon lower (func $environment "get-environment") (memory $memory) (realloc $realloc)))"#,
+        exports: r#"(export "environment" (func $environment))"#,
+        more: r#"(import "host" "environment" (func $environment (param i32)))---"#,
+        // The value of the first, and how many there are at 260.
+        run: "(call $environment (i32.const 256))
+            (if (i32.ne (i32.load (i32.const 260)) (i32.load8_u (local.get $in))) (then unreachable))
+            (if (i32.eqz (i32.load (i32.const 260))) (then (return (call $ok (i32.const 0) (i32.const 0)))))
+            (call $ok (i32.load offset=8 (i32.load (i32.const 256))) (i32.load offset=12 (i32.load (i32.const 256))))",
+        ..Task::default()
+    };
+    let task = task.wat();
+    assert_eq!(text(&bench.run(&task, b"\x02").await), "de");
+    // What tells commands of their task is not for the policy to say.
+    let ours = [("STEM_TASK_ID", "x"), ("TRACEPARENT", "x")];
+    bench.granted.settings = ours.map(|(a, b)| (a.to_owned(), b.to_owned())).into();
+    assert_eq!(text(&bench.run(&task, b"\0").await), "");
+}
+
+#[tokio::test]
+async fn a_guest_that_tries_one_name_after_another_does_not_fill_the_log() {
+    let bench = bench();
+    let mut texts = Texts::new();
+    let key = texts.put("K.");
+    let run = format!(
+        "(local $tries i32)
+         (loop $more
+           (i32.store8 (i32.const 513) (i32.add (i32.const 65) (i32.rem_u (local.get $tries) (i32.const 40))))
+           (drop (call $config_get {key} (i32.const 65536) (i32.const 9)))
+           (local.set $tries (i32.add (local.get $tries) (i32.const 1)))
+           (br_if $more (i32.lt_u (local.get $tries) (i32.const 200))))
+         (i32.const 0)"
+    );
+    bench.run(&texts.raw(&run), b"").await;
+    let lines = bench.worker.lines();
+    assert_eq!(lines.len(), 17, "{lines:?}");
+    assert!(lines[16].contains("not told any more"), "{lines:?}");
 }

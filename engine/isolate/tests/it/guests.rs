@@ -1,6 +1,7 @@
 //! Guests in the text format. What a component's compiler would generate is written out by hand here, once.
 
 pub(crate) mod granted;
+pub(crate) mod http;
 
 use std::fmt::Write as _;
 
@@ -280,6 +281,7 @@ pub(crate) const RAW_IMPORTS: &str = r#"
   (import "stem0" "output_write" (func $output_write (param i32 i32) (result i32)))
   (import "stem0" "fail" (func $fail (param i32 i64 i32 i32) (result i32)))
   (import "stem0" "heartbeat" (func $heartbeat (result i32)))
+  (import "stem0" "stop_notice" (func $stop_notice (param i32 i32) (result i32)))
   (import "stem0" "extend_lease" (func $extend_lease (param i64) (result i64)))
   (import "stem0" "progress" (func $progress (param i32 i32 i32) (result i32)))
   (import "stem0" "log" (func $log (param i32 i32 i32)))

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stem_core::grants::BucketGrant;
-use stem_core::outcome::{StopHow, StopReason};
+use stem_core::outcome::{Outcome, StopHow, StopReason};
 use stem_isolate::Refusal;
 
 use crate::bench::{Bench, computing, failure, stopped, text, within};
@@ -193,4 +193,46 @@ async fn a_stop_ends_a_call_that_waits() {
         }
     }
     bench.assert_good_task_runs().await;
+}
+
+/// Writes values of one size until something else than a version is answered, and answers how many there were.
+fn writes_on(size: u32) -> String {
+    let mut texts = Texts::new();
+    let place = format!("{} {}", texts.put("thumbs"), texts.put("k"));
+    texts.raw(&format!(
+        "(local $made i32)
+         (loop $more
+           (if (i64.gt_s (call $kv_put {place} (i32.const 0) (i32.const {size}) {}) (i64.const 0))
+             (then (local.set $made (i32.add (local.get $made) (i32.const 1))) (br $more))))
+         (if (i64.ne (call $kv_put {place} (i32.const 0) (i32.const {size}) {}) (i64.const -6)) (then unreachable))
+         (i32.store (i32.const 65536) (local.get $made))
+         (call $output_write (i32.const 65536) (i32.const 4))",
+        when(0, 0, 0),
+        when(0, 0, 0)
+    ))
+}
+
+#[tokio::test]
+async fn an_attempt_writes_so_much_and_no_more() {
+    let bench = bench(&[("thumbs", true)]);
+    // Each is counted with its bucket and key, and as 512 bytes at least.
+    for (size, made) in [(65_536, (64 << 20) / (65_536 + 7)), (1, (64 << 20) / 512)] {
+        let Outcome::Succeeded(result) = bench.run(&writes_on(size), b"").await.outcome else {
+            panic!("{size}")
+        };
+        assert_eq!(u32::from_le_bytes(result.bytes.try_into().unwrap()), made, "{size}");
+    }
+    // What is not made is not counted.
+    let mut texts = Texts::new();
+    let place = format!("{} {}", texts.put("thumbs"), texts.put("k"));
+    let conflicts = texts.raw(&format!(
+        "(local $tries i32)
+         (loop $more
+           (if (i64.ne (call $kv_put {place} (i32.const 0) (i32.const 65536) {}) (i64.const -5)) (then unreachable))
+           (local.set $tries (i32.add (local.get $tries) (i32.const 1)))
+           (br_if $more (i32.lt_u (local.get $tries) (i32.const 1100))))
+         (i32.const 0)",
+        when(1, 0, 0)
+    ));
+    assert!(matches!(bench.run(&conflicts, b"").await.outcome, Outcome::Succeeded(_)));
 }

@@ -15,6 +15,7 @@ mod config;
 mod files;
 mod guests;
 mod hostile;
+mod http;
 mod kv;
 mod leaks;
 mod published;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stem_core::outcome::{FailureKind, RetryAdvice, StopHow, StopNotice, StopReason};
+use stem_core::outcome::{FailureKind, Outcome, RetryAdvice, StopHow, StopNotice, StopReason};
 use stem_isolate::{ModuleKind, OnFailure};
 
 use crate::bench::{Bench, exit, failure, kind_and_code, spec, stopped, text, within};
@@ -41,7 +41,7 @@ pub(crate) async fn answer(bench: &Bench, data: &str, call: &str) -> i64 {
     );
     let ended = bench.run(&module, b"input").await;
     match &ended.outcome {
-        stem_core::outcome::Outcome::Succeeded(payload) => {
+        Outcome::Succeeded(payload) => {
             i64::from_le_bytes(payload.bytes.clone().try_into().unwrap())
         }
         other => panic!("{call}: {other:?}"),
@@ -72,6 +72,7 @@ async fn every_function_answers_as_its_table_says() {
         (narrow("(call $sleep (i64.const 1))"), 0),
         (narrow("(call $sleep (i64.const -1))"), -2),
         (narrow("(call $info (i32.const 2048) (i32.const -1))"), -2),
+        (narrow("(call $stop_notice (i32.const 2048) (i32.const 99))"), -4),
         ("(call $extend_lease (i64.const 90000))".to_owned(), 40_000),
         ("(call $extend_lease (i64.const -1))".to_owned(), -2),
         (narrow("(call $checkpoint_load (i32.const 2048) (i32.const 9))"), -4),
@@ -175,6 +176,147 @@ async fn a_notice_is_seen_and_a_drain_hands_the_task_back() {
     }
 }
 
+/// Waits for a notice without a heartbeat and does this then.
+fn told(then: &str) -> String {
+    raw(
+        "",
+        r#"{\"code\":\"c\",\"message\":\"m\"}"#,
+        &format!(
+            "(local $len i32)
+             (drop (call $progress (i32.const -1) (i32.const 0) (i32.const 0)))
+             (loop $again
+               (local.set $len (call $stop_notice (i32.const 2048) (i32.const 4096)))
+               (br_if $again (i32.eq (local.get $len) (i32.const -4))))
+             {then}"
+        ),
+    )
+}
+
+#[tokio::test]
+async fn the_pending_notice_is_told_as_json() {
+    let bench = Bench::new();
+    let module = bench
+        .load(&told(
+            "(if (i32.ne (local.get $len) (call $stop_notice (i32.const 0) (i32.const 0))) (then unreachable))
+             (if (i32.ne (call $stop_notice (i32.const 0) (i32.const -1)) (i32.const -2)) (then unreachable))
+             (call $output_write (i32.const 2048) (local.get $len))",
+        ))
+        .await;
+    let notice = |code, message: &str, grace| StopNotice {
+        code,
+        message: message.to_owned(),
+        force_after: grace,
+    };
+    for (notice, grace) in [
+        (notice("worker-drain", "", None), None),
+        (notice("revoked", "say \"why\" é", Some(Duration::from_hours(1))), Some(3_600_000)),
+    ] {
+        let (interrupt, end) = bench.start(&module, b"").into_parts();
+        within(bench.worker.called.notified()).await;
+        interrupt.notify(notice.clone());
+        let ended = within(end).await;
+        let told: serde_json::Value = serde_json::from_str(&text(&ended)).unwrap();
+        assert_eq!(
+            (&told["code"], &told["message"]),
+            (&notice.code.into(), &notice.message.into())
+        );
+        // What is left of it.
+        let left = told.get("grace_ms").map(|left| left.as_u64().unwrap());
+        assert_eq!(left.is_some(), grace.is_some(), "{told}");
+        assert!(left <= grace, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_asks_for_the_notice_of_a_drain_has_been_told_and_may_hand_the_task_back() {
+    let bench = Bench::new();
+    let module = bench
+        .load(&told(
+            "(drop (call $fail (i32.const 1) (i64.const 0) (i32.const 512) (i32.const 26))) (i32.const 1)",
+        ))
+        .await;
+    let (interrupt, end) = bench.start(&module, b"").into_parts();
+    within(bench.worker.called.notified()).await;
+    let message = String::new();
+    interrupt.notify(StopNotice { code: "worker-stop", message, force_after: None });
+    assert_eq!(stopped(&within(end).await), (StopReason::Shutdown, StopHow::Checkpoint));
+}
+
+#[tokio::test]
+async fn a_refused_update_tells_no_notice_so_what_fails_after_it_has_failed() {
+    let bench = Bench::new();
+    let module = bench
+        .load(&raw(
+            "",
+            r#"{\"code\":\"c\",\"message\":\"m\"}"#,
+            // The checkpoint is there once the notice is.
+            "(loop $again (br_if $again (i32.eq (i32.const -4) (call $checkpoint_load (i32.const 0) (i32.const 0)))))
+             (if (i32.ne (i32.const -3) (call $progress (i32.const -1) (i32.const 0) (i32.const 1025))) (then unreachable))
+             (drop (call $fail (i32.const 1) (i64.const 0) (i32.const 512) (i32.const 26))) (i32.const 1)",
+        ))
+        .await;
+    let (interrupt, end) = bench.start(&module, b"").into_parts();
+    within(bench.worker.called.notified()).await;
+    let message = String::new();
+    interrupt.notify(StopNotice { code: "worker-drain", message, force_after: None });
+    *bench.worker.checkpoint.lock().unwrap() = Some(Vec::new());
+    assert_eq!(kind_and_code(&within(end).await), (FailureKind::Error, "c"));
+}
+
+#[tokio::test]
+async fn a_raw_module_may_print_and_exit_by_preview_1() {
+    let bench = Bench::new();
+    let guest = |run: &str| {
+        raw("", "said\\n12{\\\"code\\\":\\\"c\\\",\\\"message\\\":\\\"m\\\"}", run).replace(
+            "(memory (export",
+            "(import \"wasi_snapshot_preview1\" \"proc_exit\" (func $proc_exit (param i32)))
+             (import \"wasi_snapshot_preview1\" \"fd_write\" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+             (memory (export",
+        )
+    };
+    let gives = "(drop (call $output_write (i32.const 517) (i32.const 2)))";
+    let prints = "(i32.store (i32.const 0) (i32.const 512)) (i32.store (i32.const 4) (i32.const 5))
+        (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))";
+    let exits = |code: i32| format!("(call $proc_exit (i32.const {code})) unreachable");
+    let ended = bench.run(&guest(&format!("{gives} {prints} {}", exits(0))), b"").await;
+    assert_eq!(text(&ended), "12");
+    assert_eq!(bench.worker.lines(), ["said"]);
+    for (code, named) in [(3, "exit-3"), (200, "exit-200"), (-1, "exit-255")] {
+        let ended = bench.run(&guest(&exits(code)), b"").await;
+        assert_eq!(kind_and_code(&ended), (FailureKind::Error, named));
+    }
+    let tells = "(drop (call $fail (i32.const 2) (i64.const 0) (i32.const 519) (i32.const 26)))";
+    let ended = bench.run(&guest(&format!("{tells} {}", exits(255))), b"").await;
+    assert_eq!((kind_and_code(&ended).1, failure(&ended).1), ("c", RetryAdvice::Never));
+}
+
+#[tokio::test]
+async fn a_result_that_is_refused_is_too_large_unless_the_guest_says_something_else() {
+    let mut bench = Bench::new();
+    bench.limits.result_bytes = 3;
+    let json = r#"{\"code\":\"c\",\"message\":\"m\"}"#;
+    let gives = "(call $output_write (i32.const 512) (i32.const 4))";
+    let ended = bench.run(&raw("", json, gives), b"").await;
+    assert_eq!(kind_and_code(&ended), (FailureKind::PayloadTooLarge, "result-too-large"));
+    assert_eq!(failure(&ended).1, RetryAdvice::Never);
+    let says = "(drop (call $fail (i32.const 1) (i64.const 0) (i32.const 512) (i32.const 26)))";
+    let ended = bench.run(&raw("", json, &format!("{says} {gives}")), b"").await;
+    assert_eq!(kind_and_code(&ended), (FailureKind::Error, "c"));
+}
+
+#[tokio::test]
+async fn a_result_is_json_only_if_it_is_text() {
+    let bench = Bench::new();
+    for (data, media_type) in
+        [("\\22\\c3\\a9\\22", "application/json"), ("\\22\\c3\\28\\22", "application/octet-stream")]
+    {
+        let gives = "(call $output_write (i32.const 512) (i32.const 4))";
+        let ended = bench.run(&raw("", data, gives), b"").await;
+        let Outcome::Succeeded(payload) = &ended.outcome else { panic!("{ended:?}") };
+        assert_eq!(payload.media_type, media_type, "{data}");
+    }
+}
+
 #[tokio::test]
 async fn an_offset_outside_the_memory_traps() {
     let bench = Bench::new();
@@ -210,4 +352,32 @@ async fn initialize_runs_before_stem_run() {
         "(i32.eqz (global.get $state))",
     );
     assert_eq!(text(&bench.run(&module, b"").await), "");
+}
+
+/// A core module that imports functions of preview 1 too.
+fn with_preview_1(data: &str, run: &str) -> String {
+    raw("", data, run).replacen(
+        "(memory (export",
+        "(import \"wasi_snapshot_preview1\" \"fd_write\" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+         (memory (export",
+        1,
+    )
+}
+
+#[tokio::test]
+async fn a_failure_report_counts_on_a_commands_standard_error_and_nowhere_else() {
+    let bench = Bench::new();
+    let line = "stem-error: {\"kind\":\"fatal\",\"code\":\"c\",\"message\":\"m\"}";
+    let data = line.replace('"', "\\\"");
+    for stream in [1, 2] {
+        let run = format!(
+            "(i32.store (i32.const 0) (i32.const 512)) (i32.store (i32.const 4) (i32.const {}))
+             (drop (call $fd_write (i32.const {stream}) (i32.const 0) (i32.const 1) (i32.const 8)))
+             (i32.const 1)",
+            line.len()
+        );
+        let ended = bench.run(&with_preview_1(&data, &run), b"").await;
+        assert_eq!(kind_and_code(&ended), (FailureKind::Error, "exit-1"));
+    }
+    assert_eq!(bench.worker.lines(), [line, line]);
 }

@@ -380,6 +380,42 @@ fn more_starts_than_the_pool_holds_wait_for_their_turn() {
 }
 
 #[test]
+fn one_that_waits_for_a_place_has_not_begun() {
+    block_on(async {
+        let bench = Bench::of(&RuntimeConfig { isolates: 4, ..config() }).await;
+        let module = bench.load(&waits()).await;
+        let mut running: Vec<_> = (0..13).map(|_| bench.start(&module, b"").into_parts()).collect();
+        within(async {
+            while bench.worker.updates.load(Ordering::SeqCst) < 13 {
+                bench.worker.called.notified().await;
+            }
+        })
+        .await;
+        // Most of them have been polled by now, and found no place.
+        let reasons = [StopReason::TimeLimit, StopReason::Shutdown, StopReason::Revoked];
+        let waiting: Vec<_> =
+            (0..30).map(|at| (reasons[at % 3], bench.start(&module, b"").into_parts())).collect();
+        for (reason, (interrupt, end)) in waiting {
+            interrupt.stop(reason, true);
+            assert_eq!(stopped(&within(end).await), (reason, StopHow::BeforeStart));
+        }
+        // Gently: it learns of it when it has its place, and does not begin.
+        let (interrupt, end) = bench.start(&module, b"").into_parts();
+        interrupt.stop(StopReason::Revoked, false);
+        let (first, first_end) = running.remove(0);
+        first.stop(StopReason::Revoked, true);
+        assert_eq!(stopped(&within(first_end).await).0, StopReason::Revoked);
+        assert_eq!(stopped(&within(end).await), (StopReason::Revoked, StopHow::BeforeStart));
+        assert_eq!(bench.worker.updates.load(Ordering::SeqCst), 13, "none of them ran");
+        for (interrupt, end) in running {
+            interrupt.stop(StopReason::Revoked, true);
+            assert_eq!(stopped(&within(end).await).0, StopReason::Revoked);
+        }
+        bench.assert_good_task_runs().await;
+    });
+}
+
+#[test]
 fn dropping_the_sandbox_ends_its_guests_and_its_threads() {
     block_on(async {
         for rounds in 0..5 {

@@ -17,6 +17,7 @@ use stem_core::time::Timestamp;
 
 use crate::Redis;
 
+pub(crate) use publish::family_arguments;
 pub(crate) use settle::{prove, record_arguments};
 
 /// What scripts take for [`Records`].

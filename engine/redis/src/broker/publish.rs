@@ -28,6 +28,14 @@ pub(super) fn arguments(call: &mut Cmd, envelope: &Envelope, wire: Vec<u8>) {
         .arg(wire)
         .arg(envelope.retry.max_retries)
         .arg(envelope.enqueued_at.unix_millis());
+    family_arguments(call, envelope);
+}
+
+/// Where a task comes from, as records keep it.
+pub(crate) fn family_arguments(call: &mut Cmd, envelope: &Envelope) {
+    let (parent, root) =
+        envelope.family().map_or(("", ""), |(parent, root)| (parent.as_str(), root.as_str()));
+    call.arg(parent).arg(root);
 }
 
 pub(super) async fn publish(

@@ -4,7 +4,7 @@
 local wires, queues = {}, {}
 
 -- Stores an envelope, or answers which task is in the way. ARGV[i] and on are: id, queue, name, priority, not before or '',
--- unique key or '', the wire form, allowed retries, enqueued at.
+-- unique key or '', the wire form, allowed retries, enqueued at, parent or '', root or ''.
 local function publish(i, seq, here)
   local id, queue, name = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local not_before, unique = ARGV[i + 4], ARGV[i + 5]
@@ -37,7 +37,7 @@ local function publish(i, seq, here)
   end
   queues[queue] = true
   if here then
-    queue_record(id, queue, name, ARGV[i + 7], ARGV[i + 8], not_before)
+    queue_record(id, queue, name, ARGV[i + 7], ARGV[i + 8], not_before, ARGV[i + 9], ARGV[i + 10])
   end
   return nil
 end

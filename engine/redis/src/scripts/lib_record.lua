@@ -42,8 +42,8 @@ local function tell(id, final)
   end
 end
 
--- A new record, unless the task is known.
-local function queue_record(id, queue, name, max_retries, enqueued_at, not_before)
+-- A new record, unless the task is known. `parent` and `root` are '' where no task has enqueued it.
+local function queue_record(id, queue, name, max_retries, enqueued_at, not_before, parent, root)
   local key = record_key(id)
   if redis.call('EXISTS', key) == 1 then
     return
@@ -54,6 +54,9 @@ local function queue_record(id, queue, name, max_retries, enqueued_at, not_befor
   else
     redis.call('HSET', key, 'q', queue, 'n', name, 'st', 'queued', 'a', 0, 'mr', max_retries, 'dc', 0, 'k', 0,
       'eq', enqueued_at)
+  end
+  if parent ~= '' then
+    redis.call('HSET', key, 'pa', parent, 'ro', root)
   end
   -- In the order of recording: by the millisecond, and by a count within it.
   local count = redis.call('INCR', P .. 't/count')

@@ -8,7 +8,7 @@ for n, id in ipairs(looked) do
     break
   end
   local r = redis.call('HMGET', record_key(id), 'st', 'q', 'n', 'a', 'mr', 'dc', 'k', 'eq', 'nb', 'sa', 'fa', 'w', 'pr', 'f',
-    'rv', 'md', 'mv', 'us')
+    'rv', 'md', 'mv', 'us', 'pa', 'ro')
   if r[1] and (ARGV[5] == '' or ARGV[5] == r[1]) and (ARGV[6] == '' or ARGV[6] == r[2])
       and (ARGV[7] == '' or ARGV[7] == r[3]) then
     answer[#answer + 1] = { id, r }

@@ -5,7 +5,7 @@ use std::path::Path;
 use stem_core::backend::buckets::{Buckets, Changed, When};
 use stem_core::backend::modules::{Assigned, MODULE_BYTES, ModuleStore, Pushed, Removed};
 use stem_core::id::Digest;
-use stem_core::release::{Assignment, Push, Rollout};
+use stem_core::release::{Assignment, Push, PushId, Rollout};
 
 use super::*;
 
@@ -19,6 +19,7 @@ fn job() -> TaskName {
 
 async fn push(redis: &Redis, n: u8) -> Result<Pushed, BackendError> {
     let push = Push {
+        id: PushId::fresh(),
         name: job(),
         digest: digest(n),
         size: 1,

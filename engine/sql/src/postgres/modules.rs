@@ -240,7 +240,7 @@ async fn write(
         .bind(i64::from(shelf.last))
         .bind(shelf.assignment.map(|assignment| i64::from(assignment.version)))
         .bind(canary.map(|canary| i64::from(canary.version)))
-        .bind(shelf.assignment.as_ref().map(to_json))
+        .bind(shelf.head().as_ref().map(to_json))
         .execute(&mut *conn)
         .await?;
     }

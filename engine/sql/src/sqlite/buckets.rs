@@ -71,10 +71,13 @@ impl Operation for Write {
         .bind(SWEPT)
         .execute(&mut *conn)
         .await?;
-        let version: i64 =
-            sqlx::query_scalar("UPDATE bucket_version SET version = version + 1 RETURNING version")
-                .fetch_one(&mut *conn)
-                .await?;
+        // Not below the time in microseconds, so that a file which was restored from an older copy gives none out again.
+        let version: i64 = sqlx::query_scalar(
+            "UPDATE bucket_version SET version = max(version + 1, ?1) RETURNING version",
+        )
+        .bind(now.unix_millis().saturating_mul(1_000))
+        .fetch_one(&mut *conn)
+        .await?;
         sqlx::query(
             "INSERT INTO bucket_values (bucket, key, version, ends_at, value) VALUES (?1, ?2, ?3, ?4, ?5)
              ON CONFLICT (bucket, key) DO UPDATE

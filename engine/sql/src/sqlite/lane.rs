@@ -133,6 +133,10 @@ impl<B: Batch> Job for Drain<B> {
         false
     }
 
+    fn is_fleeting(&self) -> bool {
+        false
+    }
+
     async fn run(&mut self, conn: &mut SqliteConnection, now: Timestamp) -> Result<(), Fault> {
         if self.callers.is_empty() {
             self.board();

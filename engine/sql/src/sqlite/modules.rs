@@ -114,7 +114,7 @@ async fn write(
         )
         .bind(name.as_str())
         .bind(i64::from(shelf.last))
-        .bind(shelf.assignment.as_ref().map(to_json))
+        .bind(shelf.head().as_ref().map(to_json))
         .execute(&mut *conn)
         .await?;
     }

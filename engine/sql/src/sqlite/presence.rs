@@ -82,6 +82,7 @@ impl Operation for Beat {
     type Output = ();
     const ACTION: &'static str = "store a heartbeat";
     const RINGS: Topics = Topics::NONE;
+    const FLEETING: bool = true;
 
     /// A row that is missing comes back: a store that was emptied learns of its workers again.
     async fn run(&mut self, conn: &mut SqliteConnection, now: Timestamp) -> Result<(), Fault> {

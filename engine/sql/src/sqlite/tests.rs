@@ -83,6 +83,36 @@ async fn a_caller_that_goes_away_does_not_stop_what_it_began() {
     assert_eq!(marks(&store).await, ["a", "b"]);
 }
 
+/// Answers how the transaction that it runs in is synced.
+struct Level<const FLEETS: bool>;
+
+#[async_trait]
+impl<const FLEETS: bool> Operation for Level<FLEETS> {
+    type Output = i64;
+    const ACTION: &'static str = "look";
+    const RINGS: Topics = Topics::NONE;
+    const FLEETING: bool = FLEETS;
+
+    async fn run(&mut self, conn: &mut SqliteConnection, _: Timestamp) -> Result<i64, Fault> {
+        Ok(sqlx::query_scalar("PRAGMA synchronous").fetch_one(conn).await?)
+    }
+}
+
+#[tokio::test]
+async fn only_what_may_be_taken_back_by_a_power_cut_is_not_synced() {
+    const NORMAL: i64 = 1;
+    const FULL: i64 = 2;
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    assert_eq!(store.write(Level::<false>).await.unwrap(), FULL);
+    assert_eq!(store.write(Level::<true>).await.unwrap(), NORMAL);
+    assert_eq!(store.write(Level::<false>).await.unwrap(), FULL);
+    let (fleeting, lasting) = tokio::join!(store.write(Level::<true>), store.write(Level::<false>));
+    assert_eq!((fleeting.unwrap(), lasting.unwrap()), (FULL, FULL), "one group");
+    store.write(Mark { name: "a", fails: true }).await.unwrap_err();
+    assert_eq!(store.write(Level::<true>).await.unwrap(), NORMAL, "on a connection of its own");
+}
+
 /// A statement under the lock that walks a whole table makes everyone wait longer the more there is.
 #[tokio::test]
 async fn statements_under_the_lock_find_their_rows_by_an_index() {

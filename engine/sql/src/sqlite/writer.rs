@@ -52,6 +52,11 @@ pub(super) trait Operation: Send + Sized + 'static {
     /// Whether it is pointless once the caller has gone.
     const FOR_CALLER_ONLY: bool = false;
 
+    /// Whether a power cut may take it back: true of what holds only while this machine runs, such as a lease, whose holder ends
+    /// with the machine. It is not synced by itself, which is a third of an idle task's time; later transactions sync it with them.
+    /// No crash of a process takes it back.
+    const FLEETING: bool = false;
+
     /// What undoes an outcome that nobody was there to take.
     fn undo(self, _: Self::Output) -> Option<Box<dyn Job>> {
         None
@@ -62,6 +67,8 @@ pub(super) trait Operation: Send + Sized + 'static {
 #[async_trait]
 pub(super) trait Job: Send {
     fn is_pointless(&self) -> bool;
+    /// See [`Operation::FLEETING`].
+    fn is_fleeting(&self) -> bool;
     /// Runs the operation; the answer waits for the commit.
     async fn run(&mut self, conn: &mut SqliteConnection, now: Timestamp) -> Result<(), Fault>;
     /// Answers the caller; says who is to look again, and what must still be done.
@@ -87,6 +94,10 @@ pub(super) fn job<O: Operation>(operation: O) -> (Box<dyn Job>, Answer<O>) {
 impl<O: Operation> Job for Pending<O> {
     fn is_pointless(&self) -> bool {
         O::FOR_CALLER_ONLY && self.caller.is_closed()
+    }
+
+    fn is_fleeting(&self) -> bool {
+        O::FLEETING
     }
 
     async fn run(&mut self, conn: &mut SqliteConnection, now: Timestamp) -> Result<(), Fault> {
@@ -117,6 +128,8 @@ impl<O: Operation> Job for Pending<O> {
 
 struct Writer {
     connection: Option<SqliteConnection>,
+    /// Whether the connection syncs when it commits.
+    syncs: bool,
     settings: SqliteConnectOptions,
     clock: Arc<dyn Clock>,
     patience: Duration,
@@ -134,7 +147,8 @@ pub(super) fn start(
     let (sender, jobs) = mpsc::channel(QUEUE);
     // Waiting inside SQLite would be deaf and slow; see `lock`.
     let settings = settings.busy_timeout(Duration::ZERO);
-    let writer = Writer { connection: Some(connection), settings, clock, patience, bells };
+    let writer =
+        Writer { connection: Some(connection), syncs: true, settings, clock, patience, bells };
     tokio::spawn(writer.run(jobs));
     sender
 }
@@ -154,11 +168,7 @@ impl Writer {
             group.retain(|job| !job.is_pointless());
             group = self.commit(group).await;
         }
-        if let Some(connection) = self.connection.take()
-            && let Err(error) = connection.close().await
-        {
-            tracing::debug!(%error, "closing the database failed");
-        }
+        self.part().await;
     }
 
     /// Runs a group and answers every caller; gives back what must still be done.
@@ -169,8 +179,7 @@ impl Writer {
         let answers = match self.transact(&mut group).await {
             Ok(answers) => answers,
             Err(fault) => {
-                // Whatever state the connection is in, a new one is not in it.
-                self.connection = None;
+                self.part().await;
                 vec![Err(fault); group.len()]
             }
         };
@@ -185,6 +194,16 @@ impl Writer {
         left
     }
 
+    /// Gives the connection up: whatever state it is in, a new one is not in it. Waits until it has let go of its lock, which the
+    /// new one would meet.
+    async fn part(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = connection.close().await
+        {
+            tracing::debug!(%error, "closing the database failed");
+        }
+    }
+
     /// One transaction. An error means that nothing of the group has happened.
     async fn transact(
         &mut self,
@@ -192,9 +211,20 @@ impl Writer {
     ) -> Result<Vec<Result<(), Fault>>, Fault> {
         if self.connection.is_none() {
             self.connection = Some(self.settings.connect().await?);
+            self.syncs = true;
         }
         let conn = self.connection.as_mut().expect("it was made above if there was none");
-        if let Err(error) = lock(conn, self.patience).await {
+        let syncs = !group.iter().all(|job| job.is_fleeting());
+        let ready = async {
+            if syncs != self.syncs {
+                let full = "PRAGMA synchronous = FULL";
+                let level = if syncs { full } else { "PRAGMA synchronous = NORMAL" };
+                patiently(conn, level, self.patience).await?;
+                self.syncs = syncs;
+            }
+            lock(conn, self.patience).await
+        };
+        if let Err(error) = ready.await {
             // Being locked out is no reason to open the file again.
             if is_busy(&error) {
                 return Ok(vec![Err(error.into()); group.len()]);
@@ -214,7 +244,7 @@ impl Writer {
             }
             if answers[0].is_err() {
                 // SQLite rolls some failures back by itself; a new connection is clean either way.
-                self.connection = None;
+                self.part().await;
             }
             return Ok(answers);
         }
@@ -237,9 +267,18 @@ pub(super) async fn lock(
     conn: &mut SqliteConnection,
     patience: Duration,
 ) -> Result<(), sqlx::Error> {
+    patiently(conn, "BEGIN IMMEDIATE", patience).await
+}
+
+/// Executes a statement that others may be in the way of, and tries it again for at most so long.
+async fn patiently(
+    conn: &mut SqliteConnection,
+    statement: &'static str,
+    patience: Duration,
+) -> Result<(), sqlx::Error> {
     let started = Instant::now();
     loop {
-        match sqlx::query("BEGIN IMMEDIATE").execute(&mut *conn).await {
+        match sqlx::query(statement).execute(&mut *conn).await {
             Ok(_) => return Ok(()),
             Err(error) if is_busy(&error) && started.elapsed() < patience => {
                 tokio::time::sleep(LOCK_RETRY).await;

@@ -77,7 +77,10 @@ fn what_is_wrong_is_said_with_its_place() {
         ("inputs = [\"..\"]", "grants.inputs[0] \"..\" is not a name"),
         ("inputs = [\"a/b\"]", "is not a name"),
         ("inputs = \"models\"", "not a list"),
-        ("env = [\"STEM_BROKER_URL\"]", "the worker's own"),
+        ("env = [\"STEM_BROKER_URL\"]", "the worker itself reads"),
+        ("env = [\"OTEL_EXPORTER_OTLP_HEADERS\"]", "the worker itself reads"),
+        ("env = [\"PGPASSWORD\"]", "the worker itself reads"),
+        ("config = [\"STEM_SIZE\"]", "the worker's own"),
         ("env = [\"A=B\"]", "is not a name"),
         ("env = [\"*\"]", "is not a name"),
         ("env = [3]", "grants.env[0] is integer"),
@@ -108,5 +111,6 @@ fn a_star_stands_for_all_in_a_policy_only() {
     let read = grants(all, Side::Policy).unwrap();
     assert_eq!((read.env.join(""), read.kv[0].written()), ("*".to_owned(), "*:rw".to_owned()));
     assert!(grants(all, Side::Manifest).is_err());
+    assert!(grants("env = [\"PGPASSWORD\"]", Side::Policy).is_err());
     assert!(grants("secrets = [\"*@a.b\"]", Side::Policy).is_err());
 }

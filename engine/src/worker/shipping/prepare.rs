@@ -8,13 +8,16 @@ use stem_core::backend::{BackendError, ErrorClass, ModuleStore};
 use stem_core::id::{Digest, TaskName};
 use stem_core::observe::Service;
 use stem_core::release::Release;
-use stem_isolate::{IsolateRuntime, admission};
+use stem_isolate::compile::CompileError;
+use stem_isolate::{IsolateRuntime, LoadError, admission};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::super::builder::Publishers;
 use super::super::handler::Serving;
 use super::super::shared::Shared;
 use crate::manifest::{self, HandlerManifest};
-use crate::modules::{self, Found, ModuleHandler};
+use crate::modules::{self, Found, ModuleHandler, ModulesError};
 use crate::policy::Origin;
 
 /// Where releases come from, and whose may run.
@@ -68,8 +71,8 @@ impl Trouble {
         match self {
             Self::Unavailable(_) => Some(doubled(1, 30)),
             Self::Refused(_) => Some(doubled(5, 600)),
-            Self::Unknown(_) => Some(Duration::from_secs(1)),
-            Self::Untrusted(_) => None,
+            // Whoever asks again may have pushed or signed it meanwhile.
+            Self::Unknown(_) | Self::Untrusted(_) => None,
         }
     }
 }
@@ -90,36 +93,63 @@ pub(super) async fn prepare(
     source: &Source,
     release: Arc<Release>,
 ) -> Result<Arc<Serving>, Trouble> {
-    if let Publishers::Listed(trust) = &source.publishers {
-        trust
-            .publisher_of(&release)
-            .map_err(|untrusted| Trouble::Untrusted(untrusted.to_string()))?;
-    }
-    let refused = |problem: &dyn std::fmt::Display| Trouble::Refused(problem.to_string());
-    let manifest = manifest_of(&release).map_err(|problem| refused(&problem))?;
+    trusted(source, &release)?;
+    let manifest = manifest_of(&release).map_err(Trouble::Refused)?;
     let fetched = source.store.get(&release.digest).await;
     let Some(wasm) = fetched.map_err(|error| unavailable(shared, &error))? else {
         let problem = format!("the store does not hold the module {}", release.digest);
         return Err(Trouble::Unavailable(problem));
     };
-    let digest = admission::digest(&wasm);
-    if digest != release.digest {
-        return Err(refused(&format!(
-            "the store holds something else, {digest}, as {}",
-            release.digest
-        )));
-    }
+    // What it is given in the end is decided, and told, when it takes its place.
     let policy = shared.config.policy.current();
     let resolved = policy.resolve(&manifest, Origin::Pushed, &shared.config.limits_cap);
-    resolved.warn(&release.name);
     let found = Found { path: PathBuf::from(called(&release)), manifest };
-    let handler = modules::prepare(&source.runtime, &found, &wasm, resolved)
-        .await
-        .map_err(|error| refused(&error))?;
-    Ok(Serving::of_release(handler, release))
+    let (runtime, wanted) = (Arc::clone(&source.runtime), release.digest);
+    let handler = aside(async move {
+        let digest = admission::digest(&wasm);
+        if digest != wanted {
+            // Whoever pushes it again puts it right.
+            let problem = format!("the store holds something else, {digest}, as {wanted}");
+            return Err(Trouble::Unavailable(problem));
+        }
+        let handler = modules::prepare(&runtime, &found, &wasm, resolved).await;
+        handler.map_err(|error| match &error {
+            // That says something of this machine, and nothing of the module.
+            ModulesError::Load {
+                source: LoadError::Compile(CompileError::Unavailable(_)), ..
+            } => Trouble::Unavailable(error.to_string()),
+            _ => Trouble::Refused(error.to_string()),
+        })
+    });
+    Ok(Serving::of_release(handler.await?, release))
 }
 
-/// The same build with what the policy gives it now; `None` if that cannot be told.
+/// Does what keeps a thread busy for long (a hundred milliseconds for a large module) on one that nobody waits for: this
+/// runtime renews leases. Dropped, it is given up where it waits next.
+async fn aside<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Trouble>> + Send + 'static,
+) -> Result<T, Trouble> {
+    let here = Handle::current();
+    let (_wanted, given_up) = oneshot::channel::<()>();
+    let done = tokio::task::spawn_blocking(move || {
+        here.block_on(async {
+            tokio::select! {
+                done = work => done,
+                _ = given_up => Err(Trouble::Unavailable("nobody waits for it".to_owned())),
+            }
+        })
+    });
+    done.await
+        .unwrap_or_else(|broken| Err(Trouble::Refused(format!("preparing it broke: {broken}"))))
+}
+
+/// Whether a release may run as the trust list is now.
+pub(super) fn trusted(source: &Source, release: &Release) -> Result<(), Trouble> {
+    let checked = source.publishers.check(release);
+    checked.map_err(|untrusted| Trouble::Untrusted(untrusted.to_string()))
+}
+
+/// The same build with what the policy gives it now, with a warning of what that is not; `None` if that cannot be told.
 pub(super) fn with_policy_of_now(shared: &Shared, build: &Serving) -> Option<Arc<Serving>> {
     let release = build.release.as_ref()?;
     let manifest = manifest_of(release).ok()?;
@@ -147,7 +177,7 @@ fn manifest_of(release: &Release) -> Result<HandlerManifest, String> {
     Ok(handler)
 }
 
-/// The newest release of a name that is this build.
+/// The newest release of a name that is this build and may run: somebody may have pushed it again without a signature.
 pub(super) async fn find(
     shared: &Shared,
     source: &Source,
@@ -157,7 +187,10 @@ pub(super) async fn find(
     let history = source.store.history(name).await;
     let history = history.map_err(|error| unavailable(shared, &error))?;
     let releases = history.map(|history| history.releases).unwrap_or_default();
-    let release = releases.into_iter().find(|release| release.digest == *digest);
+    let mut these: Vec<_> =
+        releases.into_iter().filter(|release| release.digest == *digest).collect();
+    let may_run = these.iter().position(|release| trusted(source, release).is_ok());
+    let release = (!these.is_empty()).then(|| these.swap_remove(may_run.unwrap_or(0)));
     release.map(Arc::new).ok_or_else(|| {
         Trouble::Unknown(format!("only {digest} may run it, and that is no release of {name}"))
     })

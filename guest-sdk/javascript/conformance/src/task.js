@@ -4,6 +4,8 @@ import { Binary, Cancelled, Fatal, Retryable, defineTask } from "stem-guest";
 
 const MIB = 1 << 20;
 const PAGE = 4096;
+/** As libraries keep it. */
+const kept = Math.random;
 const FAILURES = { retryable: Retryable, fatal: Fatal, cancelled: Cancelled };
 
 /** A key that the operation needs. */
@@ -17,7 +19,10 @@ function need(input, key, type) {
 const OPERATIONS = {
   echo(input) {
     const text = need(input, "text", "string");
-    return { text, bytes: Binary.text(text).bytes.length };
+    const utf8 = Binary.text(text);
+    // JSON can spell half of a surrogate pair, which is no text.
+    if (utf8.text() !== text) throw new Fatal("invalid-arguments", "text is not Unicode");
+    return { text, bytes: utf8.bytes.length };
   },
 
   info(_, { info }) {
@@ -26,10 +31,10 @@ const OPERATIONS = {
   },
 
   fail(input) {
-    const Failure = FAILURES[need(input, "kind", "string")];
-    if (!Failure) throw new Fatal("invalid-arguments", `kind is ${input.kind}`);
-    const afterMs = input.afterMs === undefined ? undefined : need(input, "afterMs", "number");
-    throw new Failure(need(input, "code", "string"), need(input, "message", "string"), { afterMs });
+    const kind = need(input, "kind", "string");
+    if (!Object.hasOwn(FAILURES, kind)) throw new Fatal("invalid-arguments", `kind is ${kind}`);
+    const afterMs = kind === "retryable" && input.afterMs !== undefined ? need(input, "afterMs", "number") : undefined;
+    throw new FAILURES[kind](need(input, "code", "string"), need(input, "message", "string"), { afterMs });
   },
 
   sleep(input, ctx) {
@@ -81,6 +86,10 @@ const OPERATIONS = {
       if (from === 0 && step === stopAt) throw new Retryable("interrupted", `stopped at step ${step}`);
     }
     return { from, steps };
+  },
+
+  fresh() {
+    return { drawn: [Math.random(), kept()], nowMs: Date.now() };
   },
 };
 

@@ -476,6 +476,36 @@ fn limits_notify_first_and_stop_then() {
 }
 
 #[test]
+fn a_failure_names_the_limit_at_which_the_attempt_ended() {
+    for (events, words) in [
+        (vec![(60_000, Event::Ticked), (60_001, stopped(StopReason::TimeLimit))], "hard limit"),
+        // It was told, and gave up by itself.
+        (vec![(40_000, Event::Ticked), (40_001, stopped(StopReason::TimeLimit))], "soft limit"),
+    ] {
+        let (mut attempt, mut effects) = run(&delivery(), vec![(0, admitted())]);
+        attempt.held_until = at(1_000_000);
+        for (now, event) in events {
+            attempt.handle(at(now), event, &mut effects);
+        }
+        let Settlement::Retry { failure, .. } = last_settlement(&effects) else {
+            panic!("{effects:?}")
+        };
+        assert!(failure.message.contains(words), "{failure:?}");
+    }
+}
+
+#[test]
+fn a_limit_that_passes_before_it_has_a_place_uses_up_no_attempt() {
+    let exit = Event::Exited(Outcome::Stopped {
+        reason: StopReason::TimeLimit,
+        how: StopHow::BeforeStart,
+        elapsed: Duration::ZERO,
+    });
+    let (_, effects) = run(&delivery(), vec![(0, admitted()), (60_000, exit)]);
+    assert_eq!(last_settlement(&effects), &Settlement::Release);
+}
+
+#[test]
 fn the_producers_timeout_can_only_shorten_the_hard_limit() {
     let mut short = delivery();
     short.envelope.timeout = Some(Duration::from_secs(3));

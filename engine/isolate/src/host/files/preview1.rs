@@ -8,7 +8,6 @@ use wasmtime_wasi::p1::types::{Errno, Fd, Filetype, Lookupflags, Oflags};
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as wasi, WasiSnapshotPreview1 as _};
 use wiggle::{GuestMemory, GuestPtr};
 
-use super::handles::OPEN;
 use super::meter::{Meter, cost};
 use super::{CoreFiles, FileRules};
 use crate::host::CoreState;
@@ -160,7 +159,8 @@ impl<'a> Call<'a> {
     }
 
     async fn open(&mut self, open: Open) -> wasmtime::Result<i32> {
-        if self.files.open.len() >= OPEN {
+        let most = self.rules().handles.as_ref().map_or(usize::MAX, |handles| handles.most());
+        if self.files.open.len() >= most {
             return Ok(Errno::Mfile as i32);
         }
         if self.rules().inputs {

@@ -1,6 +1,7 @@
 //! `wasi:filesystem/types` with the quota in front of what writes and makes. Stands in the linker in place of wasmtime's,
 //! and calls that.
 
+use std::io;
 use std::sync::Arc;
 
 use wasmtime::component::{HasData, Linker, Resource};
@@ -13,6 +14,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 
 use super::FileRules;
+use super::handles::weigh;
 use super::meter::{Meter, cost};
 use super::stream::{Price, Reads, Writes};
 use crate::host::ComponentState;
@@ -171,14 +173,17 @@ impl HostDescriptor for View<'_> {
         let Some(handles) = self.rules.handles.clone() else {
             return self.wasi.read_directory(fd).await;
         };
-        if !handles.listing() {
-            return Err(too_many());
-        }
-        let listing = self.wasi.read_directory(fd).await;
-        if listing.is_err() {
-            handles.listed();
-        }
-        listing
+        let Descriptor::Dir(directory) = self.wasi.table.get(&fd)? else {
+            return self.wasi.read_directory(fd).await;
+        };
+        let room = handles.room_for_listing().ok_or_else(too_many)?;
+        let directory = Arc::clone(&directory.dir);
+        // Before wasmtime reads it, which takes all of it at once.
+        let bytes = tokio::task::spawn_blocking(move || weigh(&directory, room)).await;
+        let bytes = bytes.map_err(io::Error::other)??.ok_or_else(too_many)?;
+        let listing = self.wasi.read_directory(fd).await?;
+        handles.listed(listing.rep(), bytes);
+        Ok(listing)
     }
 
     // Nothing here outlives the attempt, and a disk that is made to write is slow for everybody.
@@ -373,9 +378,10 @@ impl HostDirectoryEntryStream for View<'_> {
     }
 
     fn drop(&mut self, stream: Resource<DirectoryEntryStream>) -> wasmtime::Result<()> {
+        let handle = stream.rep();
         HostDirectoryEntryStream::drop(&mut self.wasi, stream)?;
         if let Some(handles) = &self.rules.handles {
-            handles.listed();
+            handles.unlisted(handle);
         }
         Ok(())
     }

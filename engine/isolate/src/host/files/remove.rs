@@ -13,7 +13,7 @@ pub(super) fn remove_tree(root: &Path) -> io::Result<()> {
         match fs::remove_dir(root) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) if error.kind() != ErrorKind::DirectoryNotEmpty => return Err(error),
-            Err(_) => empty(root, &mut number)?,
+            Err(_) => gone(empty(root, &mut number))?,
             Ok(()) => return Ok(()),
         }
     }
@@ -24,7 +24,11 @@ fn empty(root: &Path, number: &mut u64) -> io::Result<()> {
     let mut waiting = vec![root.to_owned()];
     while let Some(directory) = waiting.pop() {
         // Read to the end first: what is moved up would come up again.
-        let entries: Vec<_> = fs::read_dir(&directory)?.collect::<Result<_, _>>()?;
+        let entries: Vec<_> = match fs::read_dir(&directory) {
+            // Moved by a call that was still under way; the caller looks again.
+            Err(error) if error.kind() == ErrorKind::NotFound && directory != root => continue,
+            entries => entries?.collect::<Result<_, _>>()?,
+        };
         for entry in entries {
             if !entry.file_type()?.is_dir() {
                 gone(fs::remove_file(entry.path()))?;
@@ -40,8 +44,13 @@ fn empty(root: &Path, number: &mut u64) -> io::Result<()> {
                             break moved;
                         }
                     };
-                    fs::rename(entry.path(), &moved)?;
-                    waiting.push(moved);
+                    match fs::rename(entry.path(), &moved) {
+                        Err(error) if error.kind() == ErrorKind::NotFound => {}
+                        renamed => {
+                            renamed?;
+                            waiting.push(moved);
+                        }
+                    }
                 }
                 removed => gone(removed)?,
             }
@@ -69,6 +78,30 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn a_tree_that_still_changes_goes() {
+        let below = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let root = below.path().join(round.to_string());
+            for directory in 0..50 {
+                let directory = root.join(directory.to_string());
+                fs::create_dir_all(directory.join("a/b")).unwrap();
+                fs::write(directory.join("file"), "text").unwrap();
+            }
+            let guest = root.clone();
+            let guest = std::thread::spawn(move || {
+                for step in 0..2_000 {
+                    let (from, to) = (step % 50, step * 7 % 50);
+                    let moved = guest.join(to.to_string()).join("moved");
+                    let _ = fs::rename(guest.join(from.to_string()), moved);
+                }
+            });
+            remove_tree(&root).unwrap();
+            guest.join().unwrap();
+            assert!(!root.exists());
+        }
+    }
 
     #[test]
     fn deep_wide_and_linked_trees_go_and_nothing_else_does() {

@@ -59,6 +59,15 @@ impl Scratches {
         Ok(ScratchDir { path, _own: own, room: None })
     }
 
+    /// Removes all that this process has, whoever still uses it: threads in the background may not come to it any more.
+    /// Blocks.
+    pub(crate) fn end(&self) {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(own) = own {
+            remove_locked(&own.path, &own.lock_path);
+        }
+    }
+
     /// Where they lie.
     pub(crate) fn base(&self) -> &Path {
         &self.base
@@ -253,6 +262,20 @@ mod tests {
             names(&below.path().join(names(below.path())[0].as_str())),
             Vec::<String>::new()
         );
+    }
+
+    #[test]
+    fn an_end_takes_everything_whoever_has_it() {
+        let below = tempfile::tempdir().unwrap();
+        let scratches = Scratches::new(Some(below.path()));
+        scratches.end();
+        let kept = scratches.make().unwrap();
+        fs::write(kept.path().join("file"), "text").unwrap();
+        scratches.end();
+        assert_eq!(names(scratches.base()), Vec::<String>::new());
+        drop(kept);
+        // And it can begin anew.
+        assert!(scratches.make().unwrap().path().is_dir());
     }
 
     #[test]

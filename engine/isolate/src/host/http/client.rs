@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,10 +24,12 @@ use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::address::is_public;
+use super::network::Turn;
+use super::target::Target;
 use super::{Answer, Network, Plan, Spent};
 
 /// Largest head of a response.
-const HEAD_BYTES: usize = 64 << 10;
+pub(super) const HEAD_BYTES: usize = 64 << 10;
 /// Most addresses of one name that are tried.
 const ADDRESSES: usize = 4;
 
@@ -35,15 +37,27 @@ const ADDRESSES: usize = 4;
 pub(super) async fn send(network: &Arc<Network>, request: Request<WasiBody>, plan: Plan) -> Answer {
     let (head, headed) = oneshot::channel();
     let (frames, receiver) = mpsc::channel(1);
+    let whole = Arc::<AtomicBool>::default();
+    let spent = Arc::clone(&plan.spent);
     let exchange = Exchange {
         deadline: Instant::now() + plan.whole,
         network: Arc::clone(network),
         plan,
         frames,
+        whole: Arc::clone(&whole),
     };
-    let running = Running(network.spawn(exchange.run(request, head)).map_err(Error::Connect)?);
+    // Not by dropping alone: whoever holds what is dropped may have to wait for a guest's thread.
+    let unless_ended = async move {
+        tokio::select! {
+            biased;
+            () = spent.ended() => {}
+            () = exchange.run(request, head) => {}
+        }
+    };
+    let running = Running(network.spawn(unless_ended).map_err(Error::Connect)?);
     let response = headed.await.map_err(|_| Error::ConnectionTerminated)??;
-    let response = response.map(|size| Received { receiver, size }.boxed_unsync());
+    let response =
+        response.map(|size| Received { receiver, size, whole, over: false }.boxed_unsync());
     Ok((response, Box::new(running.ended())))
 }
 
@@ -70,6 +84,9 @@ type Piece = Result<Frame<Bytes>, Error>;
 struct Received {
     receiver: mpsc::Receiver<Piece>,
     size: SizeHint,
+    /// Set once the last piece was passed on. Without it an end is none: the exchange's time was over, or the thread's.
+    whole: Arc<AtomicBool>,
+    over: bool,
 }
 
 impl Body for Received {
@@ -77,7 +94,18 @@ impl Body for Received {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Piece>> {
-        self.receiver.poll_recv(context)
+        if self.over {
+            return Poll::Ready(None);
+        }
+        let polled = self.receiver.poll_recv(context);
+        self.over = matches!(polled, Poll::Ready(None | Some(Err(_))));
+        match polled {
+            // Half an answer must not pass for a whole one.
+            Poll::Ready(None) if !self.whole.load(Ordering::Acquire) => {
+                Poll::Ready(Some(Err(Error::HttpResponseIncomplete)))
+            }
+            polled => polled,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -98,12 +126,17 @@ impl Body for Sent {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Piece>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && !self.spent.take(frame, self.most)
-        {
-            return Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(self.most)))));
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) if !self.spent.take(counted(frame), self.most) => {
+                Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(self.most)))))
+            }
+            // A guest that ended in the middle of its body has not finished it, though the library says so: the server
+            // must not take what came for the whole request.
+            Poll::Ready(None) if self.spent.has_ended() => {
+                Poll::Ready(Some(Err(Error::ConnectionTerminated)))
+            }
+            _ => polled,
         }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -115,12 +148,9 @@ impl Body for Sent {
     }
 }
 
-impl Spent {
-    /// Counts the bytes of a frame; whether they were still allowed.
-    fn take(&self, frame: &Frame<Bytes>, most: u64) -> bool {
-        let size = frame.data_ref().map_or(0, Bytes::len) as u64;
-        self.bytes.fetch_add(size, Ordering::Relaxed).saturating_add(size) <= most
-    }
+/// Bytes of a frame that count: trailers are none of the body.
+fn counted(frame: &Frame<Bytes>) -> u64 {
+    frame.data_ref().map_or(0, Bytes::len) as u64
 }
 
 struct Exchange {
@@ -128,6 +158,7 @@ struct Exchange {
     network: Arc<Network>,
     plan: Plan,
     frames: mpsc::Sender<Piece>,
+    whole: Arc<AtomicBool>,
 }
 
 impl Exchange {
@@ -136,9 +167,14 @@ impl Exchange {
         request: Request<WasiBody>,
         head: oneshot::Sender<Result<Response<SizeHint>, Error>>,
     ) {
+        let turn = self.network.turn(&self.plan.turns);
+        let Ok(Ok(turn)) = timeout_at(self.deadline, turn).await else {
+            let _ = head.send(Err(Error::ConnectionTimeout));
+            return;
+        };
         // Ends with this: a connection that nobody waits for is closed.
         let mut connection = JoinSet::new();
-        let response = match self.head(request, &mut connection).await {
+        let response = match self.head(request, &turn, &mut connection).await {
             Ok(response) => response,
             Err(error) => {
                 let _ = head.send(Err(error));
@@ -153,9 +189,14 @@ impl Exchange {
         loop {
             let frame = match timeout_at(self.within(self.plan.between_bytes), body.frame()).await {
                 Err(_) => Err(Error::ConnectionReadTimeout),
-                Ok(None) => return,
+                Ok(None) => {
+                    self.whole.store(true, Ordering::Release);
+                    return;
+                }
                 Ok(Some(Err(error))) => Err(error.into()),
-                Ok(Some(Ok(frame))) if self.plan.spent.take(&frame, self.plan.bytes) => Ok(frame),
+                Ok(Some(Ok(frame))) if self.plan.spent.take(counted(&frame), self.plan.bytes) => {
+                    Ok(frame)
+                }
                 Ok(Some(Ok(_))) => Err(Error::HttpResponseBodySize(Some(self.plan.bytes))),
             };
             let last = frame.is_err();
@@ -174,10 +215,13 @@ impl Exchange {
     async fn head(
         &self,
         request: Request<WasiBody>,
+        turn: &Turn,
         connection: &mut JoinSet<()>,
     ) -> Result<Response<hyper::body::Incoming>, Error> {
-        let connected = self.connected(connection);
-        let mut sender = timeout_at(self.within(self.plan.connect), connected)
+        let connect = self.within(self.plan.connect);
+        let addresses =
+            timeout_at(connect, self.addresses(turn)).await.unwrap_or(Err(Error::DnsTimeout))?;
+        let mut sender = timeout_at(connect, self.connected(addresses, connection))
             .await
             .unwrap_or(Err(Error::ConnectionTimeout))?;
         let (mut parts, body) = request.into_parts();
@@ -194,44 +238,48 @@ impl Exchange {
 
     async fn connected(
         &self,
+        addresses: Vec<SocketAddr>,
         connection: &mut JoinSet<()>,
     ) -> Result<http1::SendRequest<Sent>, Error> {
-        let stream = self.stream().await?;
-        if !self.plan.tls {
+        let stream = stream(addresses).await?;
+        if !self.plan.target.tls {
             return shake_hands(stream, connection).await;
         }
         let tls = self.network.tls().await.map_err(Error::Tls)?;
-        let name = ServerName::try_from(self.plan.host.clone())
+        let name = ServerName::try_from(self.plan.target.host.clone())
             .map_err(|_| Error::HttpRequestUriInvalid)?;
         let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(Error::Tls)?;
         shake_hands(stream, connection).await
     }
 
-    /// A connection to one of the addresses that were checked.
-    async fn stream(&self) -> Result<TcpStream, Error> {
-        let unknown =
-            |_| Error::DnsError { rcode: Some("no such name".to_owned()), info_code: None };
-        let found: Vec<SocketAddr> =
-            tokio::net::lookup_host((self.plan.host.as_str(), self.plan.port))
-                .await
-                .map_err(unknown)?
-                .collect();
+    /// Where the host is. Asked once: what the name says a moment later changes nothing.
+    async fn addresses(&self, turn: &Turn) -> Result<Vec<SocketAddr>, Error> {
+        let Target { host, port, .. } = &self.plan.target;
+        let found = self.network.addresses(host, *port, turn).await.map_err(|error| {
+            tracing::debug!(%error, host, "a guest's request found no address");
+            Error::DnsError { rcode: Some(error.to_string()), info_code: None }
+        })?;
         if !self.plan.any_address && !found.iter().all(|address| is_public(address.ip())) {
             return Err(Error::DestinationIpProhibited);
         }
-        let mut last = Error::DestinationNotFound;
-        for address in found.into_iter().take(ADDRESSES) {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    // Requests are small and whole; waiting to fill a packet only delays them.
-                    let _ = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Err(error) => last = Error::Connect(error),
-            }
-        }
-        Err(last)
+        Ok(found)
     }
+}
+
+/// A connection to one of these.
+async fn stream(addresses: Vec<SocketAddr>) -> Result<TcpStream, Error> {
+    let mut last = Error::DestinationNotFound;
+    for address in addresses.into_iter().take(ADDRESSES) {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // Requests are small and whole; waiting to fill a packet only delays them.
+                let _ = stream.set_nodelay(true);
+                return Ok(stream);
+            }
+            Err(error) => last = Error::Connect(error),
+        }
+    }
+    Err(last)
 }
 
 async fn shake_hands<S>(
@@ -261,3 +309,6 @@ fn told_by_guest(error: hyper::Error) -> Error {
     }
     Error::Hyper(error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ impl Placeholders {
     }
 
     /// The text that stands for a secret, the same at every call. Fails where the system has no randomness.
-    pub(super) fn stand_in(&self, secret: &str) -> Result<String, getrandom::Error> {
+    pub(crate) fn stand_in(&self, secret: &str) -> Result<String, getrandom::Error> {
         let mut texts = lock(&self.texts);
         if let Some(text) = texts.get(secret) {
             return Ok(text.clone());

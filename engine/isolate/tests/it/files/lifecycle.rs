@@ -142,3 +142,70 @@ async fn what_a_killed_worker_left_is_swept_at_the_next_start() {
     interrupt.stop(StopReason::Revoked, true);
     within(end).await;
 }
+
+#[tokio::test]
+async fn a_failure_does_not_tell_where_the_worker_keeps_its_files() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let yard = Yard::new().await;
+    let below = yard.dir.path().join("scratches");
+    let uid = fs::metadata(&below).unwrap().uid();
+    let base = below.join(format!("stem-scratch-{uid}"));
+    fs::create_dir(&base).unwrap();
+    fs::set_permissions(&base, fs::Permissions::from_mode(0o755)).unwrap();
+    let missing = yard.dir.path().join("missing");
+    for granted in [scratch(1, 1), input(missing)] {
+        let exit = bench::exit(yard.start(&yard.guests[0], vec![], granted)).await;
+        assert_eq!(kind_and_code(&exit), (FailureKind::Error, "host-unavailable"));
+        let told = &failure(&exit).0.message;
+        assert!(!told.contains(yard.dir.path().to_str().unwrap()), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_when_the_sandbox_ends() {
+    let yard = Yard::new().await;
+    let spins = Script::default().with(Do::MakeFiles, 500).with(Do::Spin, 0).bytes();
+    let running = yard.start(&yard.guests[0], spins, scratch(1 << 20, 1_000));
+    let (interrupt, end) = running.into_parts();
+    bench::computing(&interrupt, Duration::from_millis(50)).await;
+    let below = yard.dir.path().join("scratches");
+    let left = || {
+        fs::read_dir(&below)
+            .unwrap()
+            .flat_map(|base| fs::read_dir(base.unwrap().path()).unwrap())
+            .count()
+    };
+    assert_eq!(left(), 2, "its directory and its lock");
+    let Bench { runtime, .. } = yard.bench;
+    let runtime = std::sync::Arc::into_inner(runtime).expect("attempts do not hold the sandbox");
+    drop::<stem_isolate::IsolateRuntime>(runtime);
+    assert_eq!(left(), 0, "at once, since the process may end now");
+    within(end).await;
+}
+
+/// The niceness of each of this process's threads of that name.
+fn niceness(name: &str) -> Vec<i64> {
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let stats =
+        threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).ok());
+    stats
+        .filter_map(|stat| {
+            let (_, rest) = stat.split_once('(')?;
+            let (of, fields) = rest.rsplit_once(") ")?;
+            // The nineteenth field, of which two are before this.
+            (of == name).then(|| fields.split(' ').nth(16)?.parse().ok())?
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn what_works_for_guests_gives_way_to_the_worker() {
+    let yard = Yard::new().await;
+    let script = Script::default().at(Do::Create, "file").at(Do::List, ".");
+    yard.run(&yard.guests[0], &script, scratch(1 << 20, 10)).await;
+    let (guests, files) = (niceness("stem-guest"), niceness("stem-timer"));
+    assert!(!guests.is_empty() && guests.iter().all(|nice| *nice >= 10), "{guests:?}");
+    // The timers themselves do not wait.
+    assert!(files.iter().any(|nice| *nice >= 10) && files.contains(&0), "{files:?}");
+}

@@ -390,3 +390,28 @@ async fn a_pipe_a_socket_or_a_device_is_not_opened_and_holds_nobody() {
     }
     yard.bench.assert_good_task_runs().await;
 }
+
+#[tokio::test]
+async fn a_name_that_is_no_text_is_an_error_and_nothing_worse() {
+    use std::os::unix::ffi::OsStrExt as _;
+
+    let yard = Yard::new().await;
+    let inside = yard.dir.path().join("inputs");
+    fs::create_dir_all(inside.join("dir")).unwrap();
+    fs::write(inside.join("dir").join(std::ffi::OsStr::from_bytes(b"\xff\xfe")), "odd").unwrap();
+    fs::write(inside.join("dir/file"), "inside").unwrap();
+    symlink(std::ffi::OsStr::from_bytes(b"\xff\xfe"), inside.join("dir/link")).unwrap();
+    for guest in &yard.guests {
+        let script = Script::default()
+            .at(Do::List, "dir")
+            .at(Do::Readlink, "dir/link")
+            .at(Do::Read, "dir/link")
+            .at(Do::Read, "dir/file");
+        let answers = yard.run(guest, &script, input(inside.clone())).await;
+        let errnos: Vec<_> = answers.iter().map(|answer| answer.errno).collect();
+        assert!(errnos[0] != 0 && errnos[1] != 0, "{errnos:?}");
+        // A link leads where it leads, whatever that is called.
+        assert_eq!((errnos[2], &answers[2].data[..]), (0, &b"odd"[..]));
+        assert_eq!((errnos[3], &answers[3].data[..]), (0, &b"inside"[..]));
+    }
+}

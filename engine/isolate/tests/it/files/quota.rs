@@ -252,3 +252,49 @@ async fn to_sync_costs_nothing_and_is_for_files_only() {
         assert_eq!(errnos(&answers[1..]), [0, 0]);
     }
 }
+
+#[tokio::test]
+async fn two_handles_on_one_file_pay_as_one() {
+    let yard = Yard::new().await;
+    for guest in &yard.guests {
+        // The second opens it anew for each of its steps, and overwrites or cuts off what the first has written.
+        let script = Script::default()
+            .open("a", CREATE)
+            .with(Do::Put, 50)
+            .at(Do::Write, "a")
+            .with(Do::PutAt, u64::MAX)
+            .with(Do::Seek, u64::MAX)
+            .with(Do::Put, 40)
+            .at(Do::Truncate, "a")
+            .with(Do::Put, 6)
+            .with(Do::Put, 1)
+            .at(Do::Write, "a")
+            .at(Do::Stat, "a");
+        let answers = yard.run(guest, &script, scratch(100, 1)).await;
+        let errnos = errnos(&answers);
+        let [made, fifty, over, far, back, forty, cut, rest @ ..] = &errnos[..] else { panic!() };
+        assert_eq!([made, fifty, over, forty, cut], [&0; 5], "{errnos:?}");
+        assert!(*far != 0 && *back != 0, "{errnos:?}");
+        // 94 are paid for. What follows lies behind a hole of 90, which was paid for already or costs as much again.
+        assert!(rest[1..3].iter().all(|errno| *errno == FULL), "{errnos:?}");
+        assert!(answers.last().unwrap().number() <= 100);
+    }
+}
+
+#[tokio::test]
+async fn what_listings_hold_is_bounded() {
+    let yard = Yard::new().await;
+    let [_, component] = &yard.guests;
+    let inputs = yard.dir.path().join("inputs");
+    let many = inputs.join("many");
+    std::fs::create_dir_all(&many).unwrap();
+    // More than 16 MiB of names.
+    let tail = "n".repeat(240);
+    for number in 0..55_000 {
+        std::fs::File::create(many.join(format!("{number}{tail}"))).unwrap();
+    }
+    let script = Script::default().at(Do::List, "many").at(Do::List, ".").at(Do::Stat, "many");
+    let answers = yard.run(component, &script, super::input(inputs)).await;
+    let out_of_memory = 48;
+    assert_eq!(errnos(&answers), [out_of_memory, 0, 0]);
+}

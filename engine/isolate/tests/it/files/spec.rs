@@ -113,3 +113,22 @@ async fn a_task_that_is_no_command_keeps_its_payload() {
     let ended = bench::exit(yard.start(&good, b"good task".to_vec(), granted)).await;
     assert_eq!(text(&ended), "GOOD\0TASK");
 }
+
+#[tokio::test]
+async fn a_command_whose_result_is_a_file_logs_what_it_prints() {
+    let yard = Yard::new().await;
+    let line = "stem-error: {\"kind\":\"fatal\",\"code\":\"c\",\"message\":\"m\"}";
+    let prints = command(
+        "",
+        &line.replace('"', "\\\""),
+        &format!(
+            "(drop (call $write (i32.const 1) (i32.const 512) (i32.const {}))) (call $proc_exit (i32.const 3))",
+            line.len()
+        ),
+    );
+    let module = yard.bench.load(&prints).await;
+    let granted = Granted { result_file: Some("/scratch/out".to_owned()), ..scratch(1 << 20, 10) };
+    let ended = bench::exit(yard.start(&module, vec![], granted)).await;
+    assert_eq!(kind_and_code(&ended), (FailureKind::Error, "exit-3"));
+    assert_eq!(yard.bench.worker.lines(), [line]);
+}

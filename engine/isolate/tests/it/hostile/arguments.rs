@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use stem_core::outcome::FailureKind;
+use stem_core::outcome::{FailureKind, Outcome};
 
 use crate::bench::{Bench, exit, kind_and_code, text};
 use crate::commands::command_02;
@@ -107,6 +107,148 @@ async fn a_bomb_of_handles_is_refused() {
     };
     let ended = bench.run(&own.wat(), b"").await;
     assert_eq!(kind_and_code(&ended).0, FailureKind::Trap, "{ended:?}");
+}
+
+#[tokio::test]
+async fn preview_1_refuses_lists_without_measure() {
+    let bench = Bench::new();
+    for count in ["1000000", "0x10000000", "0x20000001", "-1"] {
+        for call in [
+            format!(
+                "(call $poll_oneoff (i32.const 1024) (i32.const 1024) (i32.const {count}) (i32.const 8))"
+            ),
+            format!(
+                "(call $fd_write (i32.const 1) (i32.const 1024) (i32.const {count}) (i32.const 8))"
+            ),
+            format!(
+                "(call $fd_write (i32.const 2) (i32.const 1024) (i32.const {count}) (i32.const 8))"
+            ),
+            format!(
+                "(call $fd_read (i32.const 0) (i32.const 1024) (i32.const {count}) (i32.const 8))"
+            ),
+            // One buffer, of that size.
+            format!("(call $write (i32.const 1) (i32.const 1024) (i32.const {count}))"),
+        ] {
+            let tries = command(
+                "",
+                "",
+                &format!("(if (i32.eqz {call}) (then (call $proc_exit (i32.const 1))))"),
+            );
+            let ended = bench.run(&tries, b"payload").await;
+            // An error that the guest can live with, or the end of it.
+            match &ended.outcome {
+                Outcome::Succeeded(result) => assert_eq!(result.bytes, b"", "{call}"),
+                _ => assert_eq!(kind_and_code(&ended).0, FailureKind::Trap, "{call}"),
+            }
+        }
+    }
+}
+
+// 21: what is below HTTP
+
+#[tokio::test]
+async fn no_socket_is_made_and_no_name_is_resolved() {
+    let codes = "unknown access-denied not-supported invalid-argument out-of-memory timeout concurrency-conflict \
+        not-in-progress would-block invalid-state new-socket-limit address-not-bindable address-in-use \
+        remote-unreachable connection-refused connection-reset connection-aborted datagram-too-large \
+        name-unresolvable temporary-resolver-failure permanent-resolver-failure";
+    let (denied, unresolved) = (1, 20);
+    let codes = codes.split_whitespace().collect::<Vec<_>>().join("\" \"");
+    let makes = |protocol: &str| {
+        format!(
+            r#"(import "wasi:sockets/{protocol}@0.2.12" (instance ${protocol}
+              (export "{protocol}-socket" (type (sub resource)))))
+            (alias export ${protocol} "{protocol}-socket" (type ${protocol}-socket))
+            (import "wasi:sockets/{protocol}-create-socket@0.2.12" (instance ${protocol}-create
+              (alias outer 1 $code (type $c0)) (export "error-code" (type $c (eq $c0)))
+              (alias outer 1 $family (type $f0)) (export "ip-address-family" (type $f (eq $f0)))
+              (alias outer 1 ${protocol}-socket (type $s0)) (export "{protocol}-socket" (type $s (eq $s0)))
+              (export "create-{protocol}-socket" (func (param "address-family" $f) (result (result (own $s) (error $c)))))))"#
+        )
+    };
+    let imports = format!(
+        r#"(import "wasi:sockets/network@0.2.12" (instance $network-i
+              (export "network" (type (sub resource)))
+              (type $codes (enum "{codes}")) (export "error-code" (type (eq $codes)))
+              (type $families (enum "ipv4" "ipv6")) (export "ip-address-family" (type (eq $families)))))
+            (alias export $network-i "network" (type $network))
+            (alias export $network-i "error-code" (type $code))
+            (alias export $network-i "ip-address-family" (type $family))
+            {tcp} {udp}
+            (import "wasi:sockets/instance-network@0.2.12" (instance $ours
+              (alias outer 1 $network (type $n0)) (export "network" (type $n (eq $n0)))
+              (export "instance-network" (func (result (own $n))))))
+            (import "wasi:sockets/ip-name-lookup@0.2.12" (instance $lookup
+              (alias outer 1 $network (type $n0)) (export "network" (type $n (eq $n0)))
+              (alias outer 1 $code (type $c0)) (export "error-code" (type $c (eq $c0)))
+              (export "resolve-address-stream" (type $s (sub resource)))
+              (export "resolve-addresses" (func (param "network" (borrow $n)) (param "name" string)
+                (result (result (own $s) (error $c)))))))"#,
+        tcp = makes("tcp"),
+        udp = makes("udp"),
+    );
+    let tries = Task {
+        imports: &imports,
+        lowered: r#"(core func $tcp (canon lower (func $tcp-create "create-tcp-socket") (memory $memory)))
+          (core func $udp (canon lower (func $udp-create "create-udp-socket") (memory $memory)))
+          (core func $ours (canon lower (func $ours "instance-network")))
+          (core func $resolve (canon lower (func $lookup "resolve-addresses") (memory $memory)))"#,
+        exports: r#"(export "tcp" (func $tcp)) (export "udp" (func $udp)) (export "ours" (func $ours))
+          (export "resolve" (func $resolve))"#,
+        more: r#"(import "host" "tcp" (func $tcp (param i32 i32)))
+          (import "host" "udp" (func $udp (param i32 i32)))
+          (import "host" "ours" (func $ours (result i32)))
+          (import "host" "resolve" (func $resolve (param i32 i32 i32 i32)))---"#,
+        data: "localhost",
+        run: "(call $tcp (i32.const 0) (i32.const 256)) (call $tcp (i32.const 1) (i32.const 264))
+          (call $udp (i32.const 0) (i32.const 272)) (call $udp (i32.const 1) (i32.const 280))
+          (call $resolve (call $ours) (i32.const 512) (i32.const 9) (i32.const 288))
+          (call $ok (i32.const 256) (i32.const 40))",
+        ..Task::default()
+    };
+    let told = text(&Bench::new().run(&tries.wat(), b"").await);
+    let answers: Vec<_> = told.as_bytes().chunks(8).map(|answer| (answer[0], answer[4])).collect();
+    assert_eq!(answers, [(1, denied), (1, denied), (1, denied), (1, denied), (1, unresolved)]);
+}
+
+// 29
+
+#[tokio::test]
+async fn an_exit_in_the_allocator_ends_the_guest() {
+    let bench = Bench::new();
+    // The host asks it for room, and it exits instead.
+    let exits = command_02(
+        "0.2.12",
+        "",
+        "(call $read (call $stdin) (i64.const 4) (i32.const 1024)) (i32.const 0)",
+    )
+    .replacen(
+        "(core module $space-m",
+        "(core func $early (canon lower (func $exit \"exit\")))
+          (core module $space-m (import \"host\" \"exit\" (func $exit (param i32)))",
+        1,
+    )
+    .replacen(
+        "(instantiate $space-m)",
+        "(instantiate $space-m (with \"host\" (instance (export \"exit\" (func $early)))))",
+        1,
+    )
+    .replacen("(global.get $heap)", "(call $exit (i32.const 1)) (global.get $heap)", 1);
+    let ended = bench.run(&exits, b"payload").await;
+    assert_eq!(kind_and_code(&ended).0, FailureKind::Trap);
+    // A task that is no command, with success and without.
+    for status in [0, 1] {
+        let exits = Task {
+            imports: "(import \"wasi:cli/exit@0.2.12\" (instance $cli (export \"exit\" (func (param \"status\" (result))))))",
+            lowered: "(core func $exit (canon lower (func $cli \"exit\")))",
+            exports: "(export \"exit\" (func $exit))",
+            more: "(import \"host\" \"exit\" (func $exit (param i32)))---",
+            run: &format!("(call $exit (i32.const {status})) (unreachable)"),
+            ..Task::default()
+        };
+        let ended = bench.run(&exits.wat(), b"").await;
+        assert_eq!(kind_and_code(&ended), (FailureKind::Trap, "exit"), "{ended:?}");
+    }
 }
 
 // 31

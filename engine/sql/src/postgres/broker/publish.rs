@@ -35,15 +35,15 @@ pub(in crate::postgres) const STORE: &str = "
                 (SELECT k.task FROM deliveries AS k WHERE k.unique_key = item.unique_key)
             ) AS obstacle
         FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
-            $8::bigint[], $9::int[], $10::int[])
+            $8::bigint[], $9::int[], $10::int[], $14::text[], $15::text[])
             WITH ORDINALITY AS item (task, queue, name, priority, not_before, unique_key, enqueued_at, max_retries,
-            wire_from, wire_len, place)
+            wire_from, wire_len, parent, root, place)
     ), fresh AS MATERIALIZED (
         SELECT nextval('numbers') AS seq, free.*
         FROM (SELECT * FROM judged WHERE obstacle IS NULL ORDER BY place) AS free
     ), recorded AS (
-        INSERT INTO tasks (number, id, name, queue, state, max_retries, enqueued_at, not_before)
-        SELECT seq, task, name, queue, 'queued', max_retries, enqueued_at, not_before FROM fresh WHERE $12
+        INSERT INTO tasks (number, id, name, queue, state, max_retries, enqueued_at, not_before, parent, root)
+        SELECT seq, task, name, queue, 'queued', max_retries, enqueued_at, not_before, parent, root FROM fresh WHERE $12
         ORDER BY task
         ON CONFLICT (id) DO NOTHING RETURNING 1
     ), placed AS (
@@ -151,6 +151,8 @@ impl Publish {
             .bind(wires.into_bytes())
             .bind(self.records == Records::Here)
             .bind(now)
+            .bind(of().map(|it| it.family().map(|(parent, _)| parent.as_str())).collect::<Vec<_>>())
+            .bind(of().map(|it| it.family().map(|(_, root)| root.as_str())).collect::<Vec<_>>())
             .fetch_all(conn)
             .await?;
         let mut obstacles = Vec::new();

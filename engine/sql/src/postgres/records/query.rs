@@ -22,7 +22,8 @@ impl Operation for Fetch {
     async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<Self::Output, Trouble> {
         let row: Option<TaskRow> = sqlx::query_as(
             "SELECT id, name, queue, state, attempt, max_retries, delivery_count, token, enqueued_at, not_before,
-                 started_at, finished_at, worker, progress, failure, revocation, module, usage, result_type, result
+                 started_at, finished_at, worker, progress, failure, revocation, module, usage, parent, root, result_type,
+                 result
              FROM tasks WHERE id = $1",
         )
         .bind(self.0.as_str())
@@ -37,7 +38,7 @@ pub(super) struct List(pub(super) RecordFilter);
 /// An argument that is NULL filters nothing. The result is left out, which may be long and is then not read.
 const LIST: &str = "
     SELECT id, name, queue, state, attempt, max_retries, delivery_count, token, enqueued_at, not_before, started_at,
-        finished_at, worker, progress, failure, revocation, module, usage
+        finished_at, worker, progress, failure, revocation, module, usage, parent, root
     FROM tasks
     WHERE ($1 IS NULL OR state = $1) AND ($2 IS NULL OR queue = $2) AND ($3 IS NULL OR name = $3)
     ORDER BY number DESC LIMIT $4";

@@ -22,12 +22,13 @@ const QUEUE: &str = "
     WITH item AS MATERIALIZED (
         SELECT nextval('numbers') AS number, item.*
         FROM (
-            SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
-                AS item (id, name, queue, max_retries, enqueued_at, not_before)
+            SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+                $7::text[], $8::text[])
+                AS item (id, name, queue, max_retries, enqueued_at, not_before, parent, root)
         ) AS item
     )
-    INSERT INTO tasks (number, id, name, queue, state, max_retries, enqueued_at, not_before)
-    SELECT number, id, name, queue, 'queued', max_retries, enqueued_at, not_before FROM item ORDER BY id
+    INSERT INTO tasks (number, id, name, queue, state, max_retries, enqueued_at, not_before, parent, root)
+    SELECT number, id, name, queue, 'queued', max_retries, enqueued_at, not_before, parent, root FROM item ORDER BY id
     ON CONFLICT (id) DO NOTHING";
 
 pub(super) async fn queue(conn: &mut PgConnection, envelopes: &[Envelope]) -> Result<(), Trouble> {
@@ -39,6 +40,8 @@ pub(super) async fn queue(conn: &mut PgConnection, envelopes: &[Envelope]) -> Re
         .bind(of().map(|it| i64::from(it.retry.max_retries)).collect::<Vec<_>>())
         .bind(of().map(|it| it.enqueued_at.unix_millis()).collect::<Vec<_>>())
         .bind(of().map(|it| it.not_before.map(Timestamp::unix_millis)).collect::<Vec<_>>())
+        .bind(of().map(|it| it.family().map(|(parent, _)| parent.as_str())).collect::<Vec<_>>())
+        .bind(of().map(|it| it.family().map(|(_, root)| root.as_str())).collect::<Vec<_>>())
         .execute(conn)
         .await?;
     Ok(())

@@ -121,6 +121,7 @@ impl Operation for Claim {
     const ACTION: &'static str = "take deliveries";
     const RINGS: Topics = Topics::TASKS;
     const FOR_CALLER_ONLY: bool = true;
+    const FLEETING: bool = true;
 
     fn wrote(claimed: &Claimed) -> bool {
         claimed.wrote

@@ -234,6 +234,7 @@ impl Operation for Renew {
     const ACTION: &'static str = "renew leases";
     /// Nobody waits for a lease to become longer.
     const RINGS: Topics = Topics::NONE;
+    const FLEETING: bool = true;
 
     async fn run(
         &mut self,

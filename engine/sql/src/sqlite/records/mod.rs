@@ -99,6 +99,7 @@ impl Operation for RecordProgress {
     type Output = Vec<Recorded>;
     const ACTION: &'static str = "record progress";
     const RINGS: Topics = Topics::RECORDS;
+    const FLEETING: bool = true;
 
     async fn run(
         &mut self,

@@ -8,22 +8,27 @@ use stem_core::task::{FailedAttempt, TaskRecord, TaskState};
 use crate::codec::{TaskRow, from_json, limit};
 use crate::fault::Fault;
 
+/// Each column by its name: a newer Stem may add one while this file is open, and rows that grow break the connection.
+const FETCH: &str = "
+    SELECT id, name, queue, state, attempt, max_retries, delivery_count, token, enqueued_at, not_before, started_at,
+        finished_at, worker, progress, failure, revocation, module, usage, parent, root, result_type, result
+    FROM tasks LEFT JOIN families ON families.task = tasks.id
+    WHERE id = ?1";
+
 pub(super) async fn fetch(
     conn: &mut SqliteConnection,
     task: &TaskId,
 ) -> Result<Option<TaskRecord>, Fault> {
-    let row: Option<TaskRow> = sqlx::query_as("SELECT * FROM tasks WHERE id = ?1")
-        .bind(task.as_str())
-        .fetch_optional(conn)
-        .await?;
+    let row: Option<TaskRow> =
+        sqlx::query_as(FETCH).bind(task.as_str()).fetch_optional(conn).await?;
     row.map(TaskRecord::try_from).transpose()
 }
 
 /// An argument that is NULL filters nothing. The result is left out, which keeps its pages unread.
 const LIST: &str = "
     SELECT id, name, queue, state, attempt, max_retries, delivery_count, token, enqueued_at, not_before, started_at,
-        finished_at, worker, progress, failure, revocation, module, usage
-    FROM tasks
+        finished_at, worker, progress, failure, revocation, module, usage, parent, root
+    FROM tasks LEFT JOIN families ON families.task = tasks.id
     WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR queue = ?2) AND (?3 IS NULL OR name = ?3)
     ORDER BY number DESC LIMIT ?4";
 

@@ -37,6 +37,20 @@ pub(in crate::sqlite) async fn queue(
             ])
         })
         .collect();
+    let children: Vec<_> = envelopes
+        .iter()
+        .filter_map(|envelope| envelope.family().map(|(parent, root)| (&envelope.id, parent, root)))
+        .collect();
+    if !children.is_empty() {
+        sqlx::query(
+            "INSERT INTO families (task, parent, root)
+             SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1)
+             WHERE NOT EXISTS (SELECT 1 FROM tasks WHERE id = value ->> 0) ON CONFLICT DO NOTHING",
+        )
+        .bind(to_json(&children))
+        .execute(&mut *conn)
+        .await?;
+    }
     sqlx::query(
         "INSERT INTO tasks (id, name, queue, state, max_retries, enqueued_at, not_before)
          SELECT value ->> 0, value ->> 1, value ->> 2, 'queued', value ->> 3, value ->> 4, value ->> 5

@@ -1,0 +1,126 @@
+//! [`TrustFile`]: a trust list that follows its file.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Trust;
+
+/// How often the file is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The trust list of a worker, which changes with its file.
+#[derive(Debug)]
+pub struct TrustFile {
+    /// With how it looked when it was read; `None` for a list that has no file.
+    file: Option<(PathBuf, Look)>,
+    current: watch::Sender<Arc<Trust>>,
+}
+
+/// Which file, how large, and when it or its rights changed, for noticing that without reading it.
+type Look = Option<(u64, u64, i64, i64)>;
+
+fn look(path: &Path) -> Look {
+    let about = std::fs::metadata(path).ok()?;
+    Some((about.ino(), about.len(), about.ctime(), about.ctime_nsec()))
+}
+
+impl From<Trust> for TrustFile {
+    /// A list that never changes.
+    fn from(trust: Trust) -> Self {
+        Self { file: None, current: watch::Sender::new(Arc::new(trust)) }
+    }
+}
+
+impl TrustFile {
+    /// Reads a list as [`Trust::open`] does. What changes from now on is seen by [`follow`](Self::follow).
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let seen = look(path);
+        let current = watch::Sender::new(Arc::new(Trust::open(path)?));
+        Ok(Self { file: Some((path.to_owned(), seen)), current })
+    }
+
+    /// As it is now.
+    pub fn current(&self) -> Arc<Trust> {
+        Arc::clone(&self.current.borrow())
+    }
+
+    /// Learns of every change.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Trust>> {
+        self.current.subscribe()
+    }
+
+    /// Follows the file until dropped; never ends; cancel-safe.
+    pub async fn follow(&self) {
+        let Some((path, seen)) = &self.file else { return std::future::pending().await };
+        let mut seen = *seen;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let now = look(path);
+            if now == seen {
+                continue;
+            }
+            // A file that is being written changes again; it is read when it has been still for one look.
+            tokio::time::sleep(LOOK).await;
+            if look(path) == now {
+                seen = now;
+                self.read_again(path);
+            }
+        }
+    }
+
+    /// Reads it anew. One that cannot be used is logged, and what was known stays.
+    fn read_again(&self, path: &Path) {
+        match Trust::open(path) {
+            Ok(trust) => {
+                tracing::info!(file = %path.display(), "the trust list has changed");
+                self.current.send_replace(Arc::new(trust));
+            }
+            Err(problem) => {
+                tracing::warn!(file = %path.display(), problem, "the trust list has changed and cannot be used; the old one stays");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::signing::PublisherKey;
+
+    #[tokio::test]
+    async fn a_list_follows_its_file_and_a_bad_one_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trust");
+        let write = |text: &str| {
+            let new = dir.path().join("new");
+            std::fs::write(&new, text).unwrap();
+            std::fs::set_permissions(&new, PermissionsExt::from_mode(0o600)).unwrap();
+            std::fs::rename(&new, &path).unwrap();
+        };
+        let line = |name: &str| format!("{} {name}", PublisherKey::generate().unwrap().public());
+        write(&line("ann"));
+        let file = TrustFile::open(&path).unwrap();
+        let mut news = file.subscribe();
+        let names = || -> Vec<String> {
+            file.current().publishers.iter().map(|(name, _)| name.clone()).collect()
+        };
+        // Also what changes before anybody follows it.
+        write(&line("bob"));
+        tokio::select! {
+            () = file.follow() => {}
+            changed = news.changed() => changed.unwrap(),
+        }
+        assert_eq!(names(), ["bob"]);
+        write("nonsense");
+        file.read_again(&path);
+        std::fs::remove_file(&path).unwrap();
+        file.read_again(&path);
+        assert!(names() == ["bob"] && !news.has_changed().unwrap());
+    }
+}
