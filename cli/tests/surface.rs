@@ -5,7 +5,7 @@
 mod support;
 
 use clap::CommandFactory;
-use support::{Place, WITH_SERVICES};
+use support::{BUILD, Place, WITH_SERVICES};
 
 /// Every command by its words, groups included.
 fn commands() -> Vec<Vec<String>> {
@@ -66,8 +66,10 @@ fn words(line: &str) -> Vec<String> {
     let end = words.iter().position(|word| [">", "|", "&&", "#"].contains(&word.as_str()));
     words.truncate(end.unwrap_or(words.len()));
     for word in &mut words {
-        if word.starts_with('$') {
-            "some-name".clone_into(word);
+        match word.as_str() {
+            "$digest" => BUILD.clone_into(word),
+            name if name.starts_with('$') => "some-name".clone_into(word),
+            _ => {}
         }
     }
     words

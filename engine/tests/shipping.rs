@@ -275,6 +275,16 @@ async fn a_pinned_task_runs_on_its_build_or_not_at_all() {
     assert_eq!(outcome(&bench, &task).await.1, third);
 
     recall(&backends, &first).await;
+    let known = async {
+        loop {
+            let id = format!("inspect-{}", uuid::Uuid::now_v7());
+            let said = command(&backends, &id, Order::Inspect { include_revoked: true }).await;
+            if said["revokedCount"] == 1 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, known).await.unwrap();
     let buried = bench.enqueue("job", pinned(first)).await;
     let record = bench.ended(&buried).await;
     assert_eq!(

@@ -76,7 +76,7 @@ Examples:
   stem worker revoke --task 0198c0de-0000-7000-8000-000000000000
   stem worker revoke --task a --task b --terminate --grace 10s --reason 'wrong input'
   stem worker revoke --task a --cooperative --expires-in never
-  stem worker revoke --module sha256:b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9 --reason 'leaks memory'"
+  stem worker revoke --module \"$digest\" --reason 'leaks memory'"
     )]
     Revoke(RevokeArgs),
     /// Stop workers

@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 use stem_core::backend::Records;
 use stem_core::backend::broker::{Renewal, Renewed, Settled};
 use stem_core::settlement::{Receipt, Settle, Settlement};
+use stem_core::time::Timestamp;
 use stem_core::task::HISTORY;
 
 use super::publish::Publish;
@@ -215,11 +216,20 @@ async fn apply(
     Ok(waits_again)
 }
 
-/// Gives deliveries back, for a claim whose caller has gone.
+/// Gives deliveries back, for a claim whose caller has gone. Those whose lease ends at another time than that claim said are left:
+/// its holder has them by a later claim, under the very tokens.
 pub(super) struct GiveBack {
     pub(super) batch: Vec<Settle>,
+    /// When the claim's leases end, one for each of the batch.
+    pub(super) leased_until: Vec<Timestamp>,
     pub(super) records: Records,
 }
+
+const STILL_LEASED: &str = "
+    SELECT deliveries.task FROM deliveries
+    JOIN unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) AS asked (task, token, owner, at) USING (task, token, owner, at)
+    WHERE deliveries.phase = 2
+    ORDER BY deliveries.task FOR UPDATE OF deliveries";
 
 #[async_trait]
 impl Operation for GiveBack {
@@ -233,7 +243,19 @@ impl Operation for GiveBack {
     }
 
     async fn run(&self, conn: &mut PgConnection, now: Option<i64>) -> Result<(), Trouble> {
-        SettleBatch { records: self.records }.run(conn, now, &self.batch).await.map(drop)
+        let (tasks, tokens, owners) = proofs(self.batch.iter().map(|settle| &settle.receipt));
+        let ends: Vec<i64> = self.leased_until.iter().map(|end| end.unix_millis()).collect();
+        let leased: Vec<String> = sqlx::query_scalar(STILL_LEASED)
+            .bind(tasks)
+            .bind(tokens)
+            .bind(owners)
+            .bind(ends)
+            .fetch_all(&mut *conn)
+            .await?;
+        let is_leased =
+            |settle: &&Settle| leased.iter().any(|task| task == settle.receipt.task.as_str());
+        let batch: Vec<Settle> = self.batch.iter().filter(is_leased).cloned().collect();
+        SettleBatch { records: self.records }.run(conn, now, &batch).await.map(drop)
     }
 }
 

@@ -108,7 +108,9 @@ async fn return_to_queue(
 }
 
 /// Whether a claim has happened that nobody confirmed. One that has not must not be given back: this process may since
-/// have taken the same deliveries again, under the very tokens that went with the first try, and works on them.
+/// have taken the same deliveries again, under the very tokens that went with the first try, and works on them. The answer is
+/// not enough: a server that crashed gives the numbers of transactions out again that it had not written yet, so this may be
+/// the fate of another one. [`GiveBack`] therefore looks at the leases too.
 async fn has_happened(core: &Core, unclear: Option<String>, end: Instant) -> bool {
     let Some(transaction) = unclear else { return true };
     let ask = AskFate { transaction };
@@ -124,6 +126,7 @@ async fn has_happened(core: &Core, unclear: Option<String>, end: Instant) -> boo
 
 /// Tries for as long as the leases last; after that they come back by themselves.
 async fn give_back(core: &Core, request: &ReceiveRequest, deliveries: Vec<Delivery>, end: Instant) {
+    let leased_until = deliveries.iter().map(|delivery| delivery.lease_until).collect();
     let batch = deliveries
         .into_iter()
         .map(|delivery| Settle {
@@ -137,7 +140,7 @@ async fn give_back(core: &Core, request: &ReceiveRequest, deliveries: Vec<Delive
             children: Vec::new(),
         })
         .collect();
-    let give_back = GiveBack { batch, records: request.records };
+    let give_back = GiveBack { batch, leased_until, records: request.records };
     while let Err(failed) = core.perform(&give_back).await {
         tracing::debug!(problem = failed.fault.problem, "deliveries for nobody stay leased");
         if Instant::now() >= end {
@@ -204,9 +207,17 @@ mod tests {
         lease.connection.execute("BEGIN").await.unwrap();
         let first = claim.run(&mut lease.connection, None).await.ok().unwrap();
         lease.connection.execute("ROLLBACK").await.unwrap();
+        // As with a crash in between: the second ends at another time.
+        sleep(Duration::from_millis(5)).await;
         let second = core.perform(&claim).await.ok().unwrap();
         assert_eq!(first.deliveries[0].receipt, second.deliveries[0].receipt);
-        return_to_queue(core, &request, first.deliveries, first.transaction).await;
+        return_to_queue(core, &request, first.deliveries.clone(), first.transaction).await;
+        assert!(core.perform(&claim).await.ok().unwrap().deliveries.is_empty());
+
+        // Not even if its number was given out again, to a transaction that happened.
+        let reused = second.transaction.clone();
+        assert!(has_happened(core, reused.clone(), Instant::now()).await);
+        return_to_queue(core, &request, first.deliveries, reused).await;
         assert!(core.perform(&claim).await.ok().unwrap().deliveries.is_empty());
 
         // One that did is.
