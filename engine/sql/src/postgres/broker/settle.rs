@@ -7,8 +7,8 @@ use sqlx::postgres::PgConnection;
 use stem_core::backend::Records;
 use stem_core::backend::broker::{Renewal, Renewed, Settled};
 use stem_core::settlement::{Receipt, Settle, Settlement};
-use stem_core::time::Timestamp;
 use stem_core::task::HISTORY;
+use stem_core::time::Timestamp;
 
 use super::publish::Publish;
 use crate::bells::Topics;
