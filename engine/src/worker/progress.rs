@@ -1,6 +1,6 @@
 //! Progress on its way out: the newest of each attempt, flushed together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,41 +15,67 @@ use super::shared::Shared;
 /// The shortest time between two flushes: five a second, as the guest interface says.
 const FLUSH: Duration = Duration::from_millis(200);
 
-/// What has not been written yet.
+type Key = (TaskId, LeaseToken);
+
+/// What of each attempt in hand is the newest, and what of that has not been written yet.
 #[derive(Debug, Default)]
 pub(super) struct ProgressBook {
-    unwritten: Mutex<HashMap<(TaskId, LeaseToken), (Receipt, Progress)>>,
-    newest: Mutex<HashMap<(TaskId, LeaseToken), Progress>>,
+    pages: Mutex<Pages>,
     dirty: Notify,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[derive(Debug, Default)]
+struct Pages {
+    unwritten: HashMap<Key, Receipt>,
+    /// On its way at this moment. A settlement may overtake it, after which it would be stale.
+    leaving: HashSet<Key>,
+    newest: HashMap<Key, Progress>,
+}
+
+fn key(receipt: &Receipt) -> Key {
+    (receipt.task.clone(), receipt.token)
 }
 
 impl ProgressBook {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the newest progress of an attempt. Called from guests' threads; never waits for I/O.
     pub(super) fn put(&self, receipt: &Receipt, progress: Progress) {
-        let key = (receipt.task.clone(), receipt.token);
-        lock(&self.newest).insert(key.clone(), progress.clone());
-        lock(&self.unwritten).insert(key, (receipt.clone(), progress));
+        let mut pages = self.pages();
+        pages.newest.insert(key(receipt), progress);
+        pages.unwritten.insert(key(receipt), receipt.clone());
+        drop(pages);
         self.dirty.notify_one();
     }
 
     /// The newest progress of an attempt in hand.
     pub(super) fn newest(&self, receipt: &Receipt) -> Option<Progress> {
-        lock(&self.newest).get(&(receipt.task.clone(), receipt.token)).cloned()
+        self.pages().newest.get(&key(receipt)).cloned()
     }
 
-    /// What this attempt has not written yet; it is over.
+    /// What of this attempt is not known to be written; it is over.
     pub(super) fn take_last(&self, receipt: &Receipt) -> Option<Progress> {
-        let key = (receipt.task.clone(), receipt.token);
-        lock(&self.newest).remove(&key);
-        lock(&self.unwritten).remove(&key).map(|(_, progress)| progress)
+        let key = key(receipt);
+        let mut pages = self.pages();
+        let newest = pages.newest.remove(&key);
+        let unwritten = pages.unwritten.remove(&key).is_some();
+        newest.filter(|_| unwritten || pages.leaving.contains(&key))
     }
 
+    /// What is to be written now, until [`written`](Self::written) is called.
     fn take_all(&self) -> Vec<(Receipt, Progress)> {
-        std::mem::take(&mut *lock(&self.unwritten)).into_values().collect()
+        let mut pages = self.pages();
+        let unwritten = std::mem::take(&mut pages.unwritten);
+        pages.leaving = unwritten.keys().cloned().collect();
+        let newest =
+            |(key, receipt): (Key, Receipt)| Some((receipt, pages.newest.get(&key)?.clone()));
+        unwritten.into_iter().filter_map(newest).collect()
+    }
+
+    fn written(&self) {
+        self.pages().leaving.clear();
     }
 }
 
@@ -64,6 +90,39 @@ pub(super) async fn flush(shared: Arc<Shared>) {
             shared.saw_failure(Service::Results, &error);
             tracing::debug!(%error, updates = batch.len(), "progress was not written");
         }
+        shared.progress.written();
         tokio::time::sleep(FLUSH).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use stem_core::id::Incarnation;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn the_last_progress_goes_with_the_settlement_unless_it_was_written() {
+        let receipt = Receipt {
+            task: TaskId::new("t").unwrap(),
+            token: LeaseToken(1),
+            owner: Incarnation(Uuid::nil()),
+            queue: stem_core::id::QueueName::new("q").unwrap(),
+        };
+        let half = Progress { fraction: Some(0.5), message: None, data: None };
+        let book = ProgressBook::default();
+        book.put(&receipt, half.clone());
+        assert_eq!(book.take_last(&receipt), Some(half.clone()), "not written");
+
+        book.put(&receipt, half.clone());
+        assert_eq!(book.take_all(), [(receipt.clone(), half.clone())]);
+        assert_eq!(book.take_last(&receipt), Some(half.clone()), "on its way");
+
+        book.put(&receipt, half.clone());
+        book.take_all();
+        book.written();
+        assert_eq!(book.newest(&receipt), Some(half));
+        assert_eq!((book.take_last(&receipt), book.newest(&receipt)), (None, None), "written");
     }
 }

@@ -46,7 +46,11 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     }
     // The runner leaves the examples in the documentation out.
     Step::cargo(root).args(["test", "--quiet", "--doc", "--workspace", "--locked"]).run()?;
-    Step::cargo(root).args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]).run()
+    // Most tests wait for servers, leases and other processes for most of their time.
+    let threads =
+        std::thread::available_parallelism().map_or(2, |cores| cores.get() * 2).to_string();
+    let words = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--test-threads"];
+    Step::cargo(root).args(words).args([threads]).run()
 }
 
 /// The demonstration; `tests/demo` is the program that shows it.
