@@ -14,7 +14,7 @@ use stem_core::envelope::Payload;
 use stem_core::limits::{Limits, Usage};
 use stem_core::outcome::{Outcome, StopHow, StopReason};
 use tokio::sync::{Semaphore, oneshot};
-use wasmtime::Engine;
+use wasmtime::{Engine, Store};
 use wasmtime_wasi::WasiCtxBuilder;
 
 use self::command::Entry;
@@ -22,8 +22,8 @@ pub use self::info::TaskInfo;
 use crate::config;
 use crate::granted::Granted;
 use crate::host::files::{self, FileRules, Files, Place};
-use crate::host::http::Network;
-use crate::host::{AttemptHost, AttemptState, LogLevel, Logs};
+use crate::host::http::{Http, Network};
+use crate::host::{AttemptHost, AttemptState, ComponentState, LogLevel, Logs};
 use crate::interrupt::{Driver, InterruptHandle, Shared};
 use crate::module::{Linked, Module, ModuleKind, OnFailure};
 use crate::runtime::IsolateRuntime;
@@ -185,5 +185,18 @@ impl Run {
             Some(files) => files.mount(wasi).await.map(|wasi| (wasi, files.rules())),
             None => Ok((wasi, FileRules::default())),
         }
+    }
+
+    /// The store of a component, with everything that the attempt is given. An error is the attempt's outcome.
+    async fn component_store(
+        &self,
+        wasi: WasiCtxBuilder,
+        attempt: AttemptState,
+    ) -> Result<Store<ComponentState>, Outcome> {
+        let http = Http::new(&attempt, Arc::clone(&self.sandbox.network));
+        let (mut wasi, files) = self.mounted(wasi).await?;
+        let state =
+            ComponentState { wasi: wasi.build(), http, table: setup::resources(), files, attempt };
+        Ok(setup::component_store(&self.sandbox, state))
     }
 }

@@ -3,7 +3,6 @@
 //! Workers start while an operator revokes; nothing follows the store afterwards, so that only the order of the first
 //! two steps can save a revocation that is stored in between. The wrong order must lose some, or the test sees nothing.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,11 +15,9 @@ use stem_core::id::{Namespace, RequestId, TaskId, WorkerId};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
 use stem_core::time::Clock;
 use stem_memory::Memory;
-use tokio::sync::mpsc;
 
 use super::config::WorkerConfig;
-use super::handler::Threads;
-use super::shared::{Parts, Shared};
+use super::shared::Shared;
 use super::{control, driver, revocations};
 use crate::Backends;
 use crate::clock::SystemClock;
@@ -99,17 +96,8 @@ impl RevokeStore for Slow {
 fn shared(memory: &Arc<Memory>, start: usize) -> Arc<Shared> {
     let mut backends = Backends::all_in_one(Arc::clone(memory));
     backends.revokes = Arc::new(Slow(Arc::clone(memory)));
-    Arc::new(Shared::new(Parts {
-        config: WorkerConfig::new(WorkerId::new(format!("w{start}")).unwrap()),
-        backends,
-        observer: Arc::new(stem_core::observe::Unobserved),
-        threads: Threads::new(None).unwrap(),
-        handlers: BTreeMap::new(),
-        renewals: mpsc::unbounded_channel().0,
-        settlements: mpsc::unbounded_channel().0,
-        lifecycle: mpsc::unbounded_channel().0,
-        pins: mpsc::unbounded_channel().0,
-    }))
+    let config = WorkerConfig::new(WorkerId::new(format!("w{start}")).unwrap());
+    Shared::alone(config, backends)
 }
 
 /// What the operator was told is revoked, in order.

@@ -148,11 +148,8 @@ mod tests {
     use stem_core::release::{Assignment, AtHand};
     use stem_core::task::TaskState;
     use stem_memory::Memory;
-    use tokio::sync::mpsc;
 
     use super::super::config::WorkerConfig;
-    use super::super::handler::Threads;
-    use super::super::shared::Parts;
     use super::*;
     use crate::clock::SystemClock;
     use crate::{Backends, Client, EnqueueOptions};
@@ -164,17 +161,7 @@ mod tests {
             unroutable_after: Duration::ZERO,
             ..WorkerConfig::new(WorkerId::new("w").unwrap())
         };
-        let shared = Shared::new(Parts {
-            config,
-            backends: backends.clone(),
-            observer: Arc::new(stem_core::observe::Unobserved),
-            threads: Threads::new(None).unwrap(),
-            handlers: BTreeMap::new(),
-            renewals: mpsc::unbounded_channel().0,
-            settlements: mpsc::unbounded_channel().0,
-            lifecycle: mpsc::unbounded_channel().0,
-            pins: mpsc::unbounded_channel().0,
-        });
+        let shared = Shared::alone(config, backends.clone());
         let client = Client::new(backends, Arc::new(SystemClock));
         let mut tasks = Vec::new();
         for name in ["job", "stranger"] {

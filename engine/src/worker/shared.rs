@@ -213,6 +213,24 @@ pub(super) struct Parts {
     pub(super) pins: mpsc::UnboundedSender<PinOrder>,
 }
 
+#[cfg(test)]
+impl Shared {
+    /// Of a worker of which nothing else is there: no handlers, and nobody who takes orders.
+    pub(super) fn alone(config: WorkerConfig, backends: Backends) -> std::sync::Arc<Self> {
+        std::sync::Arc::new(Self::new(Parts {
+            config,
+            backends,
+            observer: std::sync::Arc::new(stem_core::observe::Unobserved),
+            threads: Threads::new(None).unwrap(),
+            handlers: BTreeMap::new(),
+            renewals: mpsc::unbounded_channel().0,
+            settlements: mpsc::unbounded_channel().0,
+            lifecycle: mpsc::unbounded_channel().0,
+            pins: mpsc::unbounded_channel().0,
+        }))
+    }
+}
+
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let clock = SteadyClock::start();

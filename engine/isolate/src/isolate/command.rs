@@ -1,6 +1,5 @@
 //! WASI commands, and core modules of both kinds: what is in common is that they end with a code.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use stem_core::envelope::Payload;
@@ -11,7 +10,6 @@ use wasmtime_wasi::I32Exit;
 
 use super::{Run, setup};
 use crate::exit;
-use crate::host::http::Http;
 use crate::host::proc_exit;
 use crate::host::raw::{self, RawState};
 use crate::host::stdio::Output;
@@ -38,16 +36,12 @@ impl Run {
     ) -> Outcome {
         let stdout = self.printed();
         let stderr = Output::errors(self.logs.clone());
-        let http = Http::new(&attempt, Arc::clone(&self.sandbox.network));
         let mut wasi = setup::wasi(&self.spec, stdout.clone(), stderr.clone(), Some(input));
         setup::environment(&mut wasi, &self.spec);
-        let (mut wasi, files) = match self.mounted(wasi).await {
-            Ok(mounted) => mounted,
+        let mut store = match self.component_store(wasi, attempt).await {
+            Ok(store) => store,
             Err(outcome) => return outcome,
         };
-        let table = setup::resources();
-        let state = ComponentState { wasi: wasi.build(), http, table, files, attempt };
-        let mut store = setup::component_store(&self.sandbox, state);
         let called = async {
             let command = pre.instantiate_async(&mut store).await?;
             command.wasi_cli_run().call_run(&mut store).await

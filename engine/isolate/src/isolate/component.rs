@@ -1,13 +1,11 @@
 //! Components that export `stem:task/handler`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use stem_core::outcome::{Outcome, RetryAdvice};
 
 use super::{Run, setup};
 use crate::host::abi::{self, types};
-use crate::host::http::Http;
 use crate::host::stdio::Output;
 use crate::host::{AttemptState, ComponentState, LogLevel};
 
@@ -20,16 +18,12 @@ impl Run {
     ) -> Outcome {
         let stdout = Output::lines(self.logs.clone(), LogLevel::Info);
         let stderr = Output::lines(self.logs.clone(), LogLevel::Info);
-        let http = Http::new(&attempt, Arc::clone(&self.sandbox.network));
         let mut wasi = setup::wasi(&self.spec, stdout.clone(), stderr.clone(), None);
         setup::settings(&mut wasi, &self.spec);
-        let (mut wasi, files) = match self.mounted(wasi).await {
-            Ok(mounted) => mounted,
+        let mut store = match self.component_store(wasi, attempt).await {
+            Ok(store) => store,
             Err(outcome) => return outcome,
         };
-        let table = setup::resources();
-        let state = ComponentState { wasi: wasi.build(), http, table, files, attempt };
-        let mut store = setup::component_store(&self.sandbox, state);
         let media_type = self.spec.input.media_type.clone();
         let called = async {
             let isolate = pre.instantiate_async(&mut store).await?;

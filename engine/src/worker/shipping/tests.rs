@@ -11,8 +11,6 @@ use stem_memory::Memory;
 
 use super::super::builder::Publishers;
 use super::super::config::WorkerConfig;
-use super::super::handler::Threads;
-use super::super::shared::Parts;
 use super::*;
 use crate::Backends;
 use crate::clock::SystemClock;
@@ -65,17 +63,7 @@ impl Bench {
             policy: Arc::clone(&policy),
             ..WorkerConfig::new(WorkerId::new("w").unwrap())
         };
-        let shared = Arc::new(Shared::new(Parts {
-            config,
-            backends,
-            observer: Arc::new(stem_core::observe::Unobserved),
-            threads: Threads::new(None).unwrap(),
-            handlers: BTreeMap::new(),
-            renewals: mpsc::unbounded_channel().0,
-            settlements: mpsc::unbounded_channel().0,
-            lifecycle: mpsc::unbounded_channel().0,
-            pins: mpsc::unbounded_channel().0,
-        }));
+        let shared = Shared::alone(config, backends);
         let text = r#"(module (memory (export "memory") 1) (func (export "stem_run") (result i32) (i32.const 0)))"#;
         let wasm = wat::parse_str(text).unwrap();
         let mut push = Push {
