@@ -1,6 +1,5 @@
 //! [`TrustFile`]: a trust list that follows its file.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Trust;
+use crate::policy::trusted::Mark;
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -15,17 +15,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The trust list of a worker, which changes with its file.
 #[derive(Debug)]
 pub struct TrustFile {
-    /// With how it looked when it was read; `None` for a list that has no file.
-    file: Option<(PathBuf, Look)>,
+    /// With how it looked before it was read; `None` for a list that has no file.
+    file: Option<(PathBuf, Option<Mark>)>,
     current: watch::Sender<Arc<Trust>>,
-}
-
-/// Which file, how large, and when it or its rights changed, for noticing that without reading it.
-type Look = Option<(u64, u64, i64, i64)>;
-
-fn look(path: &Path) -> Look {
-    let about = std::fs::metadata(path).ok()?;
-    Some((about.ino(), about.len(), about.ctime(), about.ctime_nsec()))
 }
 
 impl From<Trust> for TrustFile {
@@ -38,7 +30,7 @@ impl From<Trust> for TrustFile {
 impl TrustFile {
     /// Reads a list as [`Trust::open`] does. What changes from now on is seen by [`follow`](Self::follow).
     pub fn open(path: &Path) -> Result<Self, String> {
-        let seen = look(path);
+        let seen = Mark::now(path);
         let current = watch::Sender::new(Arc::new(Trust::open(path)?));
         Ok(Self { file: Some((path.to_owned(), seen)), current })
     }
@@ -59,13 +51,13 @@ impl TrustFile {
         let mut seen = *seen;
         loop {
             tokio::time::sleep(LOOK).await;
-            let now = look(path);
+            let now = Mark::now(path);
             if now == seen {
                 continue;
             }
             // A file that is being written changes again; it is read when it has been still for one look.
             tokio::time::sleep(LOOK).await;
-            if look(path) == now {
+            if Mark::now(path) == now {
                 seen = now;
                 self.read_again(path);
             }
