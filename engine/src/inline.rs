@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,6 +18,7 @@ use stem_core::outcome::{
 use stem_core::task::Progress;
 use stem_isolate::{AttemptHost, Child, Exit, LogLevel, Refusal, Release, TaskInfo};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// From a stop by force until the handler is dropped at its next await: what it has to reach a checkpoint and end in
 /// good order.
@@ -386,6 +387,8 @@ pub(crate) fn start(
     let watched = Arc::clone(&shared);
     let exit = async move {
         let ended = tokio::select! {
+            // One that has ended is not stopped.
+            biased;
             ended = &mut running => Some(ended),
             () = watched.forced.notified() => None,
         };

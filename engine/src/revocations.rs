@@ -33,6 +33,8 @@ pub async fn read(
         if let Some(last) = changes.last().filter(|_| changes.len() == PAGE) {
             next = Some(page(store, namespace, last.version()));
         }
+        // What was spawned last runs next and on this thread: not behind the taking in.
+        tokio::task::yield_now().await;
         changes.into_iter().for_each(&mut take);
     }
     Ok(())

@@ -14,6 +14,7 @@
 //! Everything here runs on the caller's runtime, which should have nothing slow on it: guests and inline handlers have
 //! threads of their own, so that none of them can delay a lease, a command or a timer.
 
+mod ahead;
 mod attempt;
 mod autoscale;
 mod builder;

@@ -227,6 +227,25 @@ fn compiled_code_is_trusted_in_one_place() {
     none(&findings);
 }
 
+/// What a guest is stopped by can be left out for measuring, and nowhere else.
+#[test]
+fn only_the_benchmarks_run_guests_that_cannot_be_stopped() {
+    let asks = |(path, manifest): (PathBuf, Table)| {
+        let isolate = manifest.get("dependencies").and_then(|all| all.get("stem-isolate"));
+        let features = isolate.and_then(|isolate| isolate.get("features")).cloned();
+        features.map(|features| (path, features))
+    };
+    let asking: Vec<_> = manifests().into_iter().filter_map(asks).collect();
+    let features = toml::Value::Array(vec!["measure".into()]);
+    assert_eq!(asking, [(PathBuf::from("tests/bench/Cargo.toml"), features)]);
+    let off = concat!("epoch_interruption", "(false)");
+    let may = ["engine/isolate/src/measure.rs", "engine/isolate/src/native.rs"].map(Path::new);
+    let others = texts(&["rs"])
+        .into_iter()
+        .filter(|(path, text)| text.contains(off) && !may.contains(&path.as_path()));
+    none(&others.map(|(path, _)| path.display().to_string()).collect::<Vec<_>>());
+}
+
 #[test]
 fn every_package_has_the_workspaces_lints() {
     let root: Table = read(Path::new("Cargo.toml")).parse().expect("it is TOML");

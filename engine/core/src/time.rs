@@ -1,5 +1,6 @@
 //! Points in time, as data. Nothing here reads a clock; [`Clock`] is what a driver hands to those that must.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -79,8 +80,10 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
+        // Lent where it can be: a worker reads one in each of very many revocations.
+        #[derive(Deserialize)]
+        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+        Text::deserialize(deserializer)?.0.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use wasmtime::Engine;
+use wasmtime::{Config, Engine};
 
 use crate::admission::{self, Encoded};
 use crate::cache::Trusted;
@@ -59,7 +59,7 @@ pub(crate) async fn compile(
     let code = match compiler {
         Compiler::InProcess => {
             let wasm = wasm.to_vec();
-            tokio::task::spawn_blocking(move || compile_here(&wasm, encoded))
+            tokio::task::spawn_blocking(move || compile_here(&config::compiling(), &wasm, encoded))
                 .await
                 .map_err(|error| CompileError::Died(error.to_string()))?
                 .map_err(CompileError::Invalid)?
@@ -69,8 +69,12 @@ pub(crate) async fn compile(
     Ok(Trusted::from_compiler(code))
 }
 
-fn compile_here(wasm: &[u8], encoded: Encoded) -> Result<Vec<u8>, String> {
-    let engine = Engine::new(&config::compiling()).map_err(|error| format!("{error:#}"))?;
+pub(crate) fn compile_here(
+    config: &Config,
+    wasm: &[u8],
+    encoded: Encoded,
+) -> Result<Vec<u8>, String> {
+    let engine = Engine::new(config).map_err(|error| format!("{error:#}"))?;
     match encoded {
         Encoded::Component => engine.precompile_component(wasm),
         Encoded::Core => engine.precompile_module(wasm),
@@ -171,6 +175,6 @@ fn child() -> Result<(), String> {
     limit(Resource::Cpu, cpu)?;
     limit(Resource::As, memory)?;
     let encoded = admission::check(&wasm).map_err(|error| error.to_string())?;
-    let code = compile_here(&wasm, encoded)?;
+    let code = compile_here(&config::compiling(), &wasm, encoded)?;
     std::io::stdout().write_all(&code).map_err(|error| format!("cannot write the code: {error}"))
 }

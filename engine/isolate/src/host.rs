@@ -44,7 +44,7 @@ use self::secrets::Placeholders;
 use crate::exit::HostTrap;
 use crate::granted::Granted;
 use crate::interrupt::Shared;
-use crate::isolate::{AttemptSpec, TaskInfo};
+use crate::isolate::AttemptSpec;
 use crate::limiter::Limiter;
 
 /// Why the worker could not do what a guest asked of it.
@@ -150,7 +150,7 @@ pub trait AttemptHost: Send + Sync + fmt::Debug + 'static {
 pub(crate) struct AttemptState {
     pub(crate) shared: Arc<Shared>,
     pub(crate) host: Arc<dyn AttemptHost>,
-    pub(crate) info: Arc<TaskInfo>,
+    pub(crate) spec: Arc<AttemptSpec>,
     pub(crate) limits: Limits,
     pub(crate) limiter: Limiter,
     pub(crate) logs: Logs,
@@ -174,7 +174,7 @@ impl AttemptState {
     pub(crate) fn new(
         shared: Arc<Shared>,
         host: Arc<dyn AttemptHost>,
-        spec: &AttemptSpec,
+        spec: &Arc<AttemptSpec>,
         logs: Logs,
     ) -> Self {
         let limits = spec.limits.clone();
@@ -183,7 +183,7 @@ impl AttemptState {
             denials: Denials::new(&spec.info.task_name, Arc::clone(&host)),
             shared,
             host,
-            info: Arc::new(spec.info.clone()),
+            spec: Arc::clone(spec),
             calls_allowed: limits.host_calls_per_second,
             limits,
             limiter,

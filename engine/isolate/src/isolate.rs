@@ -13,7 +13,7 @@ use std::time::Duration;
 use stem_core::envelope::Payload;
 use stem_core::limits::{Limits, Usage};
 use stem_core::outcome::{Outcome, StopHow, StopReason};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::WasiCtxBuilder;
 
@@ -101,8 +101,18 @@ impl IsolateRuntime {
             network: Arc::clone(&self.network),
             files: Arc::clone(&self.files),
         };
-        let call = run(sandbox, Arc::clone(module), spec, host, Arc::clone(&shared));
-        shared.fill(Box::pin(call));
+        let input = std::mem::take(&mut spec.input.bytes);
+        let mut run = Run {
+            sandbox,
+            module: Arc::clone(module),
+            logs: Logs::new(Arc::clone(&host), spec.limits.log_bytes),
+            spec: Arc::new(spec),
+            shared: Arc::clone(&shared),
+            host,
+            files: None,
+        };
+        // A block, which keeps what it captures once; the future of a function keeps its arguments twice.
+        shared.fill(Box::pin(async move { run.go(input).await }));
         Driver::spawn(&shared, self.guests(), self.timers(), &self.ticker);
         RunningIsolate { interrupt, exit: receiver }
     }
@@ -117,68 +127,80 @@ struct Sandbox {
     files: Arc<Place>,
 }
 
-async fn run(
-    sandbox: Sandbox,
-    module: Arc<Module>,
-    mut spec: AttemptSpec,
-    host: Arc<dyn AttemptHost>,
-    shared: Arc<Shared>,
-) -> Outcome {
-    // Isolates that were just stopped hold their slots until they are taken down; the next ones wait here for them
-    // instead of failing. Given back when everything below is gone.
-    let room = Arc::clone(&sandbox.room)
-        .acquire_many_owned(module.slots)
-        .await
-        .expect("the semaphore is never closed");
-    if !host.holds_lease() {
-        return Outcome::not_begun();
-    }
-    let logs = Logs::new(Arc::clone(&host), spec.limits.log_bytes);
-    let mut input = std::mem::take(&mut spec.input.bytes);
-    let spec = Arc::new(spec);
-    let (files, _room) = if spec.granted.needs_files() {
-        if module.kind == ModuleKind::Command && spec.granted.input_file.is_some() {
-            input = files::as_file(input, &spec.input.media_type);
-        }
-        let payload = (module.kind == ModuleKind::Command).then_some(&mut input);
-        let place = Arc::clone(&sandbox.files);
-        match Files::prepare(place, Arc::clone(&spec.granted), payload, room).await {
-            Ok(files) => (Some(files), None),
-            Err(outcome) => return outcome,
-        }
-    } else {
-        (None, Some(room))
-    };
-    // From here on guest code may run.
-    shared.begin();
-    let attempt = AttemptState::new(Arc::clone(&shared), Arc::clone(&host), &spec, logs.clone());
-    let run = Run { sandbox, spec, shared, logs: logs.clone(), files };
-    let outcome = match &module.linked {
-        Linked::Task(pre) => run.task(pre, input, attempt).await,
-        Linked::Command(pre) => run.command(pre, input, attempt).await,
-        Linked::CoreCommand(pre) => run.core(pre, input, attempt, Entry::Start).await,
-        Linked::Raw(pre) => run.core(pre, input, attempt, Entry::Run).await,
-    };
-    match logs.dropped() {
-        0 => {}
-        dropped => host.log(
-            LogLevel::Warn,
-            &format!("{dropped} log lines were dropped in this attempt"),
-            &[],
-        ),
-    }
-    outcome
-}
-
+/// One attempt. Thousands of them may wait at once: what lies in here lies there for each.
 struct Run {
     sandbox: Sandbox,
+    module: Arc<Module>,
+    /// Without the input's bytes, which go to the guest.
     spec: Arc<AttemptSpec>,
     shared: Arc<Shared>,
+    host: Arc<dyn AttemptHost>,
     logs: Logs,
     files: Option<Files>,
 }
 
 impl Run {
+    async fn go(&mut self, mut input: Vec<u8>) -> Outcome {
+        // Isolates that were just stopped hold their slots until they are taken down; the next ones wait here for them
+        // instead of failing. Given back when everything below is gone.
+        let room = Arc::clone(&self.sandbox.room)
+            .acquire_many_owned(self.module.slots)
+            .await
+            .expect("the semaphore is never closed");
+        if !self.host.holds_lease() {
+            return Outcome::not_begun();
+        }
+        let _room = if self.spec.granted.needs_files() {
+            match Box::pin(self.with_files(&mut input, room)).await {
+                Ok(files) => self.files = Some(files),
+                Err(outcome) => return outcome,
+            }
+            None
+        } else {
+            Some(room)
+        };
+        // From here on guest code may run.
+        self.shared.begin();
+        let module = Arc::clone(&self.module);
+        // Only the most frequent kind has its place in this future; the others would make it larger.
+        let outcome = match &module.linked {
+            Linked::Task(pre) => self.task(pre, input).await,
+            Linked::Command(pre) => Box::pin(self.command(pre, input)).await,
+            Linked::CoreCommand(pre) => Box::pin(self.core(pre, input, Entry::Start)).await,
+            Linked::Raw(pre) => Box::pin(self.core(pre, input, Entry::Run)).await,
+        };
+        match self.logs.dropped() {
+            0 => {}
+            dropped => self.host.log(
+                LogLevel::Warn,
+                &format!("{dropped} log lines were dropped in this attempt"),
+                &[],
+            ),
+        }
+        outcome
+    }
+
+    /// What host functions know of the attempt.
+    fn attempt(&self) -> AttemptState {
+        let (shared, host) = (Arc::clone(&self.shared), Arc::clone(&self.host));
+        AttemptState::new(shared, host, &self.spec, self.logs.clone())
+    }
+
+    /// The attempt's files, which give the room back when they are gone. An error is the attempt's outcome.
+    async fn with_files(
+        &self,
+        input: &mut Vec<u8>,
+        room: OwnedSemaphorePermit,
+    ) -> Result<Files, Outcome> {
+        let is_command = self.module.kind == ModuleKind::Command;
+        if is_command && self.spec.granted.input_file.is_some() {
+            *input = files::as_file(std::mem::take(input), &self.spec.input.media_type);
+        }
+        let payload = is_command.then_some(input);
+        let place = Arc::clone(&self.sandbox.files);
+        Files::prepare(place, Arc::clone(&self.spec.granted), payload, room).await
+    }
+
     /// Gives the WASI side the attempt's files. An error is the attempt's outcome.
     async fn mounted(&self, wasi: WasiCtxBuilder) -> Result<(WasiCtxBuilder, FileRules), Outcome> {
         match &self.files {
@@ -191,10 +213,10 @@ impl Run {
     async fn component_store(
         &self,
         wasi: WasiCtxBuilder,
-        attempt: AttemptState,
     ) -> Result<Store<ComponentState>, Outcome> {
-        let http = Http::new(&attempt, Arc::clone(&self.sandbox.network));
         let (mut wasi, files) = self.mounted(wasi).await?;
+        let attempt = self.attempt();
+        let http = Http::new(&attempt, Arc::clone(&self.sandbox.network));
         let state =
             ComponentState { wasi: wasi.build(), http, table: setup::resources(), files, attempt };
         Ok(setup::component_store(&self.sandbox, state))

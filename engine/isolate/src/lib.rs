@@ -17,6 +17,7 @@
 //! | [`isolate`] | one attempt: store, limits, run |
 //! | [`exit`] | traps and errors → outcomes; the only place that classifies them |
 //! | `report` | failures that commands and core modules tell as text |
+//! | `measure` | what epoch checks cost; only with the feature of this name |
 //! | [`host`] | the functions that guests may call, one interface a file |
 
 pub mod admission;
@@ -29,6 +30,8 @@ pub mod host;
 pub mod interrupt;
 pub mod isolate;
 pub mod limiter;
+#[cfg(feature = "measure")]
+pub mod measure;
 pub mod module;
 mod native;
 mod report;

@@ -23,3 +23,25 @@ pub(crate) fn core_module(engine: &Engine, code: &Trusted) -> wasmtime::Result<M
     // SAFETY: as above.
     unsafe { Module::deserialize(engine, code.bytes()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admission::Encoded;
+    use crate::{compile, config};
+
+    #[test]
+    fn code_that_cannot_be_stopped_is_refused() {
+        let wasm = wat::parse_str("(module (func (export \"_start\") (loop $l (br $l))))").unwrap();
+        let worker = Engine::new(&config::compiling()).unwrap();
+        let mut config = config::compiling();
+        let load = |config: &wasmtime::Config| {
+            let code = compile::compile_here(config, &wasm, Encoded::Core).unwrap();
+            core_module(&worker, &Trusted::from_compiler(code))
+        };
+        assert!(load(&config).is_ok());
+        config.epoch_interruption(false);
+        let error = format!("{:#}", load(&config).unwrap_err());
+        assert!(error.contains("epoch"), "{error}");
+    }
+}

@@ -73,6 +73,17 @@ impl IsolateRuntime {
     /// demand where the address space does not hold a pool; [`allocator`](Self::allocator) tells which.
     pub fn new(config: &RuntimeConfig) -> Result<Arc<Self>, RuntimeError> {
         config::check_mappings(config.isolates).map_err(RuntimeError::Mappings)?;
+        let (engine, allocator) =
+            engine(config).map_err(|error| RuntimeError::Start(format!("{error:#}")))?;
+        Self::around(config, engine, allocator)
+    }
+
+    /// The sandbox with this engine.
+    pub(crate) fn around(
+        config: &RuntimeConfig,
+        engine: Engine,
+        allocator: Allocator,
+    ) -> Result<Arc<Self>, RuntimeError> {
         let start = |error: &dyn fmt::Display| RuntimeError::Start(error.to_string());
         let cache = config
             .cache_dir
@@ -80,7 +91,6 @@ impl IsolateRuntime {
             .map(CodeCache::open)
             .transpose()
             .map_err(RuntimeError::Cache)?;
-        let (engine, allocator) = engine(config).map_err(|error| start(&format!("{error:#}")))?;
         let guests = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))
             .thread_name("stem-guest")
@@ -187,16 +197,12 @@ impl IsolateRuntime {
             self.saw(Seen::Compiled { ok: compiled.is_ok(), took: began.elapsed() });
             (compiled?, true)
         };
-        let (kind, outline, linked, slots) = match encoded {
-            Encoded::Component => self.link_component(&code)?,
-            Encoded::Core => self.link_core(&code)?,
-        };
+        let module = self.link(digest, encoded, &code)?;
         if let Some(cache) = self.cache.as_ref().filter(|_| fresh)
             && let Err(error) = cache.put(&name, &code)
         {
             tracing::warn!(%error, "compiled code could not be kept; the module is compiled again at the next start");
         }
-        let module = Arc::new(Module { digest, kind, outline, linked, slots });
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.retain(|_, module| module.strong_count() > 0);
         loaded.insert(digest, Arc::downgrade(&module));
@@ -210,12 +216,12 @@ impl IsolateRuntime {
     pub fn prepare_anew(&self, module: &Module) -> Result<Arc<Module>, LoadError> {
         let code = module.linked.serialize().map_err(|error| refuse(&error))?;
         let code = crate::cache::Trusted::from_engine(code);
-        let (kind, outline, linked, slots) = match &module.linked {
-            Linked::Task(_) | Linked::Command(_) => self.link_component(&code)?,
-            Linked::CoreCommand(_) | Linked::Raw(_) => self.link_core(&code)?,
+        let encoded = match &module.linked {
+            Linked::Task(_) | Linked::Command(_) => Encoded::Component,
+            Linked::CoreCommand(_) | Linked::Raw(_) => Encoded::Core,
         };
         let digest = module.digest;
-        let module = Arc::new(Module { digest, kind, outline, linked, slots });
+        let module = self.link(digest, encoded, &code)?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.insert(digest, Arc::downgrade(&module));
         Ok(module)
@@ -246,6 +252,19 @@ impl IsolateRuntime {
                 Ok(Self::outline_of_core(&core))
             }
         }
+    }
+
+    pub(crate) fn link(
+        &self,
+        digest: Digest,
+        encoded: Encoded,
+        code: &crate::cache::Trusted,
+    ) -> Result<Arc<Module>, LoadError> {
+        let (kind, outline, linked, slots) = match encoded {
+            Encoded::Component => self.link_component(code)?,
+            Encoded::Core => self.link_core(code)?,
+        };
+        Ok(Arc::new(Module { digest, kind, outline, linked, slots }))
     }
 
     fn link_component(
@@ -363,7 +382,7 @@ fn refuse(error: &wasmtime::Error) -> LoadError {
     LoadError::Link(stem_core::text::printable(&format!("{error:#}"), 2_000))
 }
 
-fn engine(config: &RuntimeConfig) -> wasmtime::Result<(Engine, Allocator)> {
+pub(crate) fn engine(config: &RuntimeConfig) -> wasmtime::Result<(Engine, Allocator)> {
     let scan = Allocator::Pool { pagemap_scan: true };
     let plain = Allocator::Pool { pagemap_scan: false };
     let tries: &[Allocator] = if config::swap_possible() {

@@ -1,8 +1,10 @@
 //! [`RevokeStore`] on Redis.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::Deserialize;
 use stem_core::backend::revoke::RevokeStore;
 use stem_core::backend::{BackendError, Health, ServiceId};
 use stem_core::id::{Namespace, TaskId};
@@ -17,14 +19,15 @@ use crate::{Inner, Redis, script};
 /// The most that one script stores or removes, so that none keeps the server for long.
 const ITEMS: usize = 1_000;
 
-/// The most that one command reads.
-const PAGE: usize = 10_000;
+/// The most that one command reads: few enough that what it answers stays in the processor's cache until it is taken in.
+const PAGE: usize = 2_000;
 
 /// As `lib_revoke.lua` writes it: version, issued or taken back at, what was asked unless it was taken back, task.
-type Change = (u64, i64, Option<RevokeRequest>, String);
+#[derive(Deserialize)]
+struct Change<'a>(u64, i64, Option<RevokeRequest>, #[serde(borrow)] Cow<'a, str>);
 
 fn change_of(namespace: &Namespace, bytes: &[u8]) -> Result<RevocationChange, Fault> {
-    let (version, at, request, task): Change = serde_json::from_slice(bytes)?;
+    let Change(version, at, request, task) = serde_json::from_slice(bytes)?;
     let (version, task) = (Version(version), TaskId::new(task)?);
     Ok(match request {
         None => RevocationChange::Undone { task, version },
@@ -79,27 +82,47 @@ impl Inner {
     async fn since(
         &self,
         namespace: &Namespace,
-        mut after: Version,
+        after: Version,
         limit: usize,
     ) -> Result<Vec<RevocationChange>, Fault> {
         let mut changes = Vec::new();
-        while changes.len() < limit {
-            let page = PAGE.min(limit - changes.len());
-            let mut command = redis::cmd("ZRANGEBYSCORE");
-            command.arg(format!("{}v/{namespace}/order", self.prefix));
-            command.arg(format!("({}", after.0)).arg("+inf").arg("LIMIT").arg(0).arg(page);
-            let answer = read::list(self.link.ask(&command).await?)?;
-            let whole = answer.len() == page;
-            for change in answer {
-                let change = change_of(namespace, &read::bytes(change)?.unwrap_or_default())?;
-                after = change.version();
-                changes.push(change);
-            }
-            if !whole {
-                break;
-            }
+        let mut answer = self.page(namespace, after, limit.min(PAGE)).await?;
+        loop {
+            let page = PAGE.min(limit.saturating_sub(changes.len()));
+            let more = limit.saturating_sub(changes.len() + answer.len());
+            let last = answer.last().filter(|_| answer.len() == page && more > 0);
+            let last = last.map(|last| change_of(namespace, last)).transpose()?;
+            let next = async {
+                let Some(last) = last else { return Ok(None) };
+                self.page(namespace, last.version(), more.min(PAGE)).await.map(Some)
+            };
+            let take = async {
+                // The question leaves first, so that the server answers it meanwhile.
+                tokio::task::yield_now().await;
+                for change in &answer {
+                    changes.push(change_of(namespace, change)?);
+                }
+                Ok::<(), Fault>(())
+            };
+            let (next, taken) = tokio::join!(next, take);
+            taken?;
+            let Some(next) = next? else { return Ok(changes) };
+            answer = next;
         }
-        Ok(changes)
+    }
+
+    /// The first changes after a version, as they are stored.
+    async fn page(
+        &self,
+        namespace: &Namespace,
+        after: Version,
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, Fault> {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(format!("{}v/{namespace}/order", self.prefix));
+        command.arg(format!("({}", after.0)).arg("+inf").arg("LIMIT").arg(0).arg(limit);
+        let changes = read::list(self.link.ask(&command).await?)?.into_iter();
+        changes.map(|change| Ok(read::bytes(change)?.unwrap_or_default())).collect()
     }
 
     async fn prune_revocations(&self, namespace: &Namespace) -> Result<u64, Fault> {

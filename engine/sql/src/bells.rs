@@ -40,6 +40,7 @@ impl Topics {
     pub(crate) const REVOCATIONS: Self = Self(4);
     pub(crate) const CONTROL: Self = Self(8);
     pub(crate) const MODULES: Self = Self(16);
+    pub(crate) const OPERATORS: Self = Self(4 | 8 | 16);
     pub(crate) const ALL: Self = Self(31);
 }
 
@@ -76,10 +77,10 @@ impl News {
         self.0.mark_unchanged();
     }
 
-    /// Waits for what was not [seen](Self::seen), at most `wait`.
-    pub(crate) async fn wait(&mut self, wait: Duration) {
+    /// Waits for what was not [seen](Self::seen), at most `wait`; says whether it came.
+    pub(crate) async fn wait(&mut self, wait: Duration) -> bool {
         // The sender lives as long as the database that the caller holds; time running out is no news.
-        let _ = tokio::time::timeout(wait, self.0.changed()).await;
+        tokio::time::timeout(wait, self.0.changed()).await.is_ok()
     }
 
     /// Waits for a caller that does not say what it has seen: after a recent change it waits only a little.

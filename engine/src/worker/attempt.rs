@@ -31,7 +31,7 @@ use super::{recycle, slots};
 /// A delivery as the intake hands it over.
 #[derive(Debug)]
 pub(super) struct Taken {
-    pub(super) delivery: Delivery,
+    pub(super) delivery: Box<Delivery>,
     /// Before the broker was asked.
     pub(super) asked_at: Timestamp,
     /// Free again when this attempt is over.
@@ -72,7 +72,7 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         soft: limits.as_ref().and_then(|limits| limits.soft),
         hard: limits.as_ref().map_or(Duration::from_secs(1), |limits| limits.hard),
     };
-    let machine = Attempt::new(&delivery, rules, asked_at, seed());
+    let mut machine = Attempt::new(&delivery, rules, asked_at, seed());
     let first = admission(&shared, &delivery).await;
     let module = handler.as_ref().and_then(Handler::module);
     if delivery.losses > 0 {
@@ -95,7 +95,7 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         ran: None,
         trace: None,
     };
-    driver.drive(machine, &mut facts, first).await;
+    driver.drive(&mut machine, &mut facts, first).await;
     grip.over = true;
     drop(grip);
     if let Some(handler) = driver.handler.take() {
@@ -135,7 +135,7 @@ fn seed() -> u64 {
 struct Driver<'a> {
     shared: &'a Arc<Shared>,
     hand: &'a Arc<InHand>,
-    delivery: Delivery,
+    delivery: Box<Delivery>,
     handler: Option<Handler>,
     /// What ends the attempt where there is no handler.
     instead: Option<Outcome>,
@@ -212,21 +212,21 @@ async fn begin_elsewhere(shared: &Shared, delivery: &Delivery) -> Result<bool, B
 impl Driver<'_> {
     async fn drive(
         &mut self,
-        mut machine: Attempt,
-        facts: &mut mpsc::UnboundedReceiver<Event>,
+        machine: &mut Attempt,
+        facts: &mut mpsc::UnboundedReceiver<Box<Event>>,
         first: Vec<Event>,
     ) {
         let mut effects = Vec::new();
         // What came while the record was looked up (a drain, a revocation) counts before the question whether to start.
         while let Ok(event) = facts.try_recv() {
-            machine.handle(self.shared.now(), event, &mut effects);
+            machine.handle(self.shared.now(), *event, &mut effects);
         }
         for event in first {
             machine.handle(self.shared.now(), event, &mut effects);
         }
         loop {
             for effect in std::mem::take(&mut effects) {
-                if let Some(event) = self.perform(effect, &machine) {
+                if let Some(event) = self.perform(effect, machine) {
                     machine.handle(self.shared.now(), event, &mut effects);
                 }
             }
@@ -238,8 +238,10 @@ impl Driver<'_> {
             }
             let wait = machine.next_wakeup().map(|at| self.shared.now().until(at));
             let event = tokio::select! {
+                // What operator or broker said counts before the end of the same moment, and that before a limit.
+                biased;
                 // All three are cancel-safe: a message stays in its channel, the exit in its slot, time passes anyway.
-                Some(event) = facts.recv() => event,
+                Some(event) = facts.recv() => *event,
                 exit = exited(&mut self.exit) => {
                     self.exit = None;
                     self.exited(&exit.outcome);

@@ -11,12 +11,15 @@ use serde::de::DeserializeOwned;
 use stem_core::id::{NameError, TaskName};
 use stem_core::observe::{Observer, Unobserved};
 use stem_core::release::Release;
+use stem_core::time::Clock;
 use stem_isolate::IsolateRuntime;
 use tokio::sync::watch;
 
+use super::ahead::Ahead;
 use super::config::WorkerConfig;
 use super::driver::{Worker, WorkerError};
 use super::handler::{Handler, Serving};
+use crate::clock::{SteadyClock, SystemClock};
 use crate::inline::{self, TaskContext, TaskError};
 use crate::modules::ModuleHandler;
 use crate::signing::{Trust, TrustFile, Untrusted};
@@ -60,6 +63,21 @@ impl Publishers {
     }
 }
 
+/// What a worker takes the time from.
+#[derive(Clone, Debug)]
+pub(super) struct Clocks {
+    /// For leases and limits, which a stepped wall clock must neither end nor prolong.
+    pub(super) steady: Arc<dyn Clock>,
+    /// For times that other machines set or read.
+    pub(super) wall: Arc<dyn Clock>,
+}
+
+impl Default for Clocks {
+    fn default() -> Self {
+        Self { steady: Arc::new(SteadyClock::start()), wall: Arc::new(SystemClock) }
+    }
+}
+
 /// Puts a [`Worker`] together.
 #[derive(Debug)]
 pub struct WorkerBuilder {
@@ -71,6 +89,11 @@ pub struct WorkerBuilder {
     /// Whether what was pushed is served, and whose.
     pub(super) pushed: Option<Publishers>,
     pub(super) observer: Arc<dyn Observer>,
+    pub(super) clocks: Clocks,
+    /// Where native handlers run; nowhere yet, if the worker is to have threads for them.
+    pub(super) inline_on: Option<tokio::runtime::Handle>,
+    /// The revocations, where they are read already.
+    pub(super) ahead: Option<Ahead>,
 }
 
 impl WorkerBuilder {
@@ -83,6 +106,9 @@ impl WorkerBuilder {
             modules_dir: None,
             pushed: None,
             observer: Arc::new(Unobserved),
+            clocks: Clocks::default(),
+            inline_on: None,
+            ahead: None,
         }
     }
 
@@ -115,6 +141,32 @@ impl WorkerBuilder {
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = observer;
+        self
+    }
+
+    /// Takes the time from these in place of the system's: `steady` for leases and limits, which must never step; `wall` for
+    /// what others set or read. Before [`read_ahead`](Self::read_ahead).
+    #[must_use]
+    pub fn clocks(mut self, steady: Arc<dyn Clock>, wall: Arc<dyn Clock>) -> Self {
+        self.clocks = Clocks { steady, wall };
+        self
+    }
+
+    /// Runs native handlers on this runtime in place of threads of the worker's own. One that blocks there holds up whatever
+    /// else runs on it.
+    #[must_use]
+    pub fn inline_on(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.inline_on = Some(runtime);
+        self
+    }
+
+    /// Begins to read what is revoked now rather than when the worker runs, so that it is ready sooner after what else
+    /// there is to prepare. Must be called on a Tokio runtime. Ends when the builder or its worker is dropped.
+    #[must_use]
+    pub fn read_ahead(mut self) -> Self {
+        if self.ahead.is_none() {
+            self.ahead = Some(Ahead::begin(&self.backends, &self.config, &*self.clocks.wall));
+        }
         self
     }
 

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
+use super::ahead::Ahead;
 use super::attempt::{Taken, see_through};
 use super::builder::WorkerBuilder;
 use super::config::RevokePolicy;
@@ -91,6 +92,7 @@ pub struct Worker {
     settlements: mpsc::UnboundedReceiver<keeper::SettleOrder>,
     lifecycle: mpsc::UnboundedReceiver<Event>,
     on_ready: Option<OnReady>,
+    ahead: Option<Ahead>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -135,9 +137,10 @@ impl Worker {
         let shared = Shared::new(Parts {
             config: builder.config,
             backends: builder.backends,
-            threads: Threads::new(builder.isolates.clone())?,
+            threads: Threads::new(builder.isolates.clone(), builder.inline_on)?,
             handlers: builder.handlers,
             observer: builder.observer,
+            clocks: builder.clocks,
             renewals,
             settlements,
             lifecycle,
@@ -153,6 +156,7 @@ impl Worker {
             settlements: settle_orders,
             lifecycle: lifecycle_events,
             on_ready: None,
+            ahead: builder.ahead,
         })
     }
 
@@ -201,6 +205,7 @@ impl Worker {
             settlements,
             mut lifecycle,
             mut on_ready,
+            ahead,
         } = self;
         tracing::info!(worker = %shared.config.id, namespace = %shared.config.namespace, pid = std::process::id(), "starting");
         // Owns every part that runs beside the lifecycle; dropped, and so aborted, at the end.
@@ -211,9 +216,11 @@ impl Worker {
         let mut machine = Lifecycle::new(shared.config.soft_grace);
         let mut effects = Vec::new();
         let started = tokio::select! {
-            position = start(&shared) => position.map(Some),
+            // An order to stop counts before a start of the same moment.
+            biased;
             // Nothing is in hand yet, so any order to stop ends it.
             () = asked_to_stop(&mut lifecycle) => Ok(None),
+            position = start(&shared, ahead) => position.map(Some),
         };
         let position = match started {
             Ok(Some(position)) => position,
@@ -297,6 +304,8 @@ impl Worker {
             }
             let wait = machine.next_wakeup().map(|at| shared.now().until(at));
             let event = tokio::select! {
+                // Orders before work. None keeps another waiting: deliveries are bounded by places, and attempts by those.
+                biased;
                 Some(event) = lifecycle.recv() => Some(event),
                 Some(taken) = deliveries.recv() => {
                     attempts.spawn(see_through(Arc::clone(&shared), taken));
@@ -369,24 +378,29 @@ fn ready(shared: &Shared) -> Ready {
 
 /// Takes the name, notes where the log of commands ends, and reads every revocation; in this order, so that nothing falls
 /// in between. Without the revocations the worker is not ready: a revoked task must never start.
-async fn start(shared: &Arc<Shared>) -> Result<Position, WorkerError> {
+async fn start(shared: &Arc<Shared>, ahead: Option<Ahead>) -> Result<Position, WorkerError> {
     let heartbeat = presence::heartbeat(shared);
     take_name(shared, &heartbeat).await?;
-    learn(shared).await
+    learn(shared, ahead).await
 }
 
 /// First where the log ends, then what is revoked: a revocation is stored before it is told, so one that is stored after
-/// the reading is told after that position.
-pub(super) async fn learn(shared: &Shared) -> Result<Position, WorkerError> {
+/// the reading is told after that position. What was read ahead only makes that reading shorter.
+pub(super) async fn learn(shared: &Shared, ahead: Option<Ahead>) -> Result<Position, WorkerError> {
     let namespace = &shared.config.namespace;
     let position =
         persist(shared, Service::Control, || shared.backends.control.position(namespace)).await?;
     match shared.config.revoke_policy {
         RevokePolicy::FailClosed => {
+            revocations::begin(shared, ahead).await;
             persist(shared, Service::Revokes, || revocations::catch_up(shared)).await?;
         }
         RevokePolicy::FailOpen => {
-            let read = tokio::time::timeout(OPEN_PATIENCE, revocations::catch_up(shared)).await;
+            let read = async {
+                revocations::begin(shared, ahead).await;
+                revocations::catch_up(shared).await
+            };
+            let read = tokio::time::timeout(OPEN_PATIENCE, read).await;
             let problem = match read {
                 Ok(Ok(())) => return Ok(position),
                 Ok(Err(error)) => error.to_string(),

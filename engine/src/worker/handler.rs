@@ -103,7 +103,12 @@ impl fmt::Debug for Handler {
 /// The threads of native handlers. Native code that blocks cannot be waited for, so in the end they are left to
 /// themselves; also when the worker never started.
 #[derive(Debug)]
-struct InlineThreads(Option<tokio::runtime::Runtime>);
+enum InlineThreads {
+    /// The worker's; taken when this is dropped.
+    Own(Option<tokio::runtime::Runtime>),
+    /// Somebody else's.
+    Given(tokio::runtime::Handle),
+}
 
 impl InlineThreads {
     fn start() -> io::Result<Arc<Self>> {
@@ -112,17 +117,24 @@ impl InlineThreads {
             .thread_name("stem-inline")
             .enable_all()
             .build()?;
-        Ok(Arc::new(Self(Some(runtime))))
+        Ok(Arc::new(Self::Own(Some(runtime))))
     }
 
     fn handle(&self) -> &tokio::runtime::Handle {
-        self.0.as_ref().expect("taken only when this is dropped").handle()
+        match self {
+            Self::Own(runtime) => {
+                runtime.as_ref().expect("taken only when this is dropped").handle()
+            }
+            Self::Given(handle) => handle,
+        }
     }
 }
 
 impl Drop for InlineThreads {
     fn drop(&mut self) {
-        if let Some(threads) = self.0.take() {
+        if let Self::Own(runtime) = self
+            && let Some(threads) = runtime.take()
+        {
             threads.shutdown_background();
         }
     }
@@ -137,16 +149,27 @@ pub(super) struct Threads {
 }
 
 impl Threads {
-    pub(super) fn new(isolates: Option<Arc<IsolateRuntime>>) -> io::Result<Self> {
-        Ok(Self { isolates, inline: Mutex::new(InlineThreads::start()?) })
+    /// Native handlers run on `inline_on`, or get threads of their own.
+    pub(super) fn new(
+        isolates: Option<Arc<IsolateRuntime>>,
+        inline_on: Option<tokio::runtime::Handle>,
+    ) -> io::Result<Self> {
+        let inline = match inline_on {
+            Some(handle) => Arc::new(InlineThreads::Given(handle)),
+            None => InlineThreads::start()?,
+        };
+        Ok(Self { isolates, inline: Mutex::new(inline) })
     }
 
     fn inline(&self) -> Arc<InlineThreads> {
         Arc::clone(&self.inline.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Gives native handlers new threads; those that run keep theirs.
+    /// Gives native handlers new threads, if they are ours; those that run keep theirs.
     pub(super) fn renew_inline(&self) -> io::Result<()> {
+        if matches!(*self.inline(), InlineThreads::Given(_)) {
+            return Ok(());
+        }
         let fresh = InlineThreads::start()?;
         *self.inline.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())

@@ -16,6 +16,7 @@ use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
 use stem_core::time::Clock;
 use stem_memory::Memory;
 
+use super::ahead::Ahead;
 use super::config::WorkerConfig;
 use super::shared::Shared;
 use super::{control, driver, revocations};
@@ -196,7 +197,17 @@ where
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_revocation_falls_between_store_and_log() {
-    assert_eq!(missed(STARTS, |shared| async move { driver::learn(&shared).await }).await, 0);
+    assert_eq!(missed(STARTS, |shared| async move { driver::learn(&shared, None).await }).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn none_falls_between_them_where_some_were_read_ahead() {
+    let learn = |shared: Arc<Shared>| async move {
+        let ahead = Ahead::begin(&shared.backends, &shared.config, &SystemClock);
+        dawdle().await;
+        driver::learn(&shared, Some(ahead)).await
+    };
+    assert_eq!(missed(STARTS, learn).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -208,11 +219,11 @@ async fn the_wrong_order_of_the_two_is_noticed() {
     assert!(missed(WRONG_STARTS, swapped).await > 0);
 }
 
-/// Runs ahead of the system's clock.
+/// Runs before the system's clock.
 #[derive(Debug)]
-struct Ahead(std::sync::atomic::AtomicI64);
+struct Early(std::sync::atomic::AtomicI64);
 
-impl Clock for Ahead {
+impl Clock for Early {
     fn now(&self) -> stem_core::time::Timestamp {
         let ahead = u64::try_from(self.0.load(Ordering::SeqCst)).unwrap();
         SystemClock.now().after(Duration::from_millis(ahead))
@@ -221,7 +232,7 @@ impl Clock for Ahead {
 
 #[tokio::test]
 async fn whoever_has_not_looked_for_long_reads_everything_again() {
-    let clock = Arc::new(Ahead(std::sync::atomic::AtomicI64::new(0)));
+    let clock = Arc::new(Early(std::sync::atomic::AtomicI64::new(0)));
     let memory = Memory::new(clock.clone());
     let shared = shared(&memory, 0);
     let namespace = &shared.config.namespace;
@@ -241,4 +252,24 @@ async fn whoever_has_not_looked_for_long_reads_everything_again() {
     revocations::catch_up(&shared).await.unwrap();
     assert!(!knows(&gone), "taken back, and still in force here");
     assert!(knows(&kept));
+}
+
+#[tokio::test]
+async fn what_was_read_ahead_too_long_ago_is_read_again() {
+    let clock = Arc::new(Early(std::sync::atomic::AtomicI64::new(0)));
+    let memory = Memory::new(clock.clone());
+    let shared = shared(&memory, 0);
+    let namespace = &shared.config.namespace;
+    let gone = TaskId::new("gone").unwrap();
+    memory.revoke(namespace, &[(gone.clone(), RevokeRequest::default())]).await.unwrap();
+    let ahead = Ahead::begin(&shared.backends, &shared.config, &SystemClock);
+    revocations::begin(&shared, Some(ahead)).await;
+    assert_eq!(shared.revocations().count(), 1);
+
+    memory.undo(namespace, &gone).await.unwrap();
+    clock.0.fetch_add(25 * 3_600_000, Ordering::SeqCst);
+    assert_eq!(RevokeStore::prune(&*memory, namespace).await.unwrap(), 1);
+    shared.pretend_last_read(Duration::from_hours(13));
+    revocations::catch_up(&shared).await.unwrap();
+    assert_eq!(shared.revocations().count(), 0, "taken back, and still in force here");
 }

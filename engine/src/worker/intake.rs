@@ -85,7 +85,11 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                 let came = deliveries.len();
                 for delivery in deliveries {
                     let place = places.split_one().expect("no more deliveries than were asked for");
-                    if taken.send(Taken { delivery, asked_at, place }).await.is_err() {
+                    if taken
+                        .send(Taken { delivery: Box::new(delivery), asked_at, place })
+                        .await
+                        .is_err()
+                    {
                         return;
                     }
                 }

@@ -9,6 +9,7 @@ use stem_core::machine::attempt::Event;
 use stem_core::observe::Service;
 use stem_core::revoke::{RevocationChange, Revocations, Version, module_of};
 
+use super::ahead::Ahead;
 use super::shared::{InHand, Shared};
 use crate::revocations;
 
@@ -16,6 +17,15 @@ use crate::revocations;
 const LOOK: Duration = Duration::from_millis(500);
 /// The pause after a look that failed.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// Goes on from what was read ahead, if it was.
+pub(super) async fn begin(shared: &Shared, ahead: Option<Ahead>) {
+    if let Some(ahead) = ahead
+        && let Some((began, known)) = ahead.end().await
+    {
+        shared.begin_with(known, began);
+    }
+}
 
 /// Reads everything that was stored before the call and is newer than what is known. After a long time without a look
 /// that is everything from the beginning.
@@ -26,7 +36,7 @@ pub(super) async fn catch_up(shared: &Shared) -> Result<(), BackendError> {
         tracing::info!("the revoke store was not read for long; all of it is read again");
         let mut anew = Revocations::new(namespace.clone());
         let take = |change| {
-            anew.follow(with_default_grace(shared, change));
+            anew.follow(with_default_grace(shared.config.terminate_grace, change));
         };
         revocations::read(store, namespace, Version::default(), take).await?;
         shared.replace_revocations(anew);
@@ -54,12 +64,16 @@ pub(super) fn apply(shared: &Shared, change: RevocationChange) -> bool {
     take_in(shared, change, Revocations::apply)
 }
 
-fn with_default_grace(shared: &Shared, mut change: RevocationChange) -> RevocationChange {
+/// What the worker does with a change that names no grace of its own.
+pub(super) fn with_default_grace(
+    grace: Duration,
+    mut change: RevocationChange,
+) -> RevocationChange {
     if let RevocationChange::Revoked(revocation) = &mut change
         && revocation.request.grace_ms.is_none()
-        && !shared.config.terminate_grace.is_zero()
+        && !grace.is_zero()
     {
-        revocation.request.grace_ms = u64::try_from(shared.config.terminate_grace.as_millis()).ok();
+        revocation.request.grace_ms = u64::try_from(grace.as_millis()).ok();
     }
     change
 }
@@ -70,7 +84,8 @@ fn take_in(
     into: fn(&mut Revocations, RevocationChange) -> bool,
 ) -> bool {
     let task = change.task().clone();
-    let new = into(&mut shared.revocations(), with_default_grace(shared, change));
+    let change = with_default_grace(shared.config.terminate_grace, change);
+    let new = into(&mut shared.revocations(), change);
     if new {
         tell(shared, &task);
     }

@@ -1,6 +1,6 @@
 //! What the parts of one worker share.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -15,9 +15,10 @@ use stem_core::observe::{Gauges, Observer, Seen, Service};
 use stem_core::outcome::StopHow;
 use stem_core::revoke::{Revocations, TRACE_TTL, Version};
 use stem_core::settlement::Receipt;
-use stem_core::time::{Clock, Timestamp};
+use stem_core::time::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::builder::Clocks;
 use super::children::Children;
 use super::config::{RevokePolicy, WorkerConfig};
 use super::handler::{Handler, Interrupt, Threads};
@@ -28,7 +29,6 @@ use super::routes::Routes;
 use super::shipping::PinOrder;
 use super::slots::Slots;
 use crate::Backends;
-use crate::clock::{SteadyClock, SystemClock};
 
 /// As a number that JSON can hold, for the log.
 pub(super) fn whole_millis(duration: Duration) -> u64 {
@@ -67,7 +67,8 @@ pub(super) struct InHand {
     pub(super) receipt: Receipt,
     pub(super) name: TaskName,
     pub(super) attempt: u32,
-    pub(super) events: mpsc::UnboundedSender<attempt::Event>,
+    /// Boxed, since a channel makes room for 32 at once, and a delivery gets a few.
+    pub(super) events: mpsc::UnboundedSender<Box<attempt::Event>>,
     /// Set when the handler starts.
     pub(super) running: OnceLock<Running>,
     /// The build that it is to run on, once that is known; none for native handlers.
@@ -98,7 +99,7 @@ impl InHand {
         receipt: Receipt,
         name: TaskName,
         attempt: u32,
-        events: mpsc::UnboundedSender<attempt::Event>,
+        events: mpsc::UnboundedSender<Box<attempt::Event>>,
     ) -> Self {
         Self {
             receipt,
@@ -131,7 +132,7 @@ impl InHand {
 
     /// Tells the attempt a fact. One that is over has nobody to tell.
     pub(super) fn tell(&self, event: attempt::Event) {
-        let _ = self.events.send(event);
+        let _ = self.events.send(Box::new(event));
     }
 }
 
@@ -158,8 +159,7 @@ pub(super) struct Shared {
     pub(super) backends: Backends,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) records: Records,
-    pub(super) clock: SteadyClock,
-    wall_clock: SystemClock,
+    clocks: Clocks,
     pub(super) incarnation: Incarnation,
     pub(super) started_at: Timestamp,
     pub(super) threads: Threads,
@@ -192,7 +192,8 @@ pub(super) struct Shared {
     releases: Mutex<Option<Vec<Value>>>,
     /// Releases are followed, and what should serve is not known yet.
     awaits_releases: AtomicBool,
-    in_hand: Mutex<HashMap<(TaskId, LeaseToken), Arc<InHand>>>,
+    /// In an order, so that a worker does the same again where everything it meets is the same.
+    in_hand: Mutex<BTreeMap<(TaskId, LeaseToken), Arc<InHand>>>,
     revocations: Mutex<Revocations>,
     revoked_ends: Mutex<VecDeque<RevokedEnd>>,
     /// What waited in each queue of ours when last looked at, in steady time.
@@ -205,6 +206,7 @@ pub(super) struct Parts {
     pub(super) config: WorkerConfig,
     pub(super) backends: Backends,
     pub(super) observer: Arc<dyn Observer>,
+    pub(super) clocks: Clocks,
     pub(super) threads: Threads,
     pub(super) handlers: BTreeMap<TaskName, Handler>,
     pub(super) renewals: mpsc::UnboundedSender<RenewOrder>,
@@ -221,7 +223,8 @@ impl Shared {
             config,
             backends,
             observer: std::sync::Arc::new(stem_core::observe::Unobserved),
-            threads: Threads::new(None).unwrap(),
+            clocks: Clocks::default(),
+            threads: Threads::new(None, None).unwrap(),
             handlers: BTreeMap::new(),
             renewals: mpsc::unbounded_channel().0,
             settlements: mpsc::unbounded_channel().0,
@@ -233,7 +236,6 @@ impl Shared {
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let clock = SteadyClock::start();
         Self {
             records: parts.backends.records(),
             slots: Slots::new(
@@ -247,10 +249,9 @@ impl Shared {
             config: parts.config,
             backends: parts.backends,
             observer: parts.observer,
-            clock,
-            wall_clock: SystemClock,
             incarnation: Incarnation(uuid::Uuid::now_v7()),
-            started_at: SystemClock.now(),
+            started_at: parts.clocks.wall.now(),
+            clocks: parts.clocks,
             threads: parts.threads,
             counters: Counters::default(),
             progress: ProgressBook::default(),
@@ -278,12 +279,12 @@ impl Shared {
 
     /// Steady time: for leases and limits, which a stepped wall clock must neither end nor prolong.
     pub(super) fn now(&self) -> Timestamp {
-        self.clock.now()
+        self.clocks.steady.now()
     }
 
     /// The wall clock: for times that other machines set or read.
     pub(super) fn wall(&self) -> Timestamp {
-        self.wall_clock.now()
+        self.clocks.wall.now()
     }
 
     /// A time that another machine set, as steady time.
@@ -348,13 +349,19 @@ impl Shared {
     /// Whether the last look is so long ago that the store may have forgotten what was taken back since.
     pub(super) fn must_read_all(&self) -> bool {
         let read = Timestamp::from_unix_millis(self.revocations_read_wall.load(Ordering::Relaxed));
-        self.revocations_age().is_some() && self.wall().since(read) > TRACE_TTL / 2
+        read != Timestamp::default() && self.wall().since(read) > TRACE_TTL / 2
     }
 
     #[cfg(test)]
     pub(super) fn pretend_last_read(&self, ago: Duration) {
         let ago = i64::try_from(ago.as_millis()).expect("a test's time fits");
         self.revocations_read_wall.fetch_sub(ago, Ordering::Relaxed);
+    }
+
+    /// Begins with what was read by a look that began then, by the wall clock. The store is still to be read from there.
+    pub(super) fn begin_with(&self, known: Revocations, looked_at: Timestamp) {
+        *self.revocations() = known;
+        self.revocations_read_wall.store(looked_at.unix_millis(), Ordering::Relaxed);
     }
 
     /// Puts what was read anew in the place of what was known.
@@ -374,7 +381,7 @@ impl Shared {
             && self.revocations_age().is_none_or(|age| age > self.config.max_revocation_staleness)
     }
 
-    fn hands(&self) -> MutexGuard<'_, HashMap<(TaskId, LeaseToken), Arc<InHand>>> {
+    fn hands(&self) -> MutexGuard<'_, BTreeMap<(TaskId, LeaseToken), Arc<InHand>>> {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

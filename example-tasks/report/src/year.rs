@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::day::{Date, Day};
+use super::day::{Date, Day};
 
 /// What a year was like. Means and sums are rounded to one hundredth.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -1,6 +1,9 @@
 //! What one attempt costs: a fresh isolate with its call, result and end, beside an inline handler, both through a whole
 //! worker on the memory backend, and the isolate alone.
 
+pub(crate) mod ceiling;
+mod chain;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +16,17 @@ use stem_core::task::Progress;
 use stem_engine::modules::ModuleHandler;
 use stem_engine::{Backends, Client, SystemClock, Worker, WorkerConfig};
 use stem_isolate::{
-    AttemptHost, AttemptSpec, Compiler, IsolateRuntime, LogLevel, OnFailure, Refusal,
+    AttemptHost, AttemptSpec, Compiler, IsolateRuntime, LogLevel, Module, OnFailure, Refusal,
     RuntimeConfig, TaskInfo,
 };
 
 use crate::figure::RATIO;
-use crate::{Cost, Row, row};
+use crate::{Cost, Row, row, spread};
 
 /// Attempts in one figure.
 const ATTEMPTS: u32 = 20_000;
+/// Figures of which the middle is told.
+const ROUNDS: usize = 5;
 
 pub(crate) fn runtime(isolates: u32, threads: usize) -> anyhow::Result<Arc<IsolateRuntime>> {
     Ok(IsolateRuntime::new(&RuntimeConfig {
@@ -85,70 +90,119 @@ pub(crate) const INPUT: &str = r#"{"items":[1,2,3],"delayMs":0}"#;
 pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     let crunch = crate::example("crunch")?;
+    let mut sides = [Side::new(1, &crunch).await?, Side::new(2, &crunch).await?];
+    // In turns, so that whatever else the machine does is in both.
+    for _ in 0..ROUNDS {
+        for side in &mut sides {
+            side.round().await?;
+        }
+    }
     let mut rates = Vec::new();
-    for threads in [1, 2] {
-        let isolates = runtime(64, threads)?;
-        let module = isolates.load(&crunch).await?;
-        let host: Arc<dyn AttemptHost> = Arc::new(Nobody);
-        // CPU time of the guests' threads inside attempts, in nanoseconds: instantiating and running, without the end.
-        let inside = std::sync::atomic::AtomicU64::new(0);
-        let attempts = async |count: u32| -> anyhow::Result<()> {
-            // A few at once, so that every thread has work.
-            let mut running = tokio::task::JoinSet::new();
-            for _ in 0..count {
-                if running.len() >= threads * 4
-                    && let Some(exit) = running.join_next().await
-                {
-                    let exit: stem_isolate::Exit = exit?;
-                    anyhow::ensure!(
-                        matches!(exit.outcome, Outcome::Succeeded(_)),
-                        "{:?}",
-                        exit.outcome
-                    );
-                    #[expect(
-                        clippy::cast_possible_truncation,
-                        clippy::cast_sign_loss,
-                        reason = "a small positive number"
-                    )]
-                    let nanos = (exit.usage.cpu_ms * 1e6) as u64;
-                    inside.fetch_add(nanos, std::sync::atomic::Ordering::Relaxed);
-                }
-                running.spawn(isolates.start(&module, spec(INPUT), Arc::clone(&host)).exit());
-            }
-            while running.join_next().await.is_some() {}
-            Ok(())
-        };
-        attempts(2_000).await?;
-        inside.store(0, std::sync::atomic::Ordering::Relaxed);
-        let cost = Cost::of(attempts(ATTEMPTS)).await?;
-        #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a few seconds")]
-        let inside =
-            inside.load(std::sync::atomic::Ordering::Relaxed) as f64 / 1e3 / f64::from(ATTEMPTS);
+    for side in &mut sides {
+        let threads = side.threads;
+        let what = format!("isolate alone, Rust component, {threads} guest thread(s)");
+        let allocator = side.isolates.allocator();
+        let (cpu, ..) = spread(&mut side.cpu);
+        let cpu = row(format!("{what}, {allocator:?}: CPU"), cpu, "µs/attempt");
+        rows.push(if threads == 1 { cpu.at_most(25.0) } else { cpu });
+        let (inside, ..) = spread(&mut side.inside);
+        let name = format!("  of which inside the attempt, {threads} guest thread(s)");
+        rows.push(row(name, inside, "µs/attempt"));
+        let (rate, ..) = spread(&mut side.rates);
+        rows.push(row(what, rate, "attempts/s"));
+        rates.push(rate);
+        driven(side, 2_000).await?;
+        let cost = Cost::of(driven(side, ATTEMPTS)).await?;
         rows.push(row(
-            format!("  of which inside the attempt, {threads} guest thread(s)"),
-            inside,
+            format!("isolate from another runtime, {threads} guest thread(s), hops included: CPU"),
+            each(&cost),
             "µs/attempt",
         ));
-        let allocator = isolates.allocator();
-        let cpu = row(
-            format!("isolate alone, Rust component, {threads} guest thread(s), {allocator:?}: CPU"),
-            cost.cpu.as_secs_f64() * 1e6 / f64::from(ATTEMPTS),
-            "µs/attempt",
-        );
-        rows.push(if threads == 1 { cpu.at_most(25.0) } else { cpu });
-        let rate = f64::from(ATTEMPTS) / cost.wall.as_secs_f64();
-        rows.push(row(format!("isolate alone, {threads} guest thread(s)"), rate, "attempts/s"));
-        rates.push(rate);
     }
     if let [one, two] = rates[..] {
         rows.push(row("isolate alone, 2 guest threads over 1", two / one, RATIO).at_least(1.7));
     }
+    let one = rates.first().copied().unwrap_or(f64::NAN);
+    let (mut apart, mut processes) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        apart.push(ceiling::two_sandboxes(&crunch).await? / one);
+        processes.push(ceiling::two_processes()? / one);
+    }
+    let what = "this machine's ceiling, two over one";
+    rows.push(row(format!("{what}: sandboxes of a thread each"), spread(&mut apart).0, RATIO));
+    rows.push(row(format!("{what}: processes of a thread each"), spread(&mut processes).0, RATIO));
     let inline = through_worker(None, "null").await?;
     let isolate = through_worker(Some(&crunch), INPUT).await?;
     rows.push(row("worker on memory, inline no-op: CPU", inline, "µs/task"));
     rows.push(row("worker on memory, isolate (Rust component): CPU", isolate, "µs/task"));
     rows.push(row("isolate over inline: CPU", isolate - inline, "µs/task").at_most(40.0));
     Ok(rows)
+}
+
+/// A sandbox with so many guest threads, and what was measured of it.
+struct Side {
+    threads: usize,
+    isolates: Arc<IsolateRuntime>,
+    module: Arc<Module>,
+    /// Microseconds for each attempt, a figure for each round.
+    cpu: Vec<f64>,
+    inside: Vec<f64>,
+    /// Attempts a second.
+    rates: Vec<f64>,
+}
+
+impl Side {
+    async fn new(threads: usize, wasm: &[u8]) -> anyhow::Result<Self> {
+        let isolates = runtime(64, threads)?;
+        let module = isolates.load(wasm).await?;
+        let (cpu, inside, rates) = (Vec::new(), Vec::new(), Vec::new());
+        let side = Self { threads, isolates, module, cpu, inside, rates };
+        chain::attempts(&side.isolates, &side.module, side.at_once(), 2_000).await?;
+        Ok(side)
+    }
+
+    /// A few for each thread, so that each has work.
+    fn at_once(&self) -> usize {
+        self.threads * 4
+    }
+
+    async fn round(&mut self) -> anyhow::Result<()> {
+        let mut inside = 0.0;
+        let cost = Cost::of(async {
+            inside =
+                chain::attempts(&self.isolates, &self.module, self.at_once(), ATTEMPTS).await?;
+            Ok(())
+        });
+        let cost = cost.await?;
+        self.cpu.push(each(&cost));
+        self.inside.push(inside);
+        self.rates.push(f64::from(ATTEMPTS) / cost.wall.as_secs_f64());
+        Ok(())
+    }
+}
+
+/// CPU time for each of the attempts, in microseconds.
+fn each(cost: &Cost) -> f64 {
+    cost.cpu.as_secs_f64() * 1e6 / f64::from(ATTEMPTS)
+}
+
+/// Attempts that are started and awaited from this runtime: what two changes of threads add to each.
+async fn driven(side: &Side, count: u32) -> anyhow::Result<()> {
+    let host: Arc<dyn AttemptHost> = Arc::new(Nobody);
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..count {
+        if running.len() >= side.at_once()
+            && let Some(exit) = running.join_next().await
+        {
+            let exit: stem_isolate::Exit = exit?;
+            let outcome = exit.outcome;
+            anyhow::ensure!(matches!(outcome, Outcome::Succeeded(_)), "{outcome:?}");
+        }
+        let attempt = side.isolates.start(&side.module, spec(INPUT), Arc::clone(&host));
+        running.spawn(attempt.exit());
+    }
+    while running.join_next().await.is_some() {}
+    Ok(())
 }
 
 /// CPU time of a whole worker for each task, with everything in memory and one guest thread.
@@ -183,5 +237,5 @@ async fn through_worker(module: Option<&[u8]>, input: &str) -> anyhow::Result<f6
     let cost = Cost::of(drain(ATTEMPTS)).await?;
     handle.shutdown(stem_core::control::Drain::Warm, None);
     running.await??;
-    Ok(cost.cpu.as_secs_f64() * 1e6 / f64::from(ATTEMPTS))
+    Ok(each(&cost))
 }

@@ -69,7 +69,7 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
                 Axis::Payload => load.payload,
                 Axis::Workers => load.workers,
             };
-            let what = format!("{} {}", axis.name(), axis.label(at));
+            let what = format!("Redis, AOF everysec, {} {}", axis.name(), axis.label(at));
             let point = measure(*load, at).await.with_context(|| what.clone())?;
             rows.push(row(format!("{what}: throughput"), point.tasks_per_s, "tasks/s"));
             rows.push(row(format!("{what}: idle, enqueue → result: p50"), point.p50_ms, "ms"));

@@ -17,9 +17,11 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     let dir = tempfile::tempdir()?;
     let sqlite = format!("sqlite://{}", dir.path().join("stem.db").display());
     let mut workers = Vec::new();
-    for (what, url) in
-        [("Redis", redis.url()), ("SQLite", sqlite), ("Postgres", postgres.database())]
-    {
+    for (what, url) in [
+        ("Redis, AOF everysec", redis.url()),
+        ("SQLite, durable", sqlite),
+        ("Postgres, durable", postgres.database()),
+    ] {
         let place = Place::new(url)?;
         let modules = place.modules(1)?.display().to_string();
         // Once to fill the cache: a worker that has compiled has more memory.

@@ -6,21 +6,25 @@
 //!
 //! | | files |
 //! |---|---|
-//! | what is asked for, what it came to | [`options`], [`figure`], [`machine`], [`record`], [`table`], [`plot`] |
+//! | what is asked for, what it came to | [`options`], [`figure`], [`machine`], [`record`], [`table`], [`bars`], [`plot`] |
 //! | what is measured | a file for each group of [`options::Group`] |
 //! | what measuring needs | [`mod@measure`], [`process`], [`services`], [`peer`] |
 
 mod attempts;
 mod backlog;
+mod bars;
 mod endtoend;
+mod epoch;
 mod figure;
 mod growth;
 mod idle;
+mod kernels;
 mod languages;
 mod machine;
 mod measure;
 mod options;
 mod peer;
+mod peers;
 mod ping;
 mod plot;
 mod process;
@@ -45,7 +49,11 @@ use machine::Machine;
 use measure::Cost;
 use options::{Group, Options};
 use record::Run;
-use services::{example, postgres, redis, sqlite, target_dir};
+use services::{bench_guest, example, postgres, redis, sqlite, target_dir};
+
+/// As `stem` has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[expect(clippy::print_stderr, reason = "what this program is for")]
 fn main() -> ExitCode {
@@ -70,6 +78,7 @@ fn run() -> anyhow::Result<ExitCode> {
             ["peer", ref mode @ ..] => peer::run(mode).await?,
             // What is measured in a process of its own.
             ["child", "hydrate", place] => revocations::hydrate(place).await?,
+            ["child", "attempts"] => attempts::ceiling::child().await?,
             ["child", "suspended"] => suspended::child().await?,
             _ => return bench(&Options::parse()).await,
         }
@@ -98,7 +107,8 @@ async fn bench(options: &Options) -> anyhow::Result<ExitCode> {
     for group in options.chosen() {
         let name = group.name();
         eprintln!("measuring {name} …");
-        if let Err(error) = measure(group).await.and_then(|rows| run.add(&name, rows)) {
+        let rows = measure(group, options).await;
+        if let Err(error) = rows.and_then(|rows| run.add(&name, rows)) {
             eprintln!("error: {name} cannot be measured: {error:#}");
             failed.push(name);
         }
@@ -107,7 +117,9 @@ async fn bench(options: &Options) -> anyhow::Result<ExitCode> {
     print!("\n{}\n\n{}\n", run.machine.lines(), table::render(&run, last.as_ref()));
     let written = target_dir().join("bench.json");
     run.write(&written)?;
-    println!("written to {}", written.display());
+    let pictures = target_dir().join("bench");
+    run.draw(&pictures)?;
+    println!("written to {}, and drawn in {}", written.display(), pictures.display());
     if !failed.is_empty() {
         eprintln!("error: not everything was measured: {}", failed.join(", "));
         eprintln!("hint: what stands above says why; a run with gaps is not kept");
@@ -121,11 +133,12 @@ async fn bench(options: &Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn measure(group: Group) -> anyhow::Result<Vec<Row>> {
+async fn measure(group: Group, options: &Options) -> anyhow::Result<Vec<Row>> {
     match group {
         Group::Attempts => attempts::run().await,
         Group::Stopping => stopping::run().await,
         Group::Terminate => terminate::run().await,
+        Group::Epoch => epoch::run().await,
         Group::Endtoend => endtoend::run().await,
         Group::Revocations => revocations::run().await,
         Group::Start => start::run().await,
@@ -134,6 +147,10 @@ async fn measure(group: Group) -> anyhow::Result<Vec<Row>> {
         Group::Suspended => suspended::run().await,
         Group::Backlog => backlog::run().await,
         Group::Growth => growth::run().await,
+        Group::Peers => {
+            let folder = options.peers.clone().unwrap_or_else(|| target_dir().join("peers"));
+            peers::run(&folder).await
+        }
         Group::Replay => replay::run().await,
         Group::Languages => languages::run().await,
     }

@@ -9,6 +9,8 @@ use clap::{Parser, ValueEnum};
 pub(crate) enum Group {
     /// What one attempt costs: a fresh isolate beside an inline handler
     Attempts,
+    /// What checks for stops add to tasks on real inputs, and to the loops that pay most
+    Epoch,
     /// From the order to stop until no guest code runs, alone and among 100
     Stopping,
     /// Terminate through a whole worker, over SQLite and Redis, and what it does to neighbours
@@ -31,6 +33,8 @@ pub(crate) enum Group {
     Growth,
     /// A worker on Redis beside its own commands from a bare client, and isolates beside inline handlers
     Replay,
+    /// Isolates on Redis beside four other task queues, which tests/bench/peers/setup.sh gets before
+    Peers,
     /// One task in Rust, C, Go, JavaScript and Python: module, build, compiling, calls; builds all of them first
     Languages,
 }
@@ -54,7 +58,7 @@ impl Group {
     }
 }
 
-/// Measures Stem, prints a table, and writes target/bench.json and target/bench/*.svg
+/// Measures Stem, prints a table, and writes target/bench.json and a picture of each group, target/bench/GROUP.svg
 ///
 /// No figure decides the exit code: it is 0 when everything that was asked for was measured.
 #[derive(Debug, Parser)]
@@ -76,6 +80,9 @@ pub(crate) struct Options {
     /// Keep the run as tests/bench/last.json; a whole run only, since ratios hold within one run
     #[arg(long, conflicts_with = "groups")]
     pub(crate) save: bool,
+    /// Where tests/bench/peers/setup.sh has put the peers [default: target/peers]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) peers: Option<PathBuf>,
     /// Compare with this run [default: tests/bench/last.json, if it is there]
     #[arg(long, value_name = "FILE")]
     pub(crate) against: Option<PathBuf>,

@@ -35,7 +35,7 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     }
     drop(workers);
     let (p50, p99, max) = spread(&mut figures);
-    let what = "worker ping, process start → exit, 10 workers, Redis";
+    let what = "worker ping, process start → exit, 10 workers, Redis, AOF everysec";
     Ok(vec![
         row(format!("{what}: p50"), p50, "ms").at_most(30.0),
         row(format!("{what}: p99"), p99, "ms"),

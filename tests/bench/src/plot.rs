@@ -77,7 +77,10 @@ pub(crate) fn draw(file: &Path, axis: Axis, points: &[Point]) -> Result<()> {
         area.fill(&WHITE)?;
         let mut chart = ChartBuilder::on(&area)
             .caption(
-                format!("Against {}: isolates that do nothing, on Redis", axis.name()),
+                format!(
+                    "Against {}: isolates that do nothing, on Redis, AOF everysec",
+                    axis.name()
+                ),
                 ("sans-serif", 18),
             )
             .margin(12)

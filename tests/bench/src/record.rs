@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::bars;
 use crate::figure::{Goal, RATIO, Row};
 use crate::machine::Machine;
 
@@ -70,6 +71,17 @@ impl Run {
             anyhow::bail!("{what} in {unit} is there twice");
         }
         self.figures.extend(figures);
+        Ok(())
+    }
+
+    /// Draws each group as SVG, into a folder that is made if it is not there.
+    pub(crate) fn draw(&self, folder: &Path) -> anyhow::Result<()> {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("{} cannot be made", folder.display()))?;
+        for figures in self.figures.chunk_by(|one, next| one.group == next.group) {
+            let group = &figures[0].group;
+            bars::draw(&folder.join(format!("{group}.svg")), group, figures)?;
+        }
         Ok(())
     }
 

@@ -34,7 +34,7 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
         isolate = isolate.max(drained("isolate").await?);
         bare = bare.max(replayed().await?);
     }
-    let what = "no-op on Redis, no append-only file, concurrency 256, prefetch 64";
+    let what = "no-op on Redis, AOF everysec, concurrency 256, prefetch 64";
     Ok(vec![
         row(format!("inline {what}"), inline, "tasks/s"),
         row(format!("isolate {what}"), isolate, "tasks/s"),

@@ -48,10 +48,10 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
         (stem_services::RedisServer::start(), stem_services::PostgresServer::start());
     let file = |name| dir.path().join(name).display().to_string();
     for (what, place) in [
-        ("SQLite", file("revokes.db")),
-        ("a file", file("revokes.jsonl")),
-        ("Redis", redis.url()),
-        ("Postgres", postgres.database()),
+        ("SQLite, durable", file("revokes.db")),
+        ("a file, synced", file("revokes.jsonl")),
+        ("Redis, AOF everysec", redis.url()),
+        ("Postgres, durable", postgres.database()),
     ] {
         let store = open(&place).await?;
         let at = Instant::now();

@@ -43,11 +43,16 @@ pub(crate) async fn postgres(url: &str) -> anyhow::Result<Arc<Postgres>> {
 
 /// An example task's module.
 pub(crate) fn example(name: &str) -> anyhow::Result<Vec<u8>> {
-    let path = target_dir().join("stem-modules").join(name).join(format!("{name}.wasm"));
-    std::fs::read(&path).with_context(|| {
-        format!(
-            "{} is not there; build the example tasks first: cargo xtask guests",
-            path.display()
-        )
+    built(&target_dir().join("stem-modules").join(name).join(format!("{name}.wasm")))
+}
+
+/// The module of `tests/bench/guest`.
+pub(crate) fn bench_guest() -> anyhow::Result<Vec<u8>> {
+    built(&target_dir().join("guests/wasm32-wasip2/release/bench-guest.wasm"))
+}
+
+fn built(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| {
+        format!("{} is not there; build the guests first: cargo xtask guests", path.display())
     })
 }

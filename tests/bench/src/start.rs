@@ -30,7 +30,7 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
         worker.stop()?;
     }
     let (p50, _, max) = spread(&mut figures);
-    let what = "worker start → ready, 20 modules, 100,000 revocations, Redis";
+    let what = "worker start → ready, 20 modules, 100,000 revocations, Redis, AOF everysec";
     Ok(vec![
         row(format!("{what}: compiling"), compiling.as_secs_f64(), "s"),
         row(format!("{what}: p50"), p50, "ms").at_most(150.0),

@@ -60,7 +60,7 @@ fn cells(figure: &Figure, comparison: Option<&Comparison<'_>>) -> [String; 7] {
 }
 
 /// As many digits as somebody can use, and commas between thousands.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     if size < 1_000.0 {
         let digits = if size >= 100.0 {

@@ -94,7 +94,8 @@ async fn prepare(
         );
     }
     let telemetry = OfWorker::start(settings, &config, &own.host.value)?;
-    let mut builder = Worker::builder(backends, config);
+    // The sandbox and the modules are prepared meanwhile.
+    let mut builder = Worker::builder(backends, config).read_ahead();
     if let Some(telemetry) = &telemetry {
         builder = builder.observer(telemetry.telemetry().observer());
     }

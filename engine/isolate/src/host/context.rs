@@ -8,7 +8,7 @@ impl types::Host for ComponentState {}
 impl context::Host for ComponentState {
     fn info(&mut self) -> wasmtime::Result<context::TaskInfo> {
         self.attempt.enter()?;
-        let info = &self.attempt.info;
+        let info = &self.attempt.spec.info;
         Ok(context::TaskInfo {
             task_id: info.task_id.clone(),
             task_name: info.task_name.clone(),

@@ -23,7 +23,7 @@ impl AttemptState {
         if self.revealed.insert(name.to_owned()) {
             let line = format!("the secret {name} was revealed to the guest");
             let fields = [
-                ("task".to_owned(), self.info.task_id.clone()),
+                ("task".to_owned(), self.spec.info.task_id.clone()),
                 ("secret".to_owned(), name.to_owned()),
             ];
             self.host.log(LogLevel::Warn, &line, &fields);

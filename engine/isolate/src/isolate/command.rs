@@ -13,7 +13,7 @@ use crate::exit;
 use crate::host::proc_exit;
 use crate::host::raw::{self, RawState};
 use crate::host::stdio::Output;
-use crate::host::{AttemptState, ComponentState, CoreState, LogLevel};
+use crate::host::{ComponentState, CoreState, LogLevel};
 use crate::limiter::{Limiter, Refused};
 use crate::module;
 use crate::report::{Kind, Report};
@@ -32,13 +32,12 @@ impl Run {
         &self,
         pre: &wasmtime_wasi::p2::bindings::CommandPre<ComponentState>,
         input: Vec<u8>,
-        attempt: AttemptState,
     ) -> Outcome {
         let stdout = self.printed();
         let stderr = Output::errors(self.logs.clone());
         let mut wasi = setup::wasi(&self.spec, stdout.clone(), stderr.clone(), Some(input));
         setup::environment(&mut wasi, &self.spec);
-        let mut store = match self.component_store(wasi, attempt).await {
+        let mut store = match self.component_store(wasi).await {
             Ok(store) => store,
             Err(outcome) => return outcome,
         };
@@ -67,7 +66,6 @@ impl Run {
         &self,
         pre: &wasmtime::InstancePre<CoreState>,
         input: Vec<u8>,
-        attempt: AttemptState,
         entry: Entry,
     ) -> Outcome {
         let by_calls = entry == Entry::Run
@@ -91,6 +89,7 @@ impl Run {
             Err(outcome) => return outcome,
         };
         let raw = RawState::new(input, info);
+        let attempt = self.attempt();
         let state = CoreState { wasi: wasi.build_p1(), files: files.into(), attempt, raw };
         let mut store = setup::store(&self.sandbox, state, |state| &mut state.attempt);
         let called = async {

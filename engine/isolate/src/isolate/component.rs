@@ -7,24 +7,23 @@ use stem_core::outcome::{Outcome, RetryAdvice};
 use super::{Run, setup};
 use crate::host::abi::{self, types};
 use crate::host::stdio::Output;
-use crate::host::{AttemptState, ComponentState, LogLevel};
+use crate::host::{ComponentState, LogLevel};
 
 impl Run {
     pub(super) async fn task(
         &self,
         pre: &abi::IsolatePre<ComponentState>,
         input: Vec<u8>,
-        attempt: AttemptState,
     ) -> Outcome {
         let stdout = Output::lines(self.logs.clone(), LogLevel::Info);
         let stderr = Output::lines(self.logs.clone(), LogLevel::Info);
         let mut wasi = setup::wasi(&self.spec, stdout.clone(), stderr.clone(), None);
         setup::settings(&mut wasi, &self.spec);
-        let mut store = match self.component_store(wasi, attempt).await {
+        let mut store = match self.component_store(wasi).await {
             Ok(store) => store,
             Err(outcome) => return outcome,
         };
-        let media_type = self.spec.input.media_type.clone();
+        let input = types::Payload { media_type: self.spec.input.media_type.clone(), bytes: input };
         let called = async {
             let isolate = pre.instantiate_async(&mut store).await?;
             // The result's bytes are counted too: a result just over its own bound is told as that.
@@ -32,7 +31,6 @@ impl Run {
                 setup::CALL_BYTES
                     + usize::try_from(self.spec.limits.result_bytes).unwrap_or(usize::MAX / 4),
             );
-            let input = types::Payload { media_type, bytes: input };
             isolate.stem_task_handler().call_run(&mut store, &input).await
         }
         .await;

@@ -19,8 +19,8 @@ local function publish(i, seq, here)
     return holder
   end
   local delayed = not_before ~= '' and tonumber(not_before) > now
-  redis.call('HSET', task_key(id), 'q', queue, 'n', name, 'p', ARGV[i + 3], 's', seq, 'k', 0, 'r', 0, 'd', 0,
-    'l', 0, 'ph', delayed and DELAYED or READY, 'at', delayed and not_before or now)
+  redis.call('HSET', task_key(id), 'q', queue, 'n', name, 'p', ARGV[i + 3], 's', text[seq], 'k', '0', 'r', '0',
+    'd', '0', 'l', '0', 'ph', delayed and DELAYED or READY, 'at', delayed and not_before or text[now])
   if #ARGV[i + 6] > SMALL then
     redis.call('HSET', task_key(id), 'z', #ARGV[i + 6])
   end

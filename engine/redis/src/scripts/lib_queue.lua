@@ -26,7 +26,7 @@ local function add(key, score, id)
     list = {}
     adds[key] = list
   end
-  list[#list + 1] = score
+  list[#list + 1] = text[score]
   list[#list + 1] = id
 end
 
@@ -115,7 +115,7 @@ end
 -- Puts a delivery that is held back to its place, as if it had not been made.
 local function put_back(id, queue)
   local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 'd')
-  redis.call('HSET', task_key(id), 'ph', READY, 'at', now, 'd', tonumber(d[4]) - 1)
+  redis.call('HSET', task_key(id), 'ph', READY, 'at', text[now], 'd', text[tonumber(d[4]) - 1])
   add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id)
 end
 

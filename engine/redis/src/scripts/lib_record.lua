@@ -49,10 +49,10 @@ local function queue_record(id, queue, name, max_retries, enqueued_at, not_befor
     return
   end
   if not_before ~= '' then
-    redis.call('HSET', key, 'q', queue, 'n', name, 'st', 'queued', 'a', 0, 'mr', max_retries, 'dc', 0, 'k', 0,
+    redis.call('HSET', key, 'q', queue, 'n', name, 'st', 'queued', 'a', '0', 'mr', max_retries, 'dc', '0', 'k', '0',
       'eq', enqueued_at, 'nb', not_before)
   else
-    redis.call('HSET', key, 'q', queue, 'n', name, 'st', 'queued', 'a', 0, 'mr', max_retries, 'dc', 0, 'k', 0,
+    redis.call('HSET', key, 'q', queue, 'n', name, 'st', 'queued', 'a', '0', 'mr', max_retries, 'dc', '0', 'k', '0',
       'eq', enqueued_at)
   end
   if parent ~= '' then
@@ -60,7 +60,7 @@ local function queue_record(id, queue, name, max_retries, enqueued_at, not_befor
   end
   -- In the order of recording: by the millisecond, and by a count within it.
   local count = redis.call('INCR', P .. 't/count')
-  redis.call('ZADD', P .. 't/all', now * 1024 + count % 1024, id)
+  redis.call('ZADD', P .. 't/all', text[now * 1024 + count % 1024], id)
 end
 
 local function runs(r, token, owner)
@@ -80,7 +80,7 @@ local function begin_record(id, token, owner, attempt, deliveries, at, worker)
   if token <= tonumber(r[2]) or not MAY[r[1]]['running'] then
     return false
   end
-  redis.call('HSET', key, 'st', 'running', 'k', token, 'o', owner, 'a', attempt, 'dc', deliveries, 'sa', at,
+  redis.call('HSET', key, 'st', 'running', 'k', text[token], 'o', owner, 'a', attempt, 'dc', deliveries, 'sa', at,
     'w', worker)
   if token > 1 then
     redis.call('HDEL', key, 'pr', 'f')
@@ -118,7 +118,13 @@ local function settle_record(id, token, owner, i)
     return false, after
   end
   local begun = token == known
-  local set = { 'st', target, 'k', token, 'o', owner, 'sk', token, unpack(ARGV, i + 6, after - 1) }
+  local set = { 'st', target, 'sk', text[token], unpack(ARGV, i + 6, after - 1) }
+  if not begun then
+    set[#set + 1] = 'k'
+    set[#set + 1] = text[token]
+    set[#set + 1] = 'o'
+    set[#set + 1] = owner
+  end
   local final = MAY[target]['final']
   if final then
     set[#set + 1] = 'fa'

@@ -70,14 +70,15 @@ for q = first_queue, last_queue do
         break
       end
       local token, retries, deliveries = tonumber(d[1]) + 1, tonumber(d[2]), tonumber(d[3]) + 1
-      redis.call('HSET', task_key(id), 'ph', LEASED, 'at', until_, 'k', token, 'o', owner, 'd', deliveries)
+      redis.call('HSET', task_key(id), 'ph', LEASED, 'at', text[until_], 'k', text[token], 'o', owner, 'd',
+        text[deliveries])
       remove(found[f].key, id)
       add(P .. 'q/leased/' .. queue, until_, id)
-      taken[#taken + 1] = token .. ' ' .. id
+      taken[#taken + 1] = text[token] .. ' ' .. id
       wires[#wires + 1] = P .. 'q/wire/' .. id
       answer[#answer + 1] = { id, queue, token, retries, deliveries, tonumber(d[4]) }
       if here then
-        begin_record(id, token, owner, retries + 1, deliveries, now, worker)
+        begin_record(id, token, owner, text[retries + 1], text[deliveries], text[now], worker)
       end
     end
     missing = math.max(0, missing - #found)

@@ -5,7 +5,7 @@
 //! | `open` | files and their modes, settings of a connection, migrations |
 //! | `writer` | one task that commits whatever waits as one transaction |
 //! | `lane` | calls of one kind that meet at the writer become one batch |
-//! | `watch` | waking up when this or another process has committed |
+//! | `watch`, `pace` | waking up when this or another process has committed, and how often |
 //! | `error` | result codes as classes, with what to do about them |
 //! | `broker`, `records`, `dead_letter`, `revoke`, `control`, `presence`, `modules`, `buckets` | one trait each |
 //!
@@ -19,6 +19,7 @@ mod error;
 mod lane;
 mod modules;
 mod open;
+mod pace;
 mod presence;
 mod records;
 mod revoke;
@@ -31,6 +32,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -80,6 +82,8 @@ pub struct Sqlite {
     jobs: mpsc::Sender<Box<dyn Job>>,
     readers: SqlitePool,
     changes: Changes,
+    /// Whether the last request for deliveries left nothing: then the next looks before it takes the write lock.
+    quiet: AtomicBool,
     publishes: ByRecords<Publish>,
     settlements: ByRecords<SettleBatch>,
 }
@@ -122,7 +126,7 @@ impl Sqlite {
             opened.settings.clone(),
             Arc::clone(&options.clock),
             options.busy_timeout,
-            changes.bells(),
+            changes.herald(),
         );
         Ok(Arc::new(Self {
             service: ServiceId(format!("sqlite:{}", opened.path.display())),
@@ -130,6 +134,7 @@ impl Sqlite {
             jobs,
             readers: open::readers(&opened.settings),
             changes,
+            quiet: AtomicBool::new(false),
             publishes: ByRecords::new(|records| Publish { records }),
             settlements: ByRecords::new(|records| SettleBatch { records }),
         }))

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::error::is_busy;
-use crate::bells::Bells;
+use super::watch::Herald;
 pub(super) use crate::bells::Topics;
 use crate::fault::Fault;
 
@@ -133,7 +133,7 @@ struct Writer {
     settings: SqliteConnectOptions,
     clock: Arc<dyn Clock>,
     patience: Duration,
-    bells: Bells,
+    herald: Herald,
 }
 
 /// Starts the writer; it ends when the last sender is gone and everything sent is done.
@@ -142,13 +142,13 @@ pub(super) fn start(
     settings: SqliteConnectOptions,
     clock: Arc<dyn Clock>,
     patience: Duration,
-    bells: Bells,
+    herald: Herald,
 ) -> mpsc::Sender<Box<dyn Job>> {
     let (sender, jobs) = mpsc::channel(QUEUE);
     // Waiting inside SQLite would be deaf and slow; see `lock`.
     let settings = settings.busy_timeout(Duration::ZERO);
     let writer =
-        Writer { connection: Some(connection), syncs: true, settings, clock, patience, bells };
+        Writer { connection: Some(connection), syncs: true, settings, clock, patience, herald };
     tokio::spawn(writer.run(jobs));
     sender
 }
@@ -190,7 +190,7 @@ impl Writer {
             rings.0 |= topics.0;
             left.extend(undo);
         }
-        self.bells.ring(rings);
+        self.herald.tell(rings);
         left
     }
 

@@ -85,20 +85,30 @@ const LEASE: &str = concat!(
         (SELECT wire FROM envelopes WHERE envelopes.seq = deliveries.seq) AS wire"
 );
 
-const NEXT_DUE: &str = "
+macro_rules! next_due {
+    () => {
+        "
     SELECT min(at) FROM (
         SELECT min(at) AS at FROM deliveries WHERE phase = 1
         UNION ALL
         SELECT min(at) FROM deliveries WHERE phase = 2
-    )";
+    )"
+    };
+}
 
-/// Whether anything with these names is ready in these queues.
-const ANY_READY: &str = "
+const NEXT_DUE: &str = next_due!();
+
+/// Whether anything with these names is ready in these queues, and the same.
+const OUTLOOK: &str = concat!(
+    "
     SELECT EXISTS (
         SELECT 1 FROM json_each(?1) AS queue CROSS JOIN json_each(?2) AS known
         CROSS JOIN deliveries AS d ON d.phase = 0 AND d.queue = queue.value AND d.name = known.value
         WHERE NOT EXISTS (SELECT 1 FROM queues WHERE queues.name = queue.value AND paused_since IS NOT NULL)
-    )";
+    ), (",
+    next_due!(),
+    ")"
+);
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -284,7 +294,7 @@ async fn read(
 
 /// The statements that run while the lock is held, for the test that walks their plans.
 #[cfg(test)]
-pub(in crate::sqlite) const HOT: [&str; 4] = [PROMOTE, LEASE, NEXT_DUE, ANY_READY];
+pub(in crate::sqlite) const HOT: [&str; 4] = [PROMOTE, LEASE, NEXT_DUE, OUTLOOK];
 
 /// What a look without the write lock found.
 pub(super) enum Outlook {
@@ -299,12 +309,11 @@ pub(super) async fn look(
     request: &ReceiveRequest,
     now: Timestamp,
 ) -> Result<Outlook, Fault> {
-    let ready: bool = sqlx::query_scalar(ANY_READY)
+    let (ready, due): (bool, Option<i64>) = sqlx::query_as(OUTLOOK)
         .bind(to_json(&request.queues))
         .bind(to_json(&*request.names))
-        .fetch_one(&mut *conn)
+        .fetch_one(conn)
         .await?;
-    let due: Option<i64> = sqlx::query_scalar(NEXT_DUE).fetch_one(&mut *conn).await?;
     let due = due.map(time);
     if ready || due.is_some_and(|due| due <= now) {
         return Ok(Outlook::Something);

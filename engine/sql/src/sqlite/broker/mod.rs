@@ -6,6 +6,7 @@ mod queues;
 mod settle;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use stem_core::backend::broker::{
@@ -32,6 +33,16 @@ pub(super) fn hot_statements() -> impl Iterator<Item = &'static str> {
     publish::HOT.into_iter().chain(claim::HOT).chain(settle::HOT)
 }
 
+impl Sqlite {
+    async fn look(&self, request: &ReceiveRequest) -> Result<Outlook, BackendError> {
+        let looked = async {
+            let mut reader = self.reader().await?;
+            claim::look(&mut reader, request, self.now()).await
+        };
+        self.bounded("look for deliveries", looked).await
+    }
+}
+
 #[async_trait]
 impl Broker for Sqlite {
     fn service(&self) -> &ServiceId {
@@ -54,32 +65,36 @@ impl Broker for Sqlite {
             let subscribed = async { self.changes.subscribe(Topic::Work).await };
             news = Some(self.bounded("watch the database", subscribed).await?);
         }
+        // Waiting costs reads only: the write lock is taken when there is something to take.
+        let mut quiet = news.is_some() && self.quiet.load(Ordering::Relaxed);
         loop {
             if let Some(news) = &mut news {
                 news.seen();
             }
-            let claimed = self.write(Claim { request: Arc::clone(&request) }).await?;
-            let Some(news) = news.as_mut().filter(|_| claimed.deliveries.is_empty()) else {
-                return Ok(claimed.deliveries);
+            let outlook = if quiet { self.look(&request).await? } else { Outlook::Something };
+            let next_due = match outlook {
+                Outlook::Nothing { due } => due,
+                Outlook::Something => {
+                    let claimed = self.write(Claim { request: Arc::clone(&request) }).await?;
+                    quiet = claimed.deliveries.len() < request.max;
+                    if news.is_none() || !claimed.deliveries.is_empty() {
+                        self.quiet.store(quiet, Ordering::Relaxed);
+                        return Ok(claimed.deliveries);
+                    }
+                    claimed.next_due
+                }
             };
-            let mut next_due = claimed.next_due;
-            // Waiting costs reads only: the write lock is taken when there is something to take.
-            loop {
-                let left = request.wait.saturating_sub(started.elapsed());
-                if left.is_zero() {
-                    return Ok(Vec::new());
-                }
-                let until_due = next_due.map_or(LOOK_AGAIN, |due| self.now().until(due));
-                news.wait(left.min(until_due).min(LOOK_AGAIN)).await;
-                news.seen();
-                let outlook = async {
-                    let mut reader = self.reader().await?;
-                    claim::look(&mut reader, &request, self.now()).await
-                };
-                match self.bounded("look for deliveries", outlook).await? {
-                    Outlook::Something => break,
-                    Outlook::Nothing { due } => next_due = due,
-                }
+            let left = request.wait.saturating_sub(started.elapsed());
+            let until_due = next_due.map_or(LOOK_AGAIN, |due| self.now().until(due));
+            let pause = left.min(until_due).min(LOOK_AGAIN);
+            let came = match &mut news {
+                Some(news) => news.wait(pause).await,
+                None => false,
+            };
+            // The next request begins with a look.
+            if left.is_zero() || (!came && pause == left) {
+                self.quiet.store(true, Ordering::Relaxed);
+                return Ok(Vec::new());
             }
         }
     }
