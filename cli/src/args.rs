@@ -6,6 +6,7 @@
 )]
 
 mod dead;
+mod keys;
 mod module;
 mod multi;
 mod probe;
@@ -22,6 +23,7 @@ use stem_core::id::{Digest, Namespace, QueueName, TaskId, TaskName};
 use stem_engine::units::duration;
 
 pub use self::dead::*;
+pub use self::keys::*;
 pub use self::module::*;
 pub use self::multi::*;
 pub use self::probe::*;
@@ -166,6 +168,15 @@ Examples:
   stem queue pause mail --reason 'the relay is down'"
     )]
     Queue(Queue),
+    /// Make and list the keys that commands, replies and tasks are signed with
+    #[command(
+        subcommand,
+        after_help = "Examples:
+  stem keys new ops --role control
+  stem keys rotate ops --lead 1h --overlap 7d
+  stem keys list"
+    )]
+    Keys(Keys),
     /// See every setting and where it comes from
     #[command(
         subcommand,

@@ -6,6 +6,7 @@ mod consent;
 mod dlq;
 mod health;
 mod help;
+mod keys;
 mod man;
 mod module;
 mod queue;
@@ -16,7 +17,7 @@ mod worker;
 
 use std::io::IsTerminal;
 
-use crate::args::{Cli, Command, ServiceArgs, Worker};
+use crate::args::{Cli, Command, ServiceArgs};
 use crate::env::Environment;
 use crate::error::{CliError, Outcome};
 use crate::logging;
@@ -79,16 +80,13 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Man { dir } => man::run(dir.as_deref()),
         Command::Help { topic } => help::run(&topic),
         Command::Top(args) => with_runtime(top::run(&context, args)),
-        // The quick way: no settings, no threads, no service.
-        Command::Worker(Worker::Healthcheck(args)) if !args.ready => {
-            worker::healthcheck::live(&args)
-        }
-        Command::Worker(command) => with_runtime(worker::run(&context, command)),
+        Command::Worker(command) => worker::run(&context, command),
         Command::Revokes(command) => with_runtime(revokes::run(&context, command)),
         Command::Task(command) => with_runtime(task::run(&context, command)),
         Command::Module(command) => with_runtime(module::run(&context, command)),
         Command::Dlq(command) => with_runtime(dlq::run(&context, command)),
         Command::Queue(command) => with_runtime(queue::run(&context, command)),
+        Command::Keys(command) => keys::run(&context, command),
         Command::Config(command) => config::run(&context, command),
         Command::Health(json) => with_runtime(health::run(&context, json)),
     }

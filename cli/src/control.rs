@@ -3,16 +3,22 @@
 //! Expected are the workers that were named, or else those whose heartbeat is fresh. It ends as soon as all of them
 //! have answered, or when the time is up.
 
-use std::collections::BTreeSet;
+mod sealed;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
-use stem_core::backend::BackendError;
 use stem_core::backend::control::Position;
 use stem_core::control::{Answer, Command, Order, Reply};
 use stem_core::id::{Namespace, RequestId, WorkerId};
+use stem_core::machine::gate::LONGEST;
 use stem_core::time::Clock;
+use stem_engine::signing::Keys;
 use stem_engine::{Backends, SystemClock, units};
+
+pub use self::sealed::may_order;
 
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
@@ -34,6 +40,8 @@ pub struct Request {
     pub timeout: Duration,
     /// Who asks.
     pub requester: String,
+    /// What the command is signed with, and whose replies are believed.
+    pub keys: Arc<Keys>,
     /// Whether it is sent where nobody is expected to answer: harmless for what a worker learns from a store anyway,
     /// and never right for a shutdown, which a worker that starts a moment later would obey.
     pub send_to_nobody: bool,
@@ -61,8 +69,41 @@ pub struct Answers {
     pub expected: Vec<WorkerId>,
     /// Who did, sorted by worker.
     pub replies: Vec<Arrived>,
+    /// How many replies were not taken for one, by the reason in a word.
+    pub refused: BTreeMap<&'static str, u64>,
     /// Start to end.
     pub elapsed: Duration,
+}
+
+/// What has come in to a request.
+#[derive(Debug, Default)]
+struct Received {
+    replies: Vec<Arrived>,
+    refused: BTreeMap<&'static str, u64>,
+}
+
+impl Received {
+    /// Takes a reply in; says whose it is.
+    fn take(
+        &mut self,
+        keys: &Keys,
+        command: &Command,
+        text: &str,
+        latency: Duration,
+    ) -> Option<WorkerId> {
+        match sealed::read(keys, command, text) {
+            Ok(Reply { worker, answer, .. }) => {
+                if self.replies.iter().all(|known| known.worker != worker) {
+                    self.replies.push(Arrived { worker: worker.clone(), answer, latency });
+                }
+                Some(worker)
+            }
+            Err(reason) => {
+                *self.refused.entry(reason.as_str()).or_default() += 1;
+                None
+            }
+        }
+    }
 }
 
 fn new_request_id() -> RequestId {
@@ -70,7 +111,7 @@ fn new_request_id() -> RequestId {
 }
 
 /// Sends a command and collects the answers.
-pub async fn ask(backends: &Backends, request: Request) -> Result<Answers, BackendError> {
+pub async fn ask(backends: &Backends, request: Request) -> Result<Answers, CliError> {
     let started = Instant::now();
     let request_id = new_request_id();
     let named: BTreeSet<WorkerId> = request.workers.into_iter().collect();
@@ -84,61 +125,73 @@ pub async fn ask(backends: &Backends, request: Request) -> Result<Answers, Backe
     } else {
         named.clone()
     };
-    let mut replies = Vec::new();
+    let mut received = Received::default();
     if !expected.is_empty() || request.send_to_nobody {
         let issued_at = SystemClock.now();
+        let life = request.timeout.max(SHORTEST_LIFE);
+        let (role, scope) = (request.order.role(), request.namespace.as_str());
+        // No worker obeys a signed one that holds for longer.
+        let is_signed = request.keys.signer(role, scope, issued_at).is_some();
+        let life = if is_signed { life.min(LONGEST) } else { life };
         let command = Command {
             request_id: request_id.clone(),
             namespace: request.namespace.clone(),
             targets: (!named.is_empty()).then(|| named.into_iter().collect()),
             order: request.order,
             issued_at,
-            expires_at: issued_at.after(request.timeout.max(SHORTEST_LIFE)),
+            expires_at: issued_at.after(life),
             requester: request.requester,
         };
         let sent = Instant::now();
-        backends.control.send(&command).await?;
+        backends.control.send(&sealed::frame(&request.keys, &command)?).await?;
         if !expected.is_empty() {
-            replies = collect(backends, &command, &expected, sent, request.timeout).await?;
+            let waiting = Waiting { sent, timeout: request.timeout };
+            received = collect(backends, &request.keys, &command, &expected, waiting).await?;
         }
         if let Err(error) = backends.control.prune().await {
             // Housekeeping; workers do it too.
             tracing::debug!(%error, "expired commands stay for now");
         }
     }
-    replies.sort_by(|one: &Arrived, other| one.worker.cmp(&other.worker));
+    received.replies.sort_by(|one, other| one.worker.cmp(&other.worker));
     Ok(Answers {
         request_id,
         namespace: request.namespace,
         expected: expected.into_iter().collect(),
-        replies,
+        replies: received.replies,
+        refused: received.refused,
         elapsed: started.elapsed(),
     })
 }
 
-async fn collect(
-    backends: &Backends,
-    command: &Command,
-    expected: &BTreeSet<WorkerId>,
+/// Since when and for how long answers are waited for.
+struct Waiting {
     sent: Instant,
     timeout: Duration,
-) -> Result<Vec<Arrived>, BackendError> {
+}
+
+async fn collect(
+    backends: &Backends,
+    keys: &Keys,
+    command: &Command,
+    expected: &BTreeSet<WorkerId>,
+    Waiting { sent, timeout }: Waiting,
+) -> Result<Received, CliError> {
     let mut silent = expected.clone();
-    let mut arrived: Vec<Arrived> = Vec::new();
+    let mut received = Received::default();
     let mut after = Position::default();
     loop {
         let left = timeout.saturating_sub(sent.elapsed());
         let replies =
             backends.control.replies(&command.namespace, &command.request_id, after, left).await?;
-        for (position, Reply { worker, answer, .. }) in replies {
+        for (position, text) in replies {
             after = after.max(position);
-            silent.remove(&worker);
-            if arrived.iter().all(|known| known.worker != worker) {
-                arrived.push(Arrived { worker, answer, latency: sent.elapsed() });
+            if let Some(worker) = received.take(keys, command, &text, sent.elapsed()) {
+                silent.remove(&worker);
             }
         }
         if silent.is_empty() || sent.elapsed() >= timeout {
-            return Ok(arrived);
+            return Ok(received);
         }
     }
 }
@@ -151,6 +204,7 @@ impl Answers {
             namespace: namespace.clone(),
             expected: Vec::new(),
             replies: Vec::new(),
+            refused: BTreeMap::new(),
             elapsed: Duration::ZERO,
         }
     }
@@ -204,10 +258,17 @@ impl Answers {
             "elapsedMs": millis(self.elapsed),
             "replies": replies,
         });
-        match envelope {
+        let mut document = match envelope {
             Value::Object(map) => map,
             _ => Map::new(),
+        };
+        if !self.refused.is_empty() {
+            let refused = self.refused.iter();
+            let rows: Vec<Value> =
+                refused.map(|(reason, count)| json!({"reason": reason, "count": count})).collect();
+            document.insert("refusedReplies".to_owned(), Value::Array(rows));
         }
+        document
     }
 
     /// Writes the answers, names who is missing, and says how the command ended. `row` gives the cells behind the
@@ -250,6 +311,9 @@ impl Answers {
         let ending = self.ending();
         let missing: Vec<&str> = self.missing().into_iter().map(WorkerId::as_str).collect();
         let waited = units::write_duration(rounded(self.elapsed));
+        for (reason, count) in &self.refused {
+            say(format!("warning: replies that were left out ({reason}): {count}"));
+        }
         match ending {
             Ending::Nothing if self.expected.is_empty() => Err(CliError::nothing(
                 format!("no worker is alive in namespace {}", self.namespace),
@@ -303,6 +367,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use stem_core::control::ControlError;
+    use stem_core::control::wire::{self, ReplyFrame};
 
     fn answers(expected: &[&str], replies: &[(&str, bool)]) -> Answers {
         Answers {
@@ -323,6 +388,7 @@ mod tests {
                     latency: Duration::from_micros(1_900),
                 })
                 .collect(),
+            refused: BTreeMap::new(),
             elapsed: Duration::from_micros(3_100),
         }
     }
@@ -354,6 +420,62 @@ mod tests {
         );
         let document = answers(&["a"], &[("a", false)]).document();
         assert_eq!(document["replies"][0]["error"], json!({"code": "c", "message": "m"}));
+        let refused = BTreeMap::from([("malformed", 2)]);
+        let document = Answers { refused, ..answers(&["a"], &[("a", true)]) }.document();
+        assert_eq!(document["refusedReplies"], json!([{"reason": "malformed", "count": 2}]));
+    }
+
+    /// The reply of a worker to the first command in the log.
+    async fn reply_to_first(worker: &Backends, name: &str) -> Reply {
+        let namespace = Namespace::new("stem").unwrap();
+        let read =
+            worker.control.commands(&namespace, Position::default(), Duration::from_secs(5)).await;
+        Reply {
+            request_id: wire::command(read.unwrap()[0].1.as_bytes()).unwrap().request_id,
+            worker: WorkerId::new(name).unwrap(),
+            answer: Answer::Ok { payload: json!({"state": "running"}) },
+        }
+    }
+
+    /// Anybody who can write to the store can leave one there.
+    #[tokio::test]
+    async fn a_reply_that_is_none_is_counted_and_hides_no_other() {
+        let backends = Backends::all_in_one(stem_memory::Memory::new(Arc::new(SystemClock)));
+        let worker = backends.clone();
+        let answering = tokio::spawn(async move {
+            let namespace = Namespace::new("stem").unwrap();
+            let good = reply_to_first(&worker, "b").await;
+            let planted = |name: &str, text: String| {
+                let worker = WorkerId::new(name).unwrap();
+                ReplyFrame { worker, text, ..ReplyFrame::plain(&good) }
+            };
+            let other = Reply {
+                request_id: RequestId::new("another").unwrap(),
+                worker: WorkerId::new("a").unwrap(),
+                answer: good.answer.clone(),
+            };
+            for frame in [
+                planted("x", "nonsense".to_owned()),
+                planted("y", String::new()),
+                planted("a", ReplyFrame::plain(&other).text),
+                ReplyFrame::plain(&good),
+            ] {
+                worker.control.reply(&namespace, &frame).await.unwrap();
+            }
+        });
+        let request = Request {
+            order: Order::Ping {},
+            workers: ["a", "b"].map(|name| WorkerId::new(name).unwrap()).to_vec(),
+            namespace: Namespace::new("stem").unwrap(),
+            timeout: Duration::from_secs(1),
+            requester: "test".into(),
+            keys: Keys::none(),
+            send_to_nobody: false,
+        };
+        let answers = ask(&backends, request).await.unwrap();
+        answering.await.unwrap();
+        assert_eq!((answers.ending(), answers.missing()[0].as_str()), (Ending::Partial, "a"));
+        assert_eq!(answers.refused, BTreeMap::from([("malformed", 2), ("replayed", 1)]));
     }
 
     #[tokio::test]
@@ -363,17 +485,8 @@ mod tests {
         let worker = backends.clone();
         let answering = tokio::spawn(async move {
             let namespace = Namespace::new("stem").unwrap();
-            let commands = worker
-                .control
-                .commands(&namespace, Position::default(), Duration::from_secs(5))
-                .await
-                .unwrap();
-            let reply = Reply {
-                request_id: commands[0].1.request_id.clone(),
-                worker: WorkerId::new("a").unwrap(),
-                answer: Answer::Ok { payload: json!({"state": "running"}) },
-            };
-            worker.control.reply(&namespace, &reply).await.unwrap();
+            let reply = reply_to_first(&worker, "a").await;
+            worker.control.reply(&namespace, &ReplyFrame::plain(&reply)).await.unwrap();
         });
         let request = Request {
             order: Order::Ping {},
@@ -381,6 +494,7 @@ mod tests {
             namespace,
             timeout: Duration::from_secs(30),
             requester: "test".into(),
+            keys: Keys::none(),
             send_to_nobody: false,
         };
         let answers = ask(&backends, request.clone()).await.unwrap();

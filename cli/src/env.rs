@@ -54,6 +54,12 @@ variables! {
     POLICY = "STEM_POLICY", "A file that says what modules may reach and use at most, like --policy of worker start, worker diagnose, task run and module check.", "modules of --modules and of task run get what the manifest beside them asks for; pushed ones get no more than scratch space, children and buckets";
     OTLP_ENDPOINT = "STEM_OTLP_ENDPOINT", "Where metrics and traces are sent, as OTLP over HTTP: http://host:4318 or https://…", "nowhere";
     MODULE_TRUST = "STEM_MODULE_TRUST", "A file of publishers' public keys, like --trust of worker start: only pushed modules that one of them signed are fetched and run. `module push` warns by it.", "whoever can write to the module store is trusted";
+    SIGNING_PUBLIC_KEYS = "STEM_SIGNING_PUBLIC_KEYS", "A file of public keys with their roles, like --signers of worker start: whose commands, replies and tasks are believed, and which must be signed. `stem keys new` writes it.", "nothing is checked";
+    SIGNING_PRIVATE_KEYS = "STEM_SIGNING_PRIVATE_KEYS", "A file of Ed25519 keys that this process signs commands, replies and tasks with; only for its owner (mode 0600).", "nothing is signed";
+    SIGNING_KEYS = "STEM_SIGNING_KEYS", "A file of HMAC-SHA256 keys, which both sign and verify; only for its owner (mode 0600).", "none";
+    SIGNING_ACTIVE_KEY = "STEM_SIGNING_ACTIVE_KEY", "The id of the key to sign with wherever it may.", "of the keys that may, the one that became good last";
+    SIGNING_ALGORITHM = "STEM_SIGNING_ALGORITHM", "ed25519 or hmac-sha256: which kind `stem keys new` makes, and which is signed with where keys of both kinds may.", "ed25519";
+    HARDENING = "STEM_HARDENING", "What a worker's process gives up that it does not need, like --hardening of worker start: auto (what the kernel can), off, or require (all of it, or it does not start).", "auto";
     LOG = "STEM_LOG", "What is logged on standard error: off, error, warn, info, debug, trace, or target=level, with commas between them.", "info for worker start and task run, warn for the rest";
     LOG_FORMAT = "STEM_LOG_FORMAT", "How it is logged: pretty, or json (one object a line).", "pretty";
     WORKER_NODES = "STEM_WORKER_NODES", "The nodes of worker multi where none is named, with spaces between them.", "none";

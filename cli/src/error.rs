@@ -5,6 +5,7 @@ use std::fmt;
 use stem_core::backend::{BackendError, ErrorClass};
 use stem_core::envelope::EnvelopeError;
 use stem_engine::EnqueueError;
+use stem_engine::signing::NoKey;
 
 use crate::exit::Ending;
 
@@ -94,10 +95,20 @@ impl From<EnvelopeError> for CliError {
     }
 }
 
+impl From<NoKey> for CliError {
+    fn from(error: NoKey) -> Self {
+        Self::usage(
+            error,
+            "`stem keys list` shows the keys that are read here, and until when each is good; `stem keys new` makes one",
+        )
+    }
+}
+
 impl From<EnqueueError> for CliError {
     fn from(error: EnqueueError) -> Self {
         match error {
             EnqueueError::Envelope(error) => error.into(),
+            EnqueueError::NoKey(error) => error.into(),
             EnqueueError::Backend(error) => error.into(),
         }
     }

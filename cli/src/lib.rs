@@ -18,6 +18,7 @@
 //! | [`exit`], [`error`] | exit codes, and errors with a hint |
 //! | [`nodes`] | workers as processes of this machine: PID files, environment files |
 //! | [`identity`] | who asks, on which machine |
+//! | [`hardening`] | what a worker's process gives up, and what it keeps |
 //! | [`service_manager`] | what systemd is told of a worker |
 
 pub mod args;
@@ -28,6 +29,7 @@ pub mod env;
 pub mod error;
 pub mod exit;
 pub mod follow;
+pub mod hardening;
 pub mod identity;
 pub mod logging;
 pub mod nodes;

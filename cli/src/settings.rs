@@ -1,5 +1,7 @@
 //! Settings and where each comes from: flag, then environment, then `stem.toml`, then default.
 
+mod signing;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,13 +15,16 @@ use stem_core::retry::RetryPolicy;
 use stem_engine::client::DEFAULT_QUEUE;
 use stem_engine::manifest::TABLES;
 use stem_engine::units;
+use stem_harden::Mode;
 use stem_telemetry::Endpoint;
 
 use crate::connect::{SUPPORTED, ServiceUrl, Tls};
 use crate::env::{self, Environment, Variable};
 use crate::error::CliError;
 use crate::logging::{LogFilter, LogFormat};
-use crate::telemetry;
+use crate::{hardening, telemetry};
+
+pub use self::signing::Signing;
 
 /// The file that is read when no other is named, if it is there.
 pub const FILE: &str = "stem.toml";
@@ -98,6 +103,10 @@ pub struct Flags {
     pub policy: Option<PathBuf>,
     /// `--trust`.
     pub module_trust: Option<PathBuf>,
+    /// `--hardening`.
+    pub hardening: Option<Mode>,
+    /// `--signers`.
+    pub signers: Option<PathBuf>,
 }
 
 /// Every setting.
@@ -137,6 +146,10 @@ pub struct Settings {
     pub policy: Setting<Option<PathBuf>>,
     /// Who is trusted to have published what runs.
     pub module_trust: Setting<Option<PathBuf>>,
+    /// What a worker's process gives up.
+    pub hardening: Setting<Mode>,
+    /// What commands, replies and tasks are signed with.
+    pub signing: Signing,
     /// Where metrics and traces are sent.
     pub otlp_endpoint: Setting<Option<Endpoint>>,
     /// What is logged; `None` leaves it to the command.
@@ -146,7 +159,7 @@ pub struct Settings {
 }
 
 /// Every key of the table `[settings]`.
-pub const KEYS: [&str; 20] = [
+pub const KEYS: [&str; 26] = [
     "broker-url",
     "result-backend-url",
     "revoke-store-url",
@@ -164,6 +177,12 @@ pub const KEYS: [&str; 20] = [
     "metrics",
     "policy",
     "module-trust",
+    "signing-public-keys",
+    "signing-private-keys",
+    "signing-keys",
+    "signing-active-key",
+    "signing-algorithm",
+    "hardening",
     "otlp-endpoint",
     "log",
     "log-format",
@@ -322,6 +341,16 @@ impl Settings {
                 "module-trust",
                 |text| Ok(PathBuf::from(text)),
             )?),
+            signing: Signing::load(flags.signers.clone(), &from)?,
+            hardening: from
+                .resolve(
+                    flags.hardening,
+                    "--hardening",
+                    &[env::HARDENING],
+                    "hardening",
+                    hardening::mode,
+                )?
+                .unwrap_or_else(|| Setting::default(Mode::default())),
             otlp_endpoint: optional(from.resolve(
                 None,
                 "",
@@ -364,7 +393,7 @@ impl Settings {
         let queues: Vec<&str> = self.worker_queues.value.iter().map(QueueName::as_str).collect();
         let log = self.log.value.as_ref().map_or("", LogFilter::as_str);
         let log = if log.is_empty() { serde_json::Value::Null } else { log.into() };
-        vec![
+        let mut rows = vec![
             ("broker-url", text(&self.broker_url.value), &self.broker_url.source),
             (
                 "result-backend-url",
@@ -394,6 +423,10 @@ impl Settings {
             ("metrics", self.metrics.value.map(|at| at.to_string()).into(), &self.metrics.source),
             ("policy", path(&self.policy), &self.policy.source),
             ("module-trust", path(&self.module_trust), &self.module_trust.source),
+        ];
+        rows.extend(self.signing.rows());
+        rows.extend([
+            ("hardening", self.hardening.value.as_str().into(), &self.hardening.source),
             (
                 "otlp-endpoint",
                 self.otlp_endpoint.value.as_ref().map(ToString::to_string).into(),
@@ -401,7 +434,8 @@ impl Settings {
             ),
             ("log", log, &self.log.source),
             ("log-format", self.log_format.value.as_str().into(), &self.log_format.source),
-        ]
+        ]);
+        rows
     }
 }
 
@@ -663,6 +697,7 @@ mod tests {
             ("[settings]\nworker-queues = [1]", "list of something else"),
             ("[settings]\nmax-retries = -1", "whole number"),
             ("[settings]\nlog-format = \"yaml\"", "json or pretty"),
+            ("[settings]\nhardening = \"on\"", "auto, off or require"),
             ("[settings]\nlog = \"inof\"", "inof"),
             ("[settings]\nmetrics = \"9464\"", "like 127.0.0.1:9464"),
             ("[settings]\notlp-endpoint = \"grpc://h\"", "not gRPC"),
@@ -689,6 +724,7 @@ mod tests {
             ("STEM_METRICS", ":9464"),
             ("STEM_OTLP_ENDPOINT", "collector:4318"),
             ("STEM_LOG_FORMAT", "xml"),
+            ("STEM_HARDENING", "yes"),
         ] {
             let error = load("", &[(variable, value)], &Flags::default()).unwrap_err();
             assert!(error.what.contains(variable), "{}", error.what);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stem_core::backend::control::Position;
+use stem_core::control::wire::{self, ReplyFrame};
 use stem_core::control::{Answer, Command, ControlError, Reply};
 use stem_core::id::{Namespace, WorkerId};
 use stem_engine::Backends;
@@ -23,14 +24,14 @@ fn answer(
     replies: Vec<(&'static str, Answer)>,
 ) -> tokio::task::JoinHandle<Command> {
     tokio::spawn(async move {
-        let (_, command) = loop {
+        let command = loop {
             let seen = backends
                 .control
                 .commands(&namespace(), Position::default(), Duration::from_secs(1))
                 .await
                 .unwrap();
-            if let Some(first) = seen.into_iter().next() {
-                break first;
+            if let Some((_, text)) = seen.first() {
+                break wire::command(text.as_bytes()).unwrap();
             }
         };
         for (worker, answer) in replies {
@@ -39,7 +40,7 @@ fn answer(
                 worker: WorkerId::new(worker).unwrap(),
                 answer,
             };
-            backends.control.reply(&namespace(), &reply).await.unwrap();
+            backends.control.reply(&namespace(), &ReplyFrame::plain(&reply)).await.unwrap();
         }
         command
     })
@@ -116,8 +117,8 @@ async fn answer_next(backends: Backends, worker: &'static str) -> tokio::task::J
                 .commands(&namespace(), position, Duration::from_secs(1))
                 .await
                 .unwrap();
-            if let Some((_, command)) = seen.into_iter().next() {
-                break command;
+            if let Some((_, text)) = seen.first() {
+                break wire::command(text.as_bytes()).unwrap();
             }
         };
         let reply = Reply {
@@ -125,7 +126,7 @@ async fn answer_next(backends: Backends, worker: &'static str) -> tokio::task::J
             worker: WorkerId::new(worker).unwrap(),
             answer: ok(json!({})),
         };
-        backends.control.reply(&namespace(), &reply).await.unwrap();
+        backends.control.reply(&namespace(), &ReplyFrame::plain(&reply)).await.unwrap();
     })
 }
 

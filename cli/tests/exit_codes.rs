@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use stem_core::backend::broker::Pause;
 use stem_core::backend::control::Position;
+use stem_core::control::wire::{self, ReplyFrame};
 use stem_core::control::{Answer, ControlError, Reply};
 use stem_core::envelope::Payload;
 use stem_core::id::{Namespace, QueueName, TaskId, TaskName, WorkerId};
@@ -224,8 +225,8 @@ async fn refuse_next(backends: Backends) -> tokio::task::JoinHandle<()> {
         let command = loop {
             let wait = Duration::from_secs(1);
             let seen = backends.control.commands(&namespace, position, wait).await.unwrap();
-            if let Some((_, command)) = seen.into_iter().next() {
-                break command;
+            if let Some((_, text)) = seen.first() {
+                break wire::command(text.as_bytes()).unwrap();
             }
         };
         let error =
@@ -233,7 +234,7 @@ async fn refuse_next(backends: Backends) -> tokio::task::JoinHandle<()> {
         let worker = WorkerId::new("a").unwrap();
         let reply =
             Reply { request_id: command.request_id, worker, answer: Answer::Error { error } };
-        backends.control.reply(&namespace, &reply).await.unwrap();
+        backends.control.reply(&namespace, &ReplyFrame::plain(&reply)).await.unwrap();
     })
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use stem_core::backend::control::Position;
+use stem_core::control::wire::{self, CommandFrame};
 use stem_core::control::{Answer, Command, Order};
 use stem_core::envelope::Payload;
 use stem_core::id::{Namespace, RequestId, TaskId, TaskName};
@@ -167,10 +168,11 @@ async fn what_the_store_has_stopped_before_the_command_came_was_in_flight() {
         requester: "ann".to_owned(),
     };
     let control = &scene.backends.control;
-    control.send(&command).await.unwrap();
+    control.send(&CommandFrame::plain(&command)).await.unwrap();
     let replies =
         control.replies(&namespace, &command.request_id, Position::default(), PATIENCE).await;
-    let Answer::Ok { payload } = replies.unwrap()[0].1.answer.clone() else { panic!("an error") };
+    let reply = wire::reply(replies.unwrap()[0].1.as_bytes()).unwrap();
+    let Answer::Ok { payload } = reply.answer else { panic!("an error") };
     assert_eq!(payload["applied"], json!([scene.task]), "{payload}");
     assert_eq!(payload["terminated"][0]["id"], scene.task.as_str(), "{payload}");
     assert_eq!(payload["inflight"], json!([scene.task]), "it was, until it was stopped: {payload}");

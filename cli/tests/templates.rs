@@ -174,6 +174,15 @@ fn the_workers_unit_is_hardened_and_says_what_it_must_not_be() {
             .all(|filter| !filter.contains("@resources") || !filter.starts_with('~'))
     );
     assert_eq!(setting(&unit, "User"), "stem");
+    // Else a worker could not harden itself, just where most is done about it.
+    let own = settings(&unit, "SystemCallFilter").last().copied().unwrap().split(' ');
+    let own: Vec<_> = own.collect();
+    for call in
+        ["create_ruleset", "add_rule", "restrict_self"].map(|call| format!("landlock_{call}"))
+    {
+        assert!(own.contains(&call.as_str()), "{call}");
+    }
+    assert!(own.contains(&"seccomp"));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use stem_core::time::{Clock, Timestamp};
 use tokio::time::Instant;
 
 use crate::Backends;
+use crate::signing::{Keys, NoKey};
 
 /// The queue of tasks whose producer names none.
 pub const DEFAULT_QUEUE: &str = "default";
@@ -84,6 +85,9 @@ pub enum EnqueueError {
     /// The task breaks a bound.
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
+    /// Tasks must be signed here, and there is no key.
+    #[error(transparent)]
+    NoKey(#[from] NoKey),
     /// A service could not do its work.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -94,12 +98,20 @@ pub enum EnqueueError {
 pub struct Client {
     backends: Backends,
     clock: Arc<dyn Clock>,
+    keys: Arc<Keys>,
 }
 
 impl Client {
     /// A client of these services.
     pub fn new(backends: Backends, clock: Arc<dyn Clock>) -> Self {
-        Self { backends, clock }
+        Self { backends, clock, keys: Keys::none() }
+    }
+
+    /// Signs the tasks that it enqueues with these keys.
+    #[must_use]
+    pub fn with_keys(mut self, keys: Arc<Keys>) -> Self {
+        self.keys = keys;
+        self
     }
 
     /// The services.
@@ -143,8 +155,15 @@ impl Client {
         Ok(enqueued.pop().expect("one answer for each envelope"))
     }
 
-    /// Stores tasks in one step. The envelopes must have passed [`Envelope::check`].
+    /// Stores tasks in one step, signed where there are keys. The envelopes must have passed [`Envelope::check`].
     pub async fn enqueue_all(&self, envelopes: &[Envelope]) -> Result<Vec<Enqueued>, EnqueueError> {
+        let mut sealed = Vec::new();
+        if self.keys.is_configured() {
+            sealed.extend_from_slice(envelopes);
+            let now = self.clock.now();
+            sealed.iter_mut().try_for_each(|envelope| self.keys.seal_task(envelope, now))?;
+        }
+        let envelopes = if sealed.is_empty() { envelopes } else { &sealed };
         let published = self.backends.publish(envelopes).await?;
         Ok(envelopes
             .iter()

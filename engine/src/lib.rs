@@ -50,6 +50,7 @@ pub mod inline;
 pub mod manifest;
 pub mod modules;
 pub mod policy;
+mod quiet;
 pub mod revocations;
 pub mod signing;
 pub mod units;
@@ -61,5 +62,6 @@ pub use clock::SystemClock;
 pub use inline::{Interrupted, TaskContext, TaskError};
 pub use stem_isolate::{Child, Release};
 pub use worker::{
-    AutoscaleRules, RevokePolicy, Worker, WorkerBuilder, WorkerConfig, WorkerError, WorkerHandle,
+    AutoscaleRules, Hardening, RevokePolicy, Worker, WorkerBuilder, WorkerConfig, WorkerError,
+    WorkerHandle,
 };

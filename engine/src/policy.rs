@@ -19,7 +19,7 @@ pub mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use stem_core::grants::{ANY, BucketGrant, Grants, NamePattern, Scratch, SecretGrant};
@@ -185,6 +185,16 @@ impl Policy {
     /// What is unsafe about it and its files.
     pub fn warnings(&self) -> &[String] {
         self.0.as_ref().map_or(&[], |rules| &rules.warnings)
+    }
+
+    /// The files that it was read from: its own, and those of its secrets.
+    pub fn sources(&self) -> impl Iterator<Item = &Path> {
+        self.files().iter().map(|(path, _)| path.as_path())
+    }
+
+    /// The directories that it gives to handlers.
+    pub fn inputs(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().flat_map(|rules| rules.inputs.values().map(PathBuf::as_path))
     }
 
     /// Every file that was read, as it was then.

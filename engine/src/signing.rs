@@ -3,7 +3,12 @@
 //!
 //! A signature covers the task name, the module's digest and the manifest, so a good one cannot be moved to another
 //! name, build or set of grants. It does not cover the version: which of its releases serves is the operator's business.
+//!
+//! Who commands, answers and enqueues is another matter with other keys: [`keys`].
 
+pub mod edit;
+mod keyring;
+pub mod keys;
 pub mod live;
 
 use std::fmt;
@@ -14,6 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use stem_core::release::{Push, Release, Signature};
 
+pub use self::keys::{Algorithm, KeyFiles, KeyRow, Keys, NoKey, Opened};
 pub use self::live::TrustFile;
 use crate::policy::trusted;
 

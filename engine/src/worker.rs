@@ -42,5 +42,5 @@ mod slots;
 mod watchdog;
 
 pub use builder::WorkerBuilder;
-pub use config::{AutoscaleRules, RevokePolicy, WorkerConfig};
+pub use config::{AutoscaleRules, Hardening, RevokePolicy, WorkerConfig};
 pub use driver::{Ready, Worker, WorkerError, WorkerHandle};

@@ -14,8 +14,11 @@ use stem_core::control::Drain;
 use stem_core::envelope::{DEPTH, Payload};
 use stem_core::id::{Namespace, QueueName, TaskId, TaskName};
 use stem_core::outcome::FailureKind;
+use stem_core::seal::Role;
 use stem_core::settlement::{CHILDREN, CHILDREN_BYTES, Receipt, Settle, Settlement};
 use stem_core::task::{TaskRecord, TaskState};
+use stem_engine::signing::edit::{self, NewKey};
+use stem_engine::signing::{Algorithm, KeyFiles, Keys};
 use stem_engine::{
     Backends, Child, EnqueueOptions, Release, TaskContext, TaskError, WorkerBuilder, WorkerConfig,
 };
@@ -376,5 +379,64 @@ async fn an_attempt_that_is_over_enqueues_nothing() {
         }
         assert_eq!(records_of(&bench, "never").await, []);
         bench.stop(Drain::Hard).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn children_are_signed_by_their_worker_and_none_is_promised_that_would_be_refused() {
+    for backends in both_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| Some(dir.path().join(name));
+        let files =
+            KeyFiles { public: file("public"), private: file("private"), ..KeyFiles::default() };
+        let key = NewKey {
+            id: "w".parse().unwrap(),
+            algorithm: Algorithm::Ed25519,
+            roles: vec![Role::Publish],
+            namespaces: Vec::new(),
+            queues: vec![QueueName::new("default").unwrap()],
+            workers: Vec::new(),
+            not_after: None,
+        };
+        edit::add(&files, &key).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("public")).unwrap();
+        let text = text.replace("tasks = \"permitted\"", "tasks = \"required\"");
+        std::fs::write(dir.path().join("public"), text).unwrap();
+        let keys = Keys::open(files).unwrap();
+        let told = Told::default();
+        let mut bench = start(backends, config(), |builder| {
+            let parent = |context: TaskContext, _: Value| async move {
+                let side = Child { queue: Some(QueueName::new("side").unwrap()), ..child("leaf") };
+                for (release, key) in [(Release::Now, "now"), (Release::OnSuccess, "later")] {
+                    // Another attempt enqueues nothing again.
+                    context.enqueue(vec![keyed("leaf", key)], release).await?;
+                    let refused = context.enqueue(vec![side.clone()], release).await.unwrap_err();
+                    assert!(format!("{refused:?}").contains("no key here may sign"), "{refused:?}");
+                }
+                match context.info().attempt {
+                    1 => Err(TaskError::retryable("again", "once more")),
+                    _ => Ok(()),
+                }
+            };
+            leaf(builder.keys(Arc::clone(&keys)), &told).inline("parent", parent).unwrap()
+        })
+        .await;
+        // Not signed: no handler is called, and the letter says why.
+        let unsigned = bench.enqueue("leaf", EnqueueOptions::default()).await;
+        let failure = bench.ended(&unsigned).await.failure.expect("it was refused");
+        assert_eq!(failure.code, "signature-refused", "{failure:?}");
+        assert!(told.lock().unwrap().is_empty());
+        bench.client = bench.client.with_keys(keys);
+        let options = EnqueueOptions { retry: no_wait(), ..EnqueueOptions::default() };
+        let parent = bench.enqueue("parent", options).await;
+        let record = bench.ended(&parent).await;
+        assert_eq!((record.state, record.attempt), (TaskState::Succeeded, 2), "{record:?}");
+        let both = async {
+            while told.lock().unwrap().len() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, both).await.expect("both were signed");
+        bench.stop(Drain::Warm).await;
     }
 }

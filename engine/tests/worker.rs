@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use stem_core::backend::broker::Pause;
 use stem_core::backend::dead_letter::{DeadFilter, Replayed};
+use stem_core::control::wire::{self, CommandFrame};
 use stem_core::control::{Answer, Command, Drain, Order};
 use stem_core::id::{Namespace, RequestId};
 use stem_core::outcome::{FailureKind, StopHow};
@@ -16,6 +17,7 @@ use stem_core::task::TaskState;
 use stem_core::time::Clock;
 use stem_engine::{Backends, EnqueueOptions, SystemClock, TaskError, WorkerBuilder, WorkerConfig};
 
+mod refused;
 mod support;
 
 use support::*;
@@ -259,14 +261,16 @@ async fn commands_are_obeyed_once_and_stale_ones_never() {
     let control = Arc::clone(&bench.client.backends().control);
     let namespace = Namespace::new("stem").unwrap();
     let now = SystemClock.now();
-    let command = |id: &str, order: Order, life: Duration| Command {
-        request_id: RequestId::new(id).unwrap(),
-        namespace: namespace.clone(),
-        targets: None,
-        order,
-        issued_at: now,
-        expires_at: now.after(life),
-        requester: "test".to_owned(),
+    let command = |id: &str, order: Order, life: Duration| {
+        CommandFrame::plain(&Command {
+            request_id: RequestId::new(id).unwrap(),
+            namespace: namespace.clone(),
+            targets: None,
+            order,
+            issued_at: now,
+            expires_at: now.after(life),
+            requester: "test".to_owned(),
+        })
     };
     control
         .send(&command(
@@ -288,7 +292,8 @@ async fn commands_are_obeyed_once_and_stale_ones_never() {
             )
             .await
             .unwrap();
-        let Answer::Ok { payload } = &replies[0].1.answer else { panic!("{replies:?}") };
+        let reply = wire::reply(replies[0].1.as_bytes()).unwrap();
+        let Answer::Ok { payload } = reply.answer else { panic!("{replies:?}") };
         assert_eq!(payload["state"], "running");
     }
     assert!(!bench.running.is_finished(), "the stale shutdown was not obeyed");

@@ -1,5 +1,8 @@
 //! The rules of ARCHITECTURE.md, checked over the files and over what cargo knows of the packages.
 
+#[path = "tidy/supply.rs"]
+mod supply;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -94,9 +97,14 @@ fn manifests() -> Vec<(PathBuf, Table)> {
 #[test]
 fn each_outside_thing_is_named_by_one_crate_only() {
     let packages = packages();
-    for (family, only) in
-        [("wasmtime", "stem-isolate"), ("sqlx", "stem-sql"), ("redis", "stem-redis")]
-    {
+    for (family, only) in [
+        ("wasmtime", "stem-isolate"),
+        ("sqlx", "stem-sql"),
+        ("redis", "stem-redis"),
+        ("landlock", "stem-harden"),
+        ("seccompiler", "stem-harden"),
+        ("libc", "stem-harden"),
+    ] {
         let names: Vec<_> = packages
             .iter()
             .filter(|package| package.all.iter().any(|dependency| dependency.starts_with(family)))
@@ -133,7 +141,8 @@ fn arrows_point_down() {
     assert_eq!(stem("stem-sql"), ["stem-core"]);
     assert_eq!(stem("stem-file"), ["stem-core"]);
     assert_eq!(stem("stem-telemetry"), ["stem-core"]);
-    assert_eq!(stem("stem-isolate"), ["stem-core", "stem-host-abi"]);
+    assert_eq!(stem("stem-harden"), [""; 0]);
+    assert_eq!(stem("stem-isolate"), ["stem-core", "stem-harden", "stem-host-abi"]);
     assert_eq!(stem("stem-engine"), ["stem-core", "stem-isolate"]);
     assert_eq!(stem("stem-conformance"), ["stem-core"]);
     for package in packages() {
@@ -348,10 +357,12 @@ fn the_tests_that_lists_of_failures_and_attacks_name_exist() {
         word.contains('_') && word.chars().all(is_lower)
     };
     let mut findings = Vec::new();
-    for list in ["tests/README.md", "docs/hostile-input.md"] {
+    for (list, least) in
+        [("tests/README.md", 40), ("docs/hostile-input.md", 40), ("SECURITY.md", 10)]
+    {
         let text = read(Path::new(list));
         let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(is_test).collect();
-        assert!(named.len() > 40, "{list}: {named:?}");
+        assert!(named.len() > least, "{list}: {named:?}");
         let missing = named.into_iter().filter(|name| !sources.contains(&format!("fn {name}(")));
         findings.extend(missing.map(|name| format!("{list}: {name}")));
     }

@@ -187,6 +187,9 @@ pub struct WorkerStart {
     /// Run only pushed modules that a publisher signed whose public key and name stand on a line of this file, as it is at the moment [env: STEM_MODULE_TRUST]
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
+    /// Believe commands and tasks by the public keys of this file, which also says what must be signed; it is followed while the worker runs, see `stem keys new` [env: STEM_SIGNING_PUBLIC_KEYS]
+    #[arg(long, value_name = "FILE")]
+    pub signers: Option<PathBuf>,
     /// Attempts that may run at once [default: four for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub concurrency: Option<u32>,
@@ -217,6 +220,9 @@ pub struct WorkerStart {
     /// With fail-closed: how old the last look at the revoke store may become before no task is taken [default: 1m]
     #[arg(long, value_name = "D", value_parser = duration)]
     pub max_revocation_staleness: Option<Duration>,
+    /// Give up what the process does not need, for good: files that no setting names, new privileges, rare system calls [env: STEM_HARDENING] [default: auto]
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub hardening: Option<Hardening>,
     /// Let Prometheus read the worker's metrics at http://ADDR/metrics; port 0 takes a free one [env: STEM_METRICS]
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub metrics: Option<SocketAddr>,
@@ -254,6 +260,27 @@ impl From<Policy> for RevokePolicy {
         match policy {
             Policy::FailClosed => Self::FailClosed,
             Policy::FailOpen => Self::FailOpen,
+        }
+    }
+}
+
+/// How much of what it does not need a process gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Hardening {
+    /// What the kernel can.
+    Auto,
+    /// Nothing.
+    Off,
+    /// All of it, or the worker does not start.
+    Require,
+}
+
+impl From<Hardening> for stem_harden::Mode {
+    fn from(hardening: Hardening) -> Self {
+        match hardening {
+            Hardening::Auto => Self::Auto,
+            Hardening::Off => Self::Off,
+            Hardening::Require => Self::Require,
         }
     }
 }

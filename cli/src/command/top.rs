@@ -89,6 +89,7 @@ pub(super) async fn run(context: &Context, args: TopArgs) -> Outcome {
         namespace: namespace.clone(),
         timeout: settings.control_timeout.value,
         requester: identity::user(),
+        keys: settings.signing.open()?,
     };
     let gatherer = Gatherer {
         backends,
@@ -96,6 +97,7 @@ pub(super) async fn run(context: &Context, args: TopArgs) -> Outcome {
         narrow: narrow.clone(),
         interval: args.interval,
         requester: hand.requester.clone(),
+        keys: Arc::clone(&hand.keys),
         nudge: Arc::clone(&nudge),
         news: sender,
     };

@@ -1,7 +1,7 @@
 //! `stem worker …`
 
 mod diagnose;
-pub(super) mod healthcheck;
+mod healthcheck;
 mod inspect;
 mod multi;
 mod pause;
@@ -15,11 +15,14 @@ mod status;
 pub(super) use self::revoke::store_then_tell;
 pub(super) use self::status::Life;
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use stem_core::control::Order;
 use stem_engine::Backends;
+use stem_engine::signing::Keys;
 
-use super::Context;
+use super::{Context, with_runtime};
 use crate::args::{ControlArgs, Worker};
 use crate::control::Request;
 use crate::error::{CliError, Outcome};
@@ -27,22 +30,29 @@ use crate::output::Printer;
 use crate::settings::Settings;
 use crate::{connect, identity};
 
-pub(super) async fn run(context: &Context, command: Worker) -> Outcome {
+pub(super) fn run(context: &Context, command: Worker) -> Outcome {
     match command {
-        Worker::Start(args) => start::run(context, *args).await,
-        Worker::Multi(command) => tokio::task::block_in_place(|| multi::run(context, command)),
-        Worker::Ping(args) => ping::run(context, args).await,
-        Worker::Inspect { control, no_revoked } => inspect::run(context, control, no_revoked).await,
-        Worker::Stats(args) => stats::run(context, args).await,
-        Worker::Revoke(args) => revoke::run(context, args).await,
-        Worker::Shutdown { control, mode, grace } => {
-            shutdown::run(context, control, mode, grace).await
+        // It gives up what it does not need before there are threads.
+        Worker::Start(args) => start::run(context, *args),
+        Worker::Multi(command) => {
+            with_runtime(async { tokio::task::block_in_place(|| multi::run(context, command)) })
         }
-        Worker::Pause(args) => pause::pause(context, args).await,
-        Worker::Resume(args) => pause::resume(context, args).await,
-        Worker::Status(args) => status::run(context, args).await,
-        Worker::Healthcheck(args) => healthcheck::ready(context, args).await,
-        Worker::Diagnose(args) => diagnose::run(context, args).await,
+        Worker::Ping(args) => with_runtime(ping::run(context, args)),
+        Worker::Inspect { control, no_revoked } => {
+            with_runtime(inspect::run(context, control, no_revoked))
+        }
+        Worker::Stats(args) => with_runtime(stats::run(context, args)),
+        Worker::Revoke(args) => with_runtime(revoke::run(context, args)),
+        Worker::Shutdown { control, mode, grace } => {
+            with_runtime(shutdown::run(context, control, mode, grace))
+        }
+        Worker::Pause(args) => with_runtime(pause::pause(context, args)),
+        Worker::Resume(args) => with_runtime(pause::resume(context, args)),
+        Worker::Status(args) => with_runtime(status::run(context, args)),
+        // The quick way: no settings, no threads, no service.
+        Worker::Healthcheck(args) if !args.ready => healthcheck::live(&args),
+        Worker::Healthcheck(args) => with_runtime(healthcheck::ready(context, args)),
+        Worker::Diagnose(args) => with_runtime(diagnose::run(context, args)),
     }
 }
 
@@ -50,6 +60,7 @@ pub(super) async fn run(context: &Context, command: Worker) -> Outcome {
 struct Control {
     settings: Settings,
     backends: Backends,
+    keys: Arc<Keys>,
     args: ControlArgs,
     printer: Printer,
 }
@@ -57,9 +68,10 @@ struct Control {
 impl Control {
     async fn open(context: &Context, args: ControlArgs) -> Result<Self, CliError> {
         let settings = Self::settings(context, &args)?;
+        let keys = settings.signing.open()?;
         let backends = connect::connect(&settings).await?;
         let printer = Printer::new(args.json.json);
-        Ok(Self { settings, backends, args, printer })
+        Ok(Self { settings, backends, keys, args, printer })
     }
 
     fn settings(context: &Context, args: &ControlArgs) -> Result<Settings, CliError> {
@@ -70,16 +82,22 @@ impl Control {
     }
 
     fn request(&self, order: Order) -> Request {
-        Self::request_with(&self.settings, &self.args, order)
+        Self::request_with(&self.settings, &self.keys, &self.args, order)
     }
 
-    fn request_with(settings: &Settings, args: &ControlArgs, order: Order) -> Request {
+    fn request_with(
+        settings: &Settings,
+        keys: &Arc<Keys>,
+        args: &ControlArgs,
+        order: Order,
+    ) -> Request {
         Request {
             order,
             workers: args.worker.clone(),
             namespace: settings.namespace.value.clone(),
             timeout: settings.control_timeout.value,
             requester: identity::user(),
+            keys: Arc::clone(keys),
             send_to_nobody: false,
         }
     }

@@ -60,7 +60,7 @@ pub(crate) fn open_to_all(about: &Metadata) -> Option<u32> {
 
 /// The directory of a file that is to be written, made if it is not there. Refuses one in which everybody may remove and
 /// rename everything.
-pub(super) fn directory_of(path: &Path) -> Result<PathBuf, CliError> {
+pub(crate) fn directory_of(path: &Path) -> Result<PathBuf, CliError> {
     let dir = parent(path).to_owned();
     make_directory(&dir)?;
     let about = std::fs::metadata(&dir).map_err(|error| cannot(&dir, &error))?;

@@ -7,6 +7,7 @@ mod logs;
 mod metrics;
 mod modules;
 mod receiver;
+mod signing;
 #[path = "../support/mod.rs"]
 mod support;
 mod traces;

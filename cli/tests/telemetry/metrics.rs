@@ -64,9 +64,18 @@ fn every_metric_is_scraped_with_a_value_after_something_went_wrong_in_every_way(
             "3s",
             "--max-tasks-per-isolate",
             "2",
+            "--signers",
+            "signers.toml",
         ];
         Worker::start(&place, &environment, &args)
     };
+    // Tasks need not be signed, but nobody may sign them who is not known.
+    for (id, public, private) in
+        [("ours", "signers.toml", "ours.toml"), ("theirs", "theirs-public.toml", "theirs.toml")]
+    {
+        let words = ["keys", "new", id, "--role", "publish", "--public", public];
+        place.stem(&[&words[..], &["--private", private]].concat()).expect(0);
+    }
     let enqueue = |name: &str, id: &str| {
         stem(&["task", "enqueue", name, "--id", id, "--max-retries", "1"]).expect(0);
     };
@@ -83,6 +92,9 @@ fn every_metric_is_scraped_with_a_value_after_something_went_wrong_in_every_way(
     enqueue("trap", "trapped");
     stem(&["task", "wait", "trapped"]).expect(1);
     stem(&["worker", "ping"]).expect(0);
+    let theirs = [environment[0], ("STEM_SIGNING_PRIVATE_KEYS", "theirs.toml")];
+    place.stem_env(&theirs, &["task", "enqueue", "tell", "--id", "forged"]).expect(0);
+    stem(&["task", "wait", "forged"]).expect(1);
 
     // Two run, one waits.
     for id in ["s1", "s2", "s3"] {

@@ -1,11 +1,14 @@
 //! Commands to workers, their replies, and the heartbeat that says who is there to answer.
 
+pub mod wire;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Incarnation, Namespace, QueueName, RequestId, TaskId, TaskName, WorkerId};
 use crate::revoke::Revocation;
+use crate::seal::Role;
 use crate::time::Timestamp;
 
 /// How a worker stops.
@@ -75,6 +78,32 @@ pub enum Order {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
+}
+
+impl Order {
+    /// An order as it is typed.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ping {} => "ping",
+            Self::Inspect { .. } => "inspect",
+            Self::Stats {} => "stats",
+            Self::Revoke { .. } => "revoke",
+            Self::Shutdown { .. } => "shutdown",
+            Self::Pause { .. } => "pause",
+            Self::Resume { .. } => "resume",
+        }
+    }
+
+    /// What the key of a signed one must be for: to ask changes nothing.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Ping {} | Self::Inspect { .. } | Self::Stats {} => Role::Inspect,
+            Self::Revoke { .. }
+            | Self::Shutdown { .. }
+            | Self::Pause { .. }
+            | Self::Resume { .. } => Role::Control,
+        }
+    }
 }
 
 /// One command to the workers of a namespace.

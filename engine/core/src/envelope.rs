@@ -134,6 +134,8 @@ pub struct Envelope {
     pub module: Option<Digest>,
     /// The producer's own.
     pub headers: BTreeMap<String, String>,
+    /// Whoever signed it, and over what; put on last, before it is published.
+    pub seal: Option<Box<wire::Sealed>>,
 }
 
 /// An envelope that breaks a bound.
@@ -182,6 +184,7 @@ impl Envelope {
             depth: 0,
             module: None,
             headers: BTreeMap::new(),
+            seal: None,
         }
     }
 

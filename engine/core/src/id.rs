@@ -121,6 +121,10 @@ name!(
     RequestId, "request id"
 );
 name!(
+    /// A key that signs messages.
+    KeyId, "key id"
+);
+name!(
     /// A bucket of small values.
     BucketName, "bucket name"
 );

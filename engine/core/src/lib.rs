@@ -19,6 +19,7 @@
 //! | [`control`] | commands to workers and their replies |
 //! | [`settlement`] | the moves by which a delivery leaves a worker's hands |
 //! | [`machine`] | the state machines: attempt, intake, lifecycle |
+//! | [`seal`] | the line by which a message says who signed it |
 //! | [`backend`] | the traits: broker, result backend, revoke store, control plane, presence, dead letters, modules, buckets |
 //! | [`observe`] | what those who watch a worker are told |
 //! | [`trace`] | the trace context that a task carries |
@@ -35,6 +36,7 @@ pub mod outcome;
 pub mod release;
 pub mod retry;
 pub mod revoke;
+pub mod seal;
 pub mod settlement;
 pub mod task;
 pub mod text;

@@ -14,6 +14,7 @@ use crate::backend::ErrorClass;
 use crate::id::{QueueName, TaskId, TaskName};
 use crate::limits::Usage;
 use crate::outcome::{Failure, FailureKind, StopHow, StopReason};
+use crate::seal::{Purpose, Refused};
 use crate::trace::TraceParent;
 
 /// Watches one worker.
@@ -190,6 +191,15 @@ pub enum Seen<'a> {
     },
     /// A call to a service failed.
     ServiceFailed(Service, ErrorClass),
+    /// A message was refused: it is not signed as it must be, out of its time, or beyond what its key may.
+    Refused {
+        /// What it is.
+        kind: Purpose,
+        /// Why.
+        reason: Refused,
+    },
+    /// A message without a signature acts, where that is permitted and counted.
+    Unsigned(Purpose),
     /// A module was compiled, or refused by the compiler.
     Compiled {
         /// Whether there is code now.

@@ -2,7 +2,8 @@
 //!
 //! A slow compile is not a bug to the compiler's makers, and slow ones are easy to write; so it happens where it can be
 //! ended. The child reads the module from its standard input and writes the code to its standard output. It gets no
-//! environment and opens no file.
+//! environment but a word for the allocator, and when it has the module it gives up every file and socket, whatever the
+//! compiler may be led to do.
 
 use std::io::{Read, Write};
 use std::process::{ExitCode, Stdio};
@@ -93,6 +94,8 @@ async fn compile_in_child(
     let mut child = tokio::process::Command::new(program)
         .args(args)
         .env_clear()
+        // The program's allocator would reserve a GiB at its start, which is all that the child may have.
+        .env("MIMALLOC_ARENA_RESERVE", "0")
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -171,6 +174,8 @@ fn child() -> Result<(), String> {
         .take(admission::MODULE_BYTES as u64 + 1)
         .read_to_end(&mut wasm)
         .map_err(|error| format!("cannot read the module: {error}"))?;
+    // Before anything looks at the module, and before there is a second thread.
+    stem_harden::confine_compiler();
     let (cpu, memory) = bounds(wasm.len().max(1));
     limit(Resource::Cpu, cpu)?;
     limit(Resource::As, memory)?;

@@ -40,7 +40,7 @@ mod ticker;
 
 pub use config::{Compiler, RuntimeConfig};
 pub use granted::{Granted, Secret};
-pub use host::files::is_scratch_file;
+pub use host::files::{hold_scratch_base, is_scratch_file};
 pub use host::{AttemptHost, Child, LogLevel, Refusal, Release};
 pub use interrupt::InterruptHandle;
 pub use isolate::{AttemptSpec, Exit, RunningIsolate, TaskInfo};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stem_core::backend::control::{ControlPlane, Position, REPLY_TTL};
 use stem_core::backend::{BackendError, ServiceId};
-use stem_core::control::{Command, Reply};
+use stem_core::control::wire::{CommandFrame, ReplyFrame};
 use stem_core::id::{Namespace, RequestId};
 
 use crate::state::{Replies, State};
@@ -22,7 +22,7 @@ impl ControlPlane for Memory {
         Ok(Position(self.state().position))
     }
 
-    async fn send(&self, command: &Command) -> Result<Position, BackendError> {
+    async fn send(&self, command: &CommandFrame) -> Result<Position, BackendError> {
         let mut state = self.state();
         let sent = state.commands.iter().find(|(_, sent)| {
             sent.request_id == command.request_id && sent.namespace == command.namespace
@@ -42,7 +42,7 @@ impl ControlPlane for Memory {
         namespace: &Namespace,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Command)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         let found = self
             .look_until(&self.bells.control, wait, |state, now| {
                 let found: Vec<_> = state
@@ -51,7 +51,7 @@ impl ControlPlane for Memory {
                     .filter(|(_, command)| {
                         command.namespace == *namespace && command.expires_at > now
                     })
-                    .map(|(position, command)| (*position, command.clone()))
+                    .map(|(position, command)| (*position, command.text.clone()))
                     .collect();
                 if found.is_empty() { Look::Nothing { due: None } } else { Look::Found(found) }
             })
@@ -59,7 +59,7 @@ impl ControlPlane for Memory {
         Ok(found.unwrap_or_default())
     }
 
-    async fn reply(&self, namespace: &Namespace, reply: &Reply) -> Result<(), BackendError> {
+    async fn reply(&self, namespace: &Namespace, reply: &ReplyFrame) -> Result<(), BackendError> {
         let now = self.now();
         let mut state = self.state();
         let expires_at = state
@@ -86,7 +86,7 @@ impl ControlPlane for Memory {
         request: &RequestId,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Reply)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         let key = (namespace.clone(), request.clone());
         let found = self
             .look_until(&self.bells.control, wait, |state, _| {
@@ -96,7 +96,7 @@ impl ControlPlane for Memory {
                     .into_iter()
                     .flat_map(|channel| &channel.replies)
                     .filter(|(position, _)| *position > after)
-                    .cloned()
+                    .map(|(position, reply)| (*position, reply.text.clone()))
                     .collect();
                 if found.is_empty() { Look::Nothing { due: None } } else { Look::Found(found) }
             })

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use stem_core::backend::broker::Pause;
 use stem_core::backend::control::Position;
-use stem_core::control::{Command, Heartbeat, Reply};
+use stem_core::control::Heartbeat;
+use stem_core::control::wire::{CommandFrame, ReplyFrame};
 use stem_core::envelope::{Envelope, Priority, wire};
 use stem_core::id::{
     Incarnation, LeaseToken, Namespace, QueueName, RequestId, TaskId, TaskName, UniqueKey, WorkerId,
@@ -90,7 +91,7 @@ pub(crate) enum RevocationRow {
 /// One request's replies, kept until then.
 pub(crate) struct Replies {
     pub(crate) until: Timestamp,
-    pub(crate) replies: Vec<(Position, Reply)>,
+    pub(crate) replies: Vec<(Position, ReplyFrame)>,
 }
 
 #[derive(Default)]
@@ -106,7 +107,7 @@ pub(crate) struct State {
     pub(crate) versions: HashMap<Namespace, Version>,
     pub(crate) revocations: HashMap<Namespace, HashMap<TaskId, RevocationRow>>,
     pub(crate) position: u64,
-    pub(crate) commands: BTreeMap<Position, Command>,
+    pub(crate) commands: BTreeMap<Position, CommandFrame>,
     pub(crate) replies: HashMap<(Namespace, RequestId), Replies>,
     pub(crate) heartbeats: BTreeMap<(Namespace, WorkerId), Heartbeat>,
     pub(crate) modules: Modules,

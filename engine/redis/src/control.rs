@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use stem_core::backend::control::{ControlPlane, Position, REPLY_TTL};
 use stem_core::backend::{BackendError, ServiceId};
-use stem_core::control::{Command, Reply};
+use stem_core::control::wire::{CommandFrame, ReplyFrame};
 use stem_core::id::{Namespace, RequestId};
 use tokio::time::Instant;
 
@@ -25,9 +25,16 @@ fn position(place: &str) -> Result<Position, Fault> {
     let read = || {
         let (time, number) = place.split_once('-')?;
         let (time, number): (u64, u64) = (time.parse().ok()?, number.parse().ok()?);
+        let time = time.min(u64::MAX >> NUMBERS);
         Some(Position((time << NUMBERS) | number.min((1 << NUMBERS) - 1)))
     };
     read().ok_or_else(|| Fault::corrupt(format!("{place:?} is no place in a stream")))
+}
+
+/// Somebody else may have put bytes into a field that are no text.
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 fn place(position: Position) -> String {
@@ -42,12 +49,12 @@ impl Inner {
         if end.is_empty() { Ok(Position::default()) } else { position(&end) }
     }
 
-    async fn send(&self, command: &Command) -> Result<Position, Fault> {
+    async fn send(&self, command: &CommandFrame) -> Result<Position, Fault> {
         let mut call = self.call(&script::COMMAND_SEND);
         call.arg(command.namespace.as_str())
             .arg(command.request_id.as_str())
             .arg(command.expires_at.unix_millis())
-            .arg(serde_json::to_vec(command)?);
+            .arg(command.text.as_str());
         position(&read::text(self.run(&script::COMMAND_SEND, &call).await?)?)
     }
 
@@ -55,25 +62,28 @@ impl Inner {
         &self,
         namespace: &Namespace,
         after: Position,
-    ) -> Result<Vec<(Position, Command)>, Fault> {
+    ) -> Result<Vec<(Position, String)>, Fault> {
         let mut call = self.call(&script::COMMAND_READ);
         call.arg(namespace.as_str()).arg(place(after)).arg(PAGE);
         let mut answer = read::list(self.run(&script::COMMAND_READ, &call).await?)?.into_iter();
         let mut commands = Vec::new();
         while let (Some(place), Some(command)) = (answer.next(), answer.next()) {
-            let command = read::bytes(command)?.unwrap_or_default();
-            commands.push((position(&read::text(place)?)?, serde_json::from_slice(&command)?));
+            let at = position(&read::text(place)?)?;
+            // A place that somebody else chose may be one that no position can name.
+            if at > after {
+                commands.push((at, text(read::bytes(command)?.unwrap_or_default())));
+            }
         }
         Ok(commands)
     }
 
-    async fn reply(&self, namespace: &Namespace, reply: &Reply) -> Result<(), Fault> {
+    async fn reply(&self, namespace: &Namespace, reply: &ReplyFrame) -> Result<(), Fault> {
         let ttl = i64::try_from(REPLY_TTL.as_millis()).expect("a minute fits");
         let mut call = self.call(&script::REPLY);
         call.arg(namespace.as_str())
             .arg(reply.request_id.as_str())
             .arg(reply.worker.as_str())
-            .arg(serde_json::to_vec(reply)?)
+            .arg(reply.text.as_str())
             .arg(ttl);
         self.run(&script::REPLY, &call).await.map(|_| ())
     }
@@ -83,19 +93,17 @@ impl Inner {
         namespace: &Namespace,
         request: &RequestId,
         after: Position,
-    ) -> Result<Vec<(Position, Reply)>, Fault> {
+    ) -> Result<Vec<(Position, String)>, Fault> {
         let mut get = redis::cmd("HVALS");
         get.arg(format!("{}a/{namespace}/{request}", self.prefix));
         let mut replies = Vec::new();
         for kept in read::list(self.link.ask(&get).await?)? {
-            let kept = read::text(kept)?;
-            let (place, reply) =
-                kept.split_once(' ').ok_or_else(|| Fault::corrupt("a reply lacks its place"))?;
-            let place: u64 =
-                place.parse().map_err(|_| Fault::corrupt("a reply's place is no number"))?;
-            if place > after.0 {
-                replies.push((Position(place), serde_json::from_str(reply)?));
-            }
+            let kept = text(read::bytes(kept)?.unwrap_or_default());
+            // No script of ours writes one without a place.
+            let placed = kept
+                .split_once(' ')
+                .and_then(|(place, reply)| Some((Position(place.parse().ok()?), reply.to_owned())));
+            replies.extend(placed.filter(|(place, _)| *place > after));
         }
         replies.sort_by_key(|(place, _)| *place);
         Ok(replies)
@@ -144,7 +152,7 @@ impl ControlPlane for Redis {
         end.map_err(|fault| self.inner.during(fault, "find the end of the command log"))
     }
 
-    async fn send(&self, command: &Command) -> Result<Position, BackendError> {
+    async fn send(&self, command: &CommandFrame) -> Result<Position, BackendError> {
         let sent = self.inner.send(command).await;
         sent.map_err(|fault| self.inner.during(fault, "send a command"))
     }
@@ -154,13 +162,13 @@ impl ControlPlane for Redis {
         namespace: &Namespace,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Command)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         let look = || self.inner.commands(namespace, after);
         let commands = self.inner.look_until(wait, look).await;
         commands.map_err(|fault| self.inner.during(fault, "read commands"))
     }
 
-    async fn reply(&self, namespace: &Namespace, reply: &Reply) -> Result<(), BackendError> {
+    async fn reply(&self, namespace: &Namespace, reply: &ReplyFrame) -> Result<(), BackendError> {
         let replied = self.inner.reply(namespace, reply).await;
         replied.map_err(|fault| self.inner.during(fault, "reply to a command"))
     }
@@ -171,7 +179,7 @@ impl ControlPlane for Redis {
         request: &RequestId,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Reply)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         let look = || self.inner.replies(namespace, request, after);
         let replies = self.inner.look_until(wait, look).await;
         replies.map_err(|fault| self.inner.during(fault, "read replies"))
@@ -196,5 +204,7 @@ mod tests {
             assert_eq!(place(one), expected);
         }
         assert!(position("nonsense").is_err());
+        let end = position(&format!("{0}-{0}", u64::MAX)).expect("a place");
+        assert_eq!(end, Position(u64::MAX));
     }
 }

@@ -7,6 +7,7 @@ use stem_core::backend::presence::{Presence, Registered};
 use stem_core::backend::{BackendError, ServiceId};
 use stem_core::control::{Heartbeat, WorkerState};
 use stem_core::id::{Incarnation, Namespace, WorkerId};
+use stem_core::text::printable;
 use stem_core::time::Timestamp;
 
 use crate::fault::Fault;
@@ -22,6 +23,17 @@ fn say(call: &mut Cmd, heartbeat: &Heartbeat) -> Result<(), Fault> {
         .arg(u8::from(heartbeat.state == WorkerState::Stopped))
         .arg(serde_json::to_vec(heartbeat)?);
     Ok(())
+}
+
+fn heartbeat(kept: redis::Value) -> Result<Heartbeat, Fault> {
+    let kept = read::text(kept)?;
+    let mut parts = kept.splitn(5, ' ');
+    let seen_at = parts.next().and_then(|at| at.parse().ok());
+    let (Some(seen_at), Some(heartbeat)) = (seen_at, parts.nth(3)) else {
+        return Err(Fault::corrupt("a heartbeat is not one"));
+    };
+    let heartbeat: Heartbeat = serde_json::from_str(heartbeat)?;
+    Ok(Heartbeat { seen_at: Timestamp::from_unix_millis(seen_at), ..heartbeat })
 }
 
 impl Inner {
@@ -48,15 +60,14 @@ impl Inner {
         let now = read::time(answer.next()?)?;
         let mut workers = Vec::new();
         for kept in answer.rest() {
-            let kept = read::text(kept)?;
-            let mut parts = kept.splitn(5, ' ');
-            let seen_at = parts.next().and_then(|at| at.parse().ok());
-            let (Some(seen_at), Some(heartbeat)) = (seen_at, parts.nth(3)) else {
-                return Err(Fault::corrupt("a heartbeat is not one"));
-            };
-            let heartbeat: Heartbeat = serde_json::from_str(heartbeat)?;
-            let seen_at = Timestamp::from_unix_millis(seen_at);
-            workers.push(Heartbeat { seen_at, ..heartbeat });
+            // One that cannot be read hides no other.
+            match heartbeat(kept) {
+                Ok(heartbeat) => workers.push(heartbeat),
+                Err(fault) => {
+                    let problem = printable(&fault.problem, 200);
+                    tracing::debug!(problem, "a heartbeat cannot be read");
+                }
+            }
         }
         workers.sort_by(|one, other| one.worker.cmp(&other.worker));
         Ok((workers, now))

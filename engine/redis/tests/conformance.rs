@@ -56,6 +56,42 @@ async fn harness() -> OnRedis {
 stem_conformance::every_suite!(harness);
 
 #[tokio::test]
+async fn what_somebody_else_wrote_hides_nothing() {
+    let harness = harness().await;
+    let client = redis::Client::open(harness.server.url()).unwrap();
+    let plant = async {
+        let mut plain = client.get_multiplexed_async_connection().await.unwrap();
+        let (log, replies) = ("{stem}/c/n/log", "{stem}/a/n/before");
+        for words in [
+            &["XADD", log, "*", "what", "ever"][..],
+            &["XADD", log, "*", "e", "9999999999999", "r", "a"],
+            &["XADD", log, "*", "e", "late", "r", "a", "c", "nonsense"],
+            &["XADD", log, "*", "e", "9999999999999", "r", "a", "c", "nonsense"],
+            &["HSET", replies, "a", "nonsense", "b", "9 nonsense", "c", "", "d", "late nonsense"],
+            &["HSET", "{stem}/w/n", "x", "nonsense", "y", "", "z", "9999999999999 b 1 0 nonsense"],
+        ] {
+            redis::cmd(words[0]).arg(&words[1..]).exec_async(&mut plain).await.unwrap();
+        }
+        let bytes: &[u8] = b"9999999999999 \xff 1 0 \xff";
+        redis::cmd("HSET").arg(replies).arg("e").arg(bytes).exec_async(&mut plain).await.unwrap();
+        let heartbeats = redis::cmd("HSET").arg("{stem}/w/n").arg("v").arg(bytes).clone();
+        heartbeats.exec_async(&mut plain).await.unwrap();
+        let mut command = redis::cmd("XADD");
+        command
+            .arg(log)
+            .arg("*")
+            .arg("e")
+            .arg("9999999999999")
+            .arg("r")
+            .arg("a")
+            .arg("c")
+            .arg(bytes);
+        command.exec_async(&mut plain).await.unwrap();
+    };
+    stem_conformance::planted::hides_nothing(&harness, plant).await;
+}
+
+#[tokio::test]
 async fn no_random_sequence_gets_a_stale_operation_accepted() {
     let refused = stem_conformance::model::fencing_holds(&harness().await, 300).await;
     println!("{refused} stale operations refused, 0 accepted");

@@ -69,6 +69,26 @@ async fn harness() -> OnSqlite {
 stem_conformance::every_suite!(harness);
 
 #[tokio::test]
+async fn what_somebody_else_wrote_hides_nothing() {
+    let harness = harness().await;
+    let file = SqliteConnectOptions::new().filename(harness.directory.path().join("stem.db"));
+    let plant = async {
+        let mut conn = file.connect().await.unwrap();
+        for row in [
+            "INSERT INTO commands (namespace, request_id, expires_at, command) VALUES ('n', 'a', 9e12, 'nonsense')",
+            "INSERT INTO commands (namespace, request_id, expires_at, command) VALUES ('n', 'b', 'late', x'ff00')",
+            "INSERT INTO replies (namespace, request_id, worker, kept_until, reply) VALUES ('n', 'before', 'a', 9e12, 'nonsense')",
+            "INSERT INTO replies (namespace, request_id, worker, kept_until, reply) VALUES ('n', 'before', 'b', 'late', x'ff00')",
+            "INSERT INTO workers (namespace, worker, boot_id, seen_at, heartbeat) VALUES ('n', 'x', 'b', 'late', x'ff00')",
+        ] {
+            sqlx::query(row).execute(&mut conn).await.unwrap();
+        }
+        conn.close().await.unwrap();
+    };
+    stem_conformance::planted::hides_nothing(&harness, plant).await;
+}
+
+#[tokio::test]
 async fn no_random_sequence_gets_a_stale_operation_accepted() {
     let refused = stem_conformance::model::fencing_holds(&harness().await, 100).await;
     println!("{refused} stale operations refused, 0 accepted");

@@ -69,6 +69,24 @@ async fn harness() -> OnPostgres {
 stem_conformance::every_suite!(harness);
 
 #[tokio::test]
+async fn what_somebody_else_wrote_hides_nothing() {
+    let harness = harness().await;
+    let url = harness.database.url().to_owned();
+    let plant = async {
+        let mut conn = PgConnection::connect(&url).await.unwrap();
+        for row in [
+            "INSERT INTO stem.commands (namespace, position, request_id, expires_at, command) VALUES ('n', 1, 'a', 9e12, 'nonsense')",
+            "INSERT INTO stem.replies (namespace, request_id, position, worker, kept_until, reply) VALUES ('n', 'before', 1, 'a', 9e12, '')",
+            "INSERT INTO stem.workers (namespace, worker, boot_id, seen_at, heartbeat) VALUES ('n', 'x', 'b', 9e12, 'nonsense')",
+        ] {
+            sqlx::query(row).execute(&mut conn).await.unwrap();
+        }
+        conn.close().await.unwrap();
+    };
+    stem_conformance::planted::hides_nothing(&harness, plant).await;
+}
+
+#[tokio::test]
 async fn no_random_sequence_gets_a_stale_operation_accepted() {
     let refused = stem_conformance::model::fencing_holds(&harness().await, 150).await;
     println!("{refused} stale operations refused, 0 accepted");

@@ -12,6 +12,7 @@ use load::frozen::Way;
 use load::postgres::{open, publish};
 use stem_core::backend::control::{ControlPlane, Position};
 use stem_core::backend::revoke::RevokeStore;
+use stem_core::control::wire::{CommandFrame, ReplyFrame};
 use stem_core::control::{Answer, Command, Order, Reply};
 use stem_core::id::{Namespace, RequestId, TaskId, WorkerId};
 use stem_core::revoke::{RevocationChange, RevokeRequest, Version};
@@ -23,8 +24,8 @@ fn namespace() -> Namespace {
     Namespace::new("n").unwrap()
 }
 
-fn command(id: &str) -> Command {
-    Command {
+fn command(id: &str) -> CommandFrame {
+    CommandFrame::plain(&Command {
         request_id: RequestId::new(id).unwrap(),
         namespace: namespace(),
         targets: None,
@@ -32,7 +33,7 @@ fn command(id: &str) -> Command {
         issued_at: SystemClock.now(),
         expires_at: SystemClock.now().after(Duration::from_mins(1)),
         requester: "ops".to_owned(),
-    }
+    })
 }
 
 /// Everything that draws a number.
@@ -56,7 +57,7 @@ impl Draw {
                     worker: WorkerId::new(by).unwrap(),
                     answer: Answer::Ok { payload: serde_json::json!({}) },
                 };
-                store.reply(&namespace(), &reply).await.unwrap();
+                store.reply(&namespace(), &ReplyFrame::plain(&reply)).await.unwrap();
             }
         }
     }

@@ -12,7 +12,8 @@ use stem_core::control::Drain;
 use stem_core::limits::Usage;
 use stem_core::machine::attempt::{Attempt, Effect, Event, Retirement, Rules};
 use stem_core::observe::{AttemptEnd, AttemptFacts, Ending, Seen, Service, Trace};
-use stem_core::outcome::{Outcome, StopReason};
+use stem_core::outcome::{FailureKind, Outcome, StopReason};
+use stem_core::seal::{Level, Purpose, Refused};
 use stem_core::settlement::{Settle, Settlement};
 use stem_core::task::ModuleRef;
 use stem_core::time::Timestamp;
@@ -41,8 +42,6 @@ pub(super) struct Taken {
 /// Sees a delivery through to its end. Runs as a task of its own; the driver waits for all of them.
 pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     let Taken { mut delivery, asked_at, place } = taken;
-    // The machine reckons in steady time, the producer in the wall clock's.
-    delivery.envelope.expires_at = delivery.envelope.expires_at.map(|at| shared.steady(at));
     let (events, mut facts) = mpsc::unbounded_channel();
     let hand = Arc::new(InHand::new(
         delivery.receipt.clone(),
@@ -57,7 +56,14 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     if let Some(mode) = shared.draining() {
         hand.tell(Event::Draining { mode, grace: None });
     }
-    let Choice { handler, instead } = shipping::choose(&shared, &delivery.envelope).await;
+    let refused = judge(&shared, &delivery).await;
+    // The machine reckons in steady time, the producer in the wall clock's.
+    delivery.envelope.expires_at = delivery.envelope.expires_at.map(|at| shared.steady(at));
+    let Choice { handler, instead } = match refused {
+        // No build is chosen for it, or fetched.
+        Some(refused) => Choice { handler: None, instead: Some(refused) },
+        None => shipping::choose(&shared, &delivery.envelope).await,
+    };
     let handler = match handler {
         Some(handler) => Some(recycle::before(&shared, handler).await),
         None => None,
@@ -122,6 +128,41 @@ impl Drop for Grip<'_> {
         self.shared.progress.take_last(&self.hand.receipt);
         self.shared.let_go(&self.hand.receipt);
     }
+}
+
+/// A larger payload is hashed on a thread of its own, so that leases are not kept waiting.
+const HASHED_HERE: usize = 64 << 10;
+
+/// What ends a task that is not signed as it must be here.
+async fn judge(shared: &Shared, delivery: &Delivery) -> Option<Outcome> {
+    let keys = &shared.keys;
+    let level = keys.level(Purpose::Task);
+    if level == Level::Unchecked {
+        return None;
+    }
+    let judged = if delivery.envelope.payload.bytes.len() <= HASHED_HERE {
+        keys.check_task(&delivery.envelope, &delivery.receipt.queue, shared.wall())
+    } else {
+        let (keys, now) = (Arc::clone(keys), shared.wall());
+        let (envelope, queue) = (delivery.envelope.clone(), delivery.receipt.queue.clone());
+        tokio::task::spawn_blocking(move || keys.check_task(&envelope, &queue, now))
+            .await
+            .unwrap_or(Err(Refused::Malformed))
+    };
+    let refused = match judged {
+        Ok(by) => {
+            if by.is_none() && level == Level::Permitted {
+                shared.observer.saw(Seen::Unsigned(Purpose::Task));
+            }
+            return None;
+        }
+        Err(refused) => refused,
+    };
+    shared.observer.saw(Seen::Refused { kind: Purpose::Task, reason: refused });
+    let signed = delivery.envelope.seal.as_ref();
+    let by = signed.map_or_else(String::new, |it| format!(" (key {})", it.seal().key));
+    let words = format!("no code of it was run, since its signature is refused: {refused}{by}");
+    Some(Outcome::fatal(FailureKind::Error, "signature-refused", &words))
 }
 
 /// Decides the jitter of a retry.
@@ -426,7 +467,7 @@ impl Driver<'_> {
         }
         self.ended = Some(settlement.clone());
         let children = if matches!(settlement, Settlement::Succeed(_)) {
-            self.hand.children.of_success(self.shared.wall())
+            self.hand.children.of_success(self.shared.wall(), &self.shared.keys)
         } else {
             self.hand.children.drop_all();
             Vec::new()

@@ -22,7 +22,7 @@ use super::handler::{Handler, Serving};
 use crate::clock::{SteadyClock, SystemClock};
 use crate::inline::{self, TaskContext, TaskError};
 use crate::modules::ModuleHandler;
-use crate::signing::{Trust, TrustFile, Untrusted};
+use crate::signing::{Keys, Trust, TrustFile, Untrusted};
 use crate::{Backends, modules};
 
 /// A shorter staleness would pass between two looks of a healthy store.
@@ -89,6 +89,7 @@ pub struct WorkerBuilder {
     /// Whether what was pushed is served, and whose.
     pub(super) pushed: Option<Publishers>,
     pub(super) observer: Arc<dyn Observer>,
+    pub(super) keys: Arc<Keys>,
     pub(super) clocks: Clocks,
     /// Where native handlers run; nowhere yet, if the worker is to have threads for them.
     pub(super) inline_on: Option<tokio::runtime::Handle>,
@@ -106,6 +107,7 @@ impl WorkerBuilder {
             modules_dir: None,
             pushed: None,
             observer: Arc::new(Unobserved),
+            keys: Keys::none(),
             clocks: Clocks::default(),
             inline_on: None,
             ahead: None,
@@ -141,6 +143,14 @@ impl WorkerBuilder {
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.observer = observer;
+        self
+    }
+
+    /// Signs replies and the tasks that handlers enqueue with these keys, and judges commands and tasks by them. They are
+    /// followed while the worker runs.
+    #[must_use]
+    pub fn keys(mut self, keys: Arc<Keys>) -> Self {
+        self.keys = keys;
         self
     }
 

@@ -11,6 +11,7 @@ use stem_core::trace::TraceParent;
 use stem_isolate::{Child, Refusal};
 
 use crate::client::new_task_id;
+use crate::signing::Keys;
 
 /// What the children of a task inherit.
 #[derive(Debug)]
@@ -140,9 +141,9 @@ impl Children {
         Ok(())
     }
 
-    /// The attempt ended: those that waited for its success come to be now, and their delays begin. A settlement that is
-    /// tried again gets the same ones.
-    pub(super) fn of_success(&self, now: Timestamp) -> Vec<Envelope> {
+    /// The attempt ended: those that waited for its success come to be now, signed as they are now, and their delays begin.
+    /// A settlement that is tried again gets the same ones.
+    pub(super) fn of_success(&self, now: Timestamp, keys: &Keys) -> Vec<Envelope> {
         let mut family = self.family();
         if !family.over {
             family.over = true;
@@ -150,6 +151,11 @@ impl Children {
                 let waited = now.since(child.enqueued_at);
                 child.enqueued_at = now;
                 child.not_before = child.not_before.map(|at| at.after(waited));
+                child.seal = None;
+                // There was a key when it was asked for, and the handler is over: nobody else can be told.
+                if let Err(problem) = keys.seal_task(child, now) {
+                    tracing::error!(task = %child.id, %problem, "a task that waited for its parent's success is not signed");
+                }
             }
         }
         family.waiting.clone()
@@ -184,9 +190,9 @@ mod tests {
             children.count(&[child(id)]).unwrap();
         }
         children.keep(vec![child("one")]).unwrap();
-        let born = children.of_success(at);
+        let born = children.of_success(at, &Keys::none());
         children.keep(vec![child("two")]).unwrap_err();
         assert_eq!(born.len(), 1);
-        assert_eq!(children.of_success(at), born);
+        assert_eq!(children.of_success(at, &Keys::none()), born);
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use stem_core::id::{Namespace, QueueName, WorkerId};
 use stem_core::limits::Limits;
 
@@ -28,6 +29,26 @@ impl RevokePolicy {
             Self::FailOpen => "fail-open",
         }
     }
+}
+
+/// What the worker's process has given up, as whoever made the worker knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hardening {
+    /// What was wanted: `auto`, `off` or `require`.
+    pub mode: &'static str,
+    /// Whether a program that it starts can have no more privileges than it has.
+    pub no_new_privs: bool,
+    /// The version of Landlock by which files are bounded; `None` if they are not.
+    pub landlock_abi: Option<i32>,
+    /// Whether system calls are filtered.
+    pub seccomp: bool,
+    /// What of these was wanted and is not there: its name, and why.
+    pub off: Vec<String>,
+    /// Where it may write, if files are bounded.
+    pub writable: Vec<String>,
+    /// Whether it has the rights of root.
+    pub superuser: bool,
 }
 
 /// How a worker works. Every field has a value; [`new`](WorkerConfig::new) gives those that suit most.
@@ -76,6 +97,8 @@ pub struct WorkerConfig {
     pub policy: Arc<PolicyFile>,
     /// Whether SIGTERM, SIGINT and SIGQUIT drain it warm, soft and hard.
     pub signal_handlers: bool,
+    /// What `inspect` and `stats` say of its process; nothing if absent.
+    pub hardening: Option<Hardening>,
 }
 
 impl WorkerConfig {
@@ -112,6 +135,7 @@ impl WorkerConfig {
             },
             policy: Arc::default(),
             signal_handlers: false,
+            hardening: None,
         }
     }
 }

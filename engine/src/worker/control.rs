@@ -1,49 +1,49 @@
 //! Obeys operators: reads the log of commands from its own position, does what is asked once, and replies. Goes on until
 //! the last delivery is settled, so that a worker that drains answers and can be hurried.
 
-use std::collections::{BTreeSet, HashMap};
+mod admission;
+mod answers;
+
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
-use stem_core::backend::broker::Pause;
+use stem_core::backend::ErrorClass;
 use stem_core::backend::control::Position;
-use stem_core::backend::{BackendError, ErrorClass};
-use stem_core::control::{Answer, Command, ControlError, Drain, Order, Reply, WorkerState};
-use stem_core::id::{Digest, QueueName, RequestId, TaskId};
-use stem_core::machine::lifecycle;
+use stem_core::control::wire::ReplyFrame;
+use stem_core::control::{Answer, Command, ControlError, Order, Reply};
+use stem_core::id::KeyId;
 use stem_core::observe::{Seen, Service};
-use stem_core::outcome::StopHow;
-use stem_core::revoke::{Revocation, RevocationChange, Version, module_of};
+use stem_core::seal::{Level, Purpose, Role};
 use stem_core::time::Timestamp;
 use tokio::task::JoinSet;
 
-use super::routes::Row;
-use super::shared::{InHand, Shared};
-use super::{presence, revocations};
-use crate::policy::words;
+use self::admission::{Admission, Admitted};
+use super::shared::Shared;
 
 /// How long one look at the log waits.
 const WAIT: Duration = Duration::from_secs(1);
 /// The pause after a look that failed.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The most revocations that a reply lists, the newest; a worker may know a million.
-const REVOKED_SHOWN: usize = 1_000;
-/// How long a reply to a terminate waits for the end beyond the grace, before it says that it is still under way.
-const TERMINATE_WAIT: Duration = Duration::from_secs(2);
 
 /// Reads and obeys until dropped.
 pub(super) async fn obey(shared: Arc<Shared>, from: Position) {
     let mut position = from;
-    let mut done: HashMap<RequestId, Timestamp> = HashMap::new();
+    let mut admission = Admission::new(&shared);
+    let namespace = shared.config.namespace.as_str();
+    if shared.keys.level(Purpose::Reply) != Level::Unchecked
+        && shared.keys.signer(Role::Worker, namespace, shared.wall()).is_none()
+    {
+        tracing::warn!(
+            "this worker has no key to sign replies with: who checks them does not hear it"
+        );
+    }
     let mut replies = JoinSet::new();
     loop {
         // Finished ones are let go; those under way stay with us.
         while replies.try_join_next().is_some() {}
         let read = shared.backends.control.commands(&shared.config.namespace, position, WAIT).await;
-        let commands = match read {
-            Ok(commands) => commands,
+        let texts = match read {
+            Ok(texts) => texts,
             Err(error) => {
                 shared.saw_failure(Service::Control, &error);
                 tracing::debug!(%error, "the log of commands cannot be read");
@@ -51,16 +51,19 @@ pub(super) async fn obey(shared: Arc<Shared>, from: Position) {
                 continue;
             }
         };
-        let now = shared.wall();
-        done.retain(|_, expires_at| *expires_at > now);
-        for (at, command) in commands {
+        for (at, read) in admission::read_all(&shared, texts).await {
             position = position.max(at);
-            let ours =
-                command.targets.as_ref().is_none_or(|targets| targets.contains(&shared.config.id));
-            if !ours || command.expires_at <= now || done.contains_key(&command.request_id) {
-                continue;
-            }
-            done.insert(command.request_id.clone(), command.expires_at);
+            let command = match admission.admit(&shared, read) {
+                None => continue,
+                Some(Admitted::Act(command)) => command,
+                Some(Admitted::NotAllowed(command, key)) => {
+                    let (reply, worker) =
+                        (not_allowed(&shared, &command, &key), Arc::clone(&shared));
+                    shared.replying.send_modify(|count| *count += 1);
+                    replies.spawn(async move { write(&worker, &reply, command.expires_at).await });
+                    continue;
+                }
+            };
             shared.replying.send_modify(|count| *count += 1);
             let expires_at = command.expires_at;
             let worker = Arc::clone(&shared);
@@ -88,8 +91,8 @@ pub(super) async fn finish(shared: &Shared) {
 /// Does what is asked; answers what came of it.
 async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
     let request_id = command.request_id.clone();
-    let order = word(&command.order);
-    let executed = execute(shared, command).await;
+    let order = command.order.as_str();
+    let executed = answers::execute(shared, command).await;
     shared.observer.saw(Seen::Commanded { order, ok: executed.is_ok() });
     let answer = match executed {
         Ok(payload) => Answer::Ok { payload },
@@ -108,12 +111,27 @@ async fn answer(shared: &Arc<Shared>, command: Command) -> Reply {
     Reply { request_id, worker: shared.config.id.clone(), answer }
 }
 
+/// What the holder of a key hears that may not order this.
+fn not_allowed(shared: &Shared, command: &Command, key: &KeyId) -> Reply {
+    let message = format!("key {key} may not order {}", command.order.as_str());
+    let error = ControlError { code: "not-allowed".to_owned(), message };
+    let (request_id, worker) = (command.request_id.clone(), shared.config.id.clone());
+    Reply { request_id, worker, answer: Answer::Error { error } }
+}
+
 /// Writes a reply, and tries again while that can help: whoever asked counts on hearing what was done. A second reply of
 /// the same worker is dropped, so trying again does no harm; nobody waits longer than the command holds. Until then the
 /// command counts as under way.
 async fn write(shared: &Shared, reply: &Reply, expires_at: Timestamp) {
+    let plain = ReplyFrame::plain(reply);
+    let namespace = shared.config.namespace.as_str();
+    let body = plain.text.clone().into_bytes();
+    // Without a key it is sent as it is: an operator who does not check replies hears it.
+    let sealed = shared.keys.seal(Role::Worker, namespace, body, shared.wall());
+    let sealed = sealed.ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let frame = ReplyFrame { text: sealed.unwrap_or_else(|| plain.text.clone()), ..plain };
     loop {
-        let written = shared.backends.control.reply(&shared.config.namespace, reply).await;
+        let written = shared.backends.control.reply(&shared.config.namespace, &frame).await;
         let Err(error) = written else { break };
         shared.saw_failure(Service::Control, &error);
         if error.class() != ErrorClass::Transient || shared.wall() >= expires_at {
@@ -124,344 +142,4 @@ async fn write(shared: &Shared, reply: &Reply, expires_at: Timestamp) {
         tokio::time::sleep(PAUSE).await;
     }
     shared.replying.send_modify(|count| *count -= 1);
-}
-
-/// An order as it is typed.
-fn word(order: &Order) -> &'static str {
-    match order {
-        Order::Ping {} => "ping",
-        Order::Inspect { .. } => "inspect",
-        Order::Stats {} => "stats",
-        Order::Revoke { .. } => "revoke",
-        Order::Shutdown { .. } => "shutdown",
-        Order::Pause { .. } => "pause",
-        Order::Resume { .. } => "resume",
-    }
-}
-
-async fn execute(shared: &Arc<Shared>, command: Command) -> Result<Value, BackendError> {
-    match command.order {
-        Order::Ping {} => Ok(ping(shared)),
-        Order::Inspect { include_revoked } => inspect(shared, include_revoked).await,
-        Order::Stats {} => stats(shared).await,
-        Order::Revoke { revocations } => Ok(revoke(shared, revocations).await),
-        Order::Shutdown { mode, grace_ms } => {
-            tracing::info!(mode = mode.as_str(), requester = command.requester, request = %command.request_id, "shutdown asked");
-            Ok(shutdown(shared, mode, grace_ms))
-        }
-        Order::Pause { queues, reason } => {
-            tracing::info!(?queues, reason, requester = command.requester, "pause asked");
-            let pause = Pause { reason, since: shared.wall() };
-            set_paused(shared, &queues, Some(&pause)).await
-        }
-        Order::Resume { queues, reason } => {
-            tracing::info!(?queues, reason, requester = command.requester, "resume asked");
-            set_paused(shared, &queues, None).await
-        }
-    }
-}
-
-fn ping(shared: &Shared) -> Value {
-    json!({
-        "timestamp": shared.wall(),
-        "state": shared.worker_state(),
-        "bootId": shared.incarnation,
-        "queues": shared.config.queues,
-        "inflight": shared.inflight(),
-    })
-}
-
-fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
-/// A failure of the broker is told to those who watch too.
-fn seen<T>(shared: &Shared, answer: Result<T, BackendError>) -> Result<T, BackendError> {
-    answer.inspect_err(|error| shared.saw_failure(Service::Broker, error))
-}
-
-async fn paused_queues(shared: &Shared) -> Result<Vec<QueueName>, BackendError> {
-    let queues = seen(shared, shared.backends.broker.queues().await)?;
-    Ok(queues.into_iter().filter(|queue| queue.paused.is_some()).map(|queue| queue.name).collect())
-}
-
-fn active(shared: &Shared, hand: &InHand) -> Value {
-    let now = shared.now();
-    let held_until = Timestamp::from_unix_millis(hand.held_until.load(Ordering::Relaxed));
-    let mut row = Map::new();
-    row.insert("id".to_owned(), json!(hand.receipt.task));
-    row.insert("task".to_owned(), json!(hand.name));
-    row.insert("queue".to_owned(), json!(hand.receipt.queue));
-    row.insert("attempt".to_owned(), json!(hand.attempt));
-    row.insert("leaseExpiresInMs".to_owned(), json!(millis(now.until(held_until))));
-    if let Some(running) = hand.running.get() {
-        row.insert("kind".to_owned(), json!(running.kind));
-        row.insert("startedAt".to_owned(), json!(running.started_at));
-        row.insert("runtimeMs".to_owned(), json!(millis(now.since(running.since))));
-        row.insert(
-            "lastCheckpointMsAgo".to_owned(),
-            json!(millis(running.interrupt.since_checkpoint())),
-        );
-        if !running.interrupt.has_checkpointed() {
-            row.insert("neverCheckpointed".to_owned(), json!(true));
-        }
-        if let Some(usage) = running.interrupt.usage() {
-            row.insert("memoryBytes".to_owned(), json!(usage.peak_memory_bytes));
-            row.insert("cpuMs".to_owned(), json!(usage.cpu_ms));
-        }
-    }
-    if let Some(progress) = shared.progress.newest(&hand.receipt) {
-        row.insert("progress".to_owned(), json!(progress));
-    }
-    if hand.is_stopping() {
-        row.insert("terminating".to_owned(), json!(true));
-    }
-    Value::Object(row)
-}
-
-async fn inspect(shared: &Shared, include_revoked: bool) -> Result<Value, BackendError> {
-    let mut hands = shared.in_hand();
-    hands.sort_by(|a, b| a.receipt.task.cmp(&b.receipt.task));
-    let mut payload = json!({
-        "timestamp": shared.wall(),
-        "state": shared.worker_state(),
-        "active": hands.iter().map(|hand| active(shared, hand)).collect::<Vec<_>>(),
-        "pausedQueues": paused_queues(shared).await?,
-    });
-    if let Some(releases) = shared.releases() {
-        payload["releases"] = json!(releases);
-    }
-    if include_revoked {
-        let now = shared.wall();
-        // Written as JSON when others may look again.
-        let (newest, count) = {
-            let revocations = shared.revocations();
-            (revocations.newest(now, REVOKED_SHOWN), revocations.count())
-        };
-        payload["revoked"] = json!(newest);
-        payload["revokedCount"] = json!(count);
-    }
-    Ok(payload)
-}
-
-/// Resident memory of this process.
-fn rss_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
-}
-
-async fn stats(shared: &Shared) -> Result<Value, BackendError> {
-    let now = shared.wall();
-    let known = shared.names();
-    let in_broker = seen(shared, shared.backends.broker.queues().await)?;
-    let mut unroutable = 0;
-    let queues: Vec<_> = shared
-        .config
-        .queues
-        .iter()
-        .map(|name| {
-            let status = in_broker.iter().find(|queue| queue.name == *name);
-            let names = status.map(|status| status.names.as_slice()).unwrap_or_default();
-            unroutable += names
-                .iter()
-                .filter(|(name, _)| !known.contains(name))
-                .map(|(_, count)| count)
-                .sum::<u64>();
-            json!({
-                "name": name,
-                "depth": status.map_or(0, |status| status.ready),
-                "inflight": status.map_or(0, |status| status.inflight),
-                "paused": status.is_some_and(|status| status.paused.is_some()),
-            })
-        })
-        .collect();
-    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let counters = &shared.counters;
-    let rows = shared.routes().rows();
-    let modules: Vec<_> = rows
-        .iter()
-        .filter_map(|Row { task, handler, percent }| {
-            let module = handler.module()?;
-            let mut row = json!({ "task": task, "digest": module.digest });
-            if let Some(percent) = percent {
-                row["canaryPercent"] = json!(percent);
-            }
-            if let Some(version) = module.version {
-                row["version"] = json!(version);
-            }
-            let grants = handler.granted().map(|granted| words::all(&granted.grants));
-            if let Some(grants) = grants.filter(|grants| !grants.is_empty()) {
-                row["grants"] = json!(grants);
-            }
-            Some(row)
-        })
-        .collect();
-    let autoscale = shared.config.autoscale.as_ref();
-    let mut payload = json!({
-        "timestamp": now,
-        "state": shared.worker_state(),
-        "host": presence::host(),
-        "pid": std::process::id(),
-        "startedAt": shared.started_at,
-        "uptimeSeconds": now.since(shared.started_at).as_secs_f64(),
-        "namespace": shared.config.namespace,
-        "queues": queues,
-        "unroutable": unroutable,
-        "inflight": shared.inflight(),
-        "activeConcurrency": shared.slots.limit(),
-        "minConcurrency": autoscale.map_or(shared.config.concurrency, |rules| rules.min),
-        "maxConcurrency": shared.config.concurrency,
-        "autoscale": autoscale.is_some(),
-        "prefetch": shared.config.prefetch,
-        "counters": {
-            "started": count(&counters.started),
-            "succeeded": count(&counters.succeeded),
-            "failed": count(&counters.failed),
-            "retried": count(&counters.retried),
-            "revoked": count(&counters.revoked),
-            "terminated": count(&counters.terminated),
-            "recycled": count(&counters.recycled),
-            "leaseLost": count(&counters.lease_lost),
-        },
-        "modules": modules,
-        "revocations": {
-            "count": shared.revocations().count(),
-            "policy": shared.config.revoke_policy.as_str(),
-            "lastReadMsAgo": shared.revocations_age().map(millis),
-            "stale": shared.is_blind(),
-        },
-    });
-    let renewed = shared.last_renewal.load(Ordering::Relaxed);
-    if renewed != 0 {
-        payload["lastLeaseRenewalMsAgo"] =
-            json!(millis(shared.now().since(Timestamp::from_unix_millis(renewed))));
-    }
-    if let Some(problem) = shared.config.policy.problem() {
-        payload["policyProblem"] = json!(problem.to_string());
-    }
-    if let Some(rss) = rss_bytes() {
-        payload["rssBytes"] = json!(rss);
-    }
-    if let Some(runtime) = &shared.threads.isolates {
-        payload["sandbox"] = json!(match runtime.allocator() {
-            stem_isolate::config::Allocator::Pool { pagemap_scan: true } => "pool, page-map scan",
-            stem_isolate::config::Allocator::Pool { pagemap_scan: false } => "pool",
-            stem_isolate::config::Allocator::OnDemand => "on demand",
-        });
-    }
-    Ok(payload)
-}
-
-async fn revoke(shared: &Arc<Shared>, revocations: Vec<Revocation>) -> Value {
-    let now = shared.wall();
-    let (mut applied, mut inflight, mut ignored, mut expired) = (vec![], vec![], vec![], vec![]);
-    let mut waiting = JoinSet::new();
-    for revocation in revocations {
-        let task = revocation.task_id.clone();
-        if revocation.expired(now) {
-            expired.push(task);
-            continue;
-        }
-        // What follows the store may have been faster than the command; that is not a reason to ignore it.
-        let version = revocation.version;
-        let terminate = revocation.request.terminate;
-        let grace = revocation.request.grace_ms.map(Duration::from_millis);
-        let grace = grace.unwrap_or(shared.config.terminate_grace);
-        let build = module_of(&task);
-        let on_build: BTreeSet<TaskId> = build.map_or_else(BTreeSet::new, |build| {
-            let hands = shared.in_hand_on(&build);
-            hands.iter().map(|hand| hand.receipt.task.clone()).collect()
-        });
-        // Then it may have ended the attempt, too.
-        let ended_by_it = shared
-            .revoked_end(&task)
-            .is_some_and(|end| end.version == Some(version) && end.how != StopHow::BeforeStart);
-        let in_hand = ended_by_it || !shared.in_hand_of(&task).is_empty();
-        revocations::apply(shared, RevocationChange::Revoked(revocation));
-        let in_force = shared.revocations().get(&task, now).map(|revocation| revocation.version);
-        if in_force == Some(version) {
-            applied.push(task.clone());
-        } else {
-            ignored.push(task.clone());
-        }
-        if in_hand {
-            inflight.push(task.clone());
-        }
-        if let Some(build) = build {
-            let ended = shared.ends_by(version).into_iter().map(|end| end.task);
-            inflight.extend(ended.chain(on_build).collect::<BTreeSet<_>>());
-            if terminate {
-                let shared = Arc::clone(shared);
-                let patience = grace + TERMINATE_WAIT;
-                waiting.spawn(async move { ended_on(&shared, &build, version, patience).await });
-            }
-        } else if terminate {
-            let shared = Arc::clone(shared);
-            let patience = grace + TERMINATE_WAIT;
-            waiting.spawn(async move {
-                ended(&shared, task, patience).await.into_iter().collect::<Vec<_>>()
-            });
-        }
-    }
-    let mut terminated = Vec::new();
-    while let Some(ended) = waiting.join_next().await {
-        terminated.extend(ended.into_iter().flatten());
-    }
-    json!({ "applied": applied, "inflight": inflight, "ignored": ignored, "expired": expired, "terminated": terminated })
-}
-
-/// Waits until a task is out of this worker's hands, and tells how it was revoked, if it was.
-async fn ended(shared: &Shared, task: TaskId, patience: Duration) -> Option<Value> {
-    let mut changes = shared.in_hand_changed.subscribe();
-    let gone =
-        async { while !shared.in_hand_of(&task).is_empty() && changes.changed().await.is_ok() {} };
-    let _ = tokio::time::timeout(patience, gone).await;
-    let end = shared.revoked_end(&task)?;
-    Some(json!({ "id": end.task, "how": end.how, "elapsedMs": end.elapsed_ms }))
-}
-
-/// Waits until nothing in this worker's hands is to run on a build that was recalled, and tells how what ran on it ended.
-async fn ended_on(
-    shared: &Shared,
-    build: &Digest,
-    recall: Version,
-    patience: Duration,
-) -> Vec<Value> {
-    let mut changes = shared.in_hand_changed.subscribe();
-    let gone =
-        async { while !shared.in_hand_on(build).is_empty() && changes.changed().await.is_ok() {} };
-    let _ = tokio::time::timeout(patience, gone).await;
-    let ends = shared.ends_by(recall);
-    ends.into_iter()
-        .map(|end| json!({ "id": end.task, "how": end.how, "elapsedMs": end.elapsed_ms }))
-        .collect()
-}
-
-fn shutdown(shared: &Shared, mode: Drain, grace_ms: Option<u64>) -> Value {
-    let before = shared.draining();
-    shared
-        .tell(lifecycle::Event::ShutdownAsked { mode, grace: grace_ms.map(Duration::from_millis) });
-    let mut payload = json!({
-        "mode": before.max(Some(mode)),
-        "state": WorkerState::Draining,
-        "active": shared.inflight(),
-    });
-    if before.is_some() {
-        payload["already"] = json!(before);
-    }
-    payload
-}
-
-async fn set_paused(
-    shared: &Shared,
-    queues: &[QueueName],
-    pause: Option<&Pause>,
-) -> Result<Value, BackendError> {
-    // Every worker is asked, and the first has done it for all; so each answers with what holds now, and not with what it
-    // changed.
-    for queue in queues {
-        seen(shared, shared.backends.broker.set_paused(queue, pause.cloned()).await)?;
-    }
-    Ok(json!({ "updated": queues, "paused": paused_queues(shared).await? }))
 }

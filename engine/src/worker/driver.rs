@@ -137,6 +137,7 @@ impl Worker {
         let shared = Shared::new(Parts {
             config: builder.config,
             backends: builder.backends,
+            keys: builder.keys,
             threads: Threads::new(builder.isolates.clone(), builder.inline_on)?,
             handlers: builder.handlers,
             observer: builder.observer,
@@ -250,6 +251,10 @@ impl Worker {
         parts.spawn({
             let policy = Arc::clone(&shared.config.policy);
             async move { policy.follow().await }
+        });
+        parts.spawn({
+            let keys = Arc::clone(&shared.keys);
+            async move { keys.follow().await }
         });
         if let Some((runtime, dir)) = isolates.clone().zip(modules_dir) {
             parts.spawn(reload::watch(Arc::clone(&shared), runtime, dir));

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use stem_core::backend::buckets::{Changed, Entry, When};
 use stem_core::backend::result::Recorded;
 use stem_core::backend::{BackendError, Buckets};
+use stem_core::envelope::Envelope;
 use stem_core::id::{LeaseToken, TaskId, TaskName};
 use stem_core::observe::Service;
 use stem_core::task::Progress;
@@ -183,10 +184,13 @@ impl AttemptHost for Host {
             return Err(Refusal::LeaseLost);
         }
         let now = self.shared.wall();
-        let envelopes = children
-            .into_iter()
-            .map(|child| self.parent.envelope_of(child, now))
-            .collect::<Result<Vec<_>, _>>()?;
+        let envelope_of = |child| -> Result<Envelope, Refusal> {
+            let mut envelope = self.parent.envelope_of(child, now)?;
+            let sealed = self.shared.keys.seal_task(&mut envelope, now);
+            sealed.map_err(|problem| Refusal::Unavailable(problem.to_string()))?;
+            Ok(envelope)
+        };
+        let envelopes = children.into_iter().map(envelope_of).collect::<Result<Vec<_>, _>>()?;
         let ids = envelopes.iter().map(|envelope| envelope.id.clone()).collect();
         let counted = self.hand.children.count(&envelopes)?;
         if release == Release::OnSuccess {

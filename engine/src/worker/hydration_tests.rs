@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use stem_core::backend::control::Position;
 use stem_core::backend::{BackendError, ControlPlane, Health, RevokeStore, ServiceId};
+use stem_core::control::wire::CommandFrame;
 use stem_core::control::{Command, Order};
 use stem_core::id::{Namespace, RequestId, TaskId, WorkerId};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
@@ -141,7 +142,7 @@ async fn operator(
             expires_at: now.after(Duration::from_mins(1)),
             requester: "test".to_owned(),
         };
-        memory.send(&command).await.unwrap();
+        memory.send(&CommandFrame::plain(&command)).await.unwrap();
         done.0.lock().unwrap().push(task);
     }
 }

@@ -29,6 +29,7 @@ use super::routes::Routes;
 use super::shipping::PinOrder;
 use super::slots::Slots;
 use crate::Backends;
+use crate::signing::Keys;
 
 /// As a number that JSON can hold, for the log.
 pub(super) fn whole_millis(duration: Duration) -> u64 {
@@ -157,6 +158,8 @@ const REVOKED_ENDS: usize = 1024;
 pub(super) struct Shared {
     pub(super) config: WorkerConfig,
     pub(super) backends: Backends,
+    /// What it signs with, and whom it believes.
+    pub(super) keys: Arc<Keys>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) records: Records,
     clocks: Clocks,
@@ -205,6 +208,7 @@ pub(super) struct Shared {
 pub(super) struct Parts {
     pub(super) config: WorkerConfig,
     pub(super) backends: Backends,
+    pub(super) keys: Arc<Keys>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) clocks: Clocks,
     pub(super) threads: Threads,
@@ -222,6 +226,7 @@ impl Shared {
         std::sync::Arc::new(Self::new(Parts {
             config,
             backends,
+            keys: Keys::none(),
             observer: std::sync::Arc::new(stem_core::observe::Unobserved),
             clocks: Clocks::default(),
             threads: Threads::new(None, None).unwrap(),
@@ -248,6 +253,7 @@ impl Shared {
             revocations: Mutex::new(Revocations::new(parts.config.namespace.clone())),
             config: parts.config,
             backends: parts.backends,
+            keys: parts.keys,
             observer: parts.observer,
             incarnation: Incarnation(uuid::Uuid::now_v7()),
             started_at: parts.clocks.wall.now(),

@@ -108,6 +108,8 @@ metrics! {
     LEASE_RECLAIMED = Kind::Counter, "stem.lease.reclaimed", "{delivery}", ["queue", "task"], "Deliveries of tasks that a lost worker had held before, every later attempt included.";
     RECYCLED = Kind::Counter, "stem.worker.recycled", "{module}", ["reason"], "Modules prepared anew, and native handlers given new threads.";
     COMMANDS = Kind::Counter, "stem.control.commands", "{command}", ["command", "outcome"], "Commands of operators carried out (ok) or not (error).";
+    REFUSED = Kind::Counter, "stem.signing.refused", "{message}", ["kind", "reason"], "Messages (task, command, reply) that were refused for want of a good signature, time or right.";
+    UNSIGNED = Kind::Counter, "stem.signing.unsigned", "{message}", ["kind"], "Messages without a signature that were let through where that is permitted.";
     SERVICE_ERRORS = Kind::Counter, "stem.service.errors", "{call}", ["service", "class"], "Calls to the broker and the stores that failed.";
     COMPILED = Kind::Histogram(COMPILES), "stem.module.compile.duration", "s", ["outcome"], "Modules compiled (ok) or refused by the compiler (refused), and how long it took.";
     CACHE = Kind::Counter, "stem.module.cache.lookups", "{lookup}", ["outcome"], "Compiled code looked for in the cache, and found (hit) or not (miss).";

@@ -79,6 +79,10 @@ impl Observer for Told {
                 1,
                 &[label("command", order), label("outcome", if ok { "ok" } else { "error" })],
             ),
+            Seen::Refused { kind, reason: why } => {
+                on.refused.add(1, &[label("kind", kind.as_str()), label("reason", why.as_str())]);
+            }
+            Seen::Unsigned(kind) => on.unsigned.add(1, &[label("kind", kind.as_str())]),
             Seen::ServiceFailed(service, failed) => on
                 .service_errors
                 .add(1, &[label("service", service.as_str()), label("class", class(failed))]),

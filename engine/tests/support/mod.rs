@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use stem_core::control::wire::{self, CommandFrame};
 use stem_core::control::{Answer, Command, Drain, Order};
 use stem_core::envelope::Payload;
 use stem_core::id::{Namespace, RequestId, TaskId, TaskName};
@@ -123,7 +124,7 @@ pub async fn command(backends: &Backends, id: &str, order: Order) -> serde_json:
         expires_at: now.after(PATIENCE),
         requester: "test".to_owned(),
     };
-    backends.control.send(&command).await.unwrap();
+    backends.control.send(&CommandFrame::plain(&command)).await.unwrap();
     let replies = backends
         .control
         .replies(
@@ -134,8 +135,8 @@ pub async fn command(backends: &Backends, id: &str, order: Order) -> serde_json:
         )
         .await
         .unwrap();
-    match &replies[0].1.answer {
-        Answer::Ok { payload } => payload.clone(),
+    match wire::reply(replies[0].1.as_bytes()).unwrap().answer {
+        Answer::Ok { payload } => payload,
         Answer::Error { error } => panic!("{error:?}"),
     }
 }

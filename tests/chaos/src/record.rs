@@ -13,7 +13,7 @@ use stem_core::backend::result::{Begun, RecordFilter, Recorded, Until};
 use stem_core::backend::{
     BackendError, Broker, ControlPlane, Health, Records, ResultBackend, ServiceId,
 };
-use stem_core::control::{Command, Reply};
+use stem_core::control::wire::{self, CommandFrame, ReplyFrame};
 use stem_core::envelope::Envelope;
 use stem_core::id::{LeaseToken, Namespace, QueueName, RequestId, TaskId, TaskName};
 use stem_core::settlement::{Receipt, Settle};
@@ -283,7 +283,7 @@ impl ControlPlane for RecordedControl {
         self.inner.position(namespace).await
     }
 
-    async fn send(&self, command: &Command) -> Result<Position, BackendError> {
+    async fn send(&self, command: &CommandFrame) -> Result<Position, BackendError> {
         self.inner.send(command).await
     }
 
@@ -292,15 +292,16 @@ impl ControlPlane for RecordedControl {
         namespace: &Namespace,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Command)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         let commands = self.inner.commands(namespace, after, wait).await?;
-        for (_, command) in &commands {
-            self.journal.write(Event::CtlRecv(command.request_id.clone()));
+        let readable = commands.iter().filter_map(|(_, text)| wire::command(text.as_bytes()).ok());
+        for command in readable {
+            self.journal.write(Event::CtlRecv(command.request_id));
         }
         Ok(commands)
     }
 
-    async fn reply(&self, namespace: &Namespace, reply: &Reply) -> Result<(), BackendError> {
+    async fn reply(&self, namespace: &Namespace, reply: &ReplyFrame) -> Result<(), BackendError> {
         self.inner.reply(namespace, reply).await?;
         self.journal.write(Event::CtlReply(reply.request_id.clone()));
         Ok(())
@@ -312,7 +313,7 @@ impl ControlPlane for RecordedControl {
         request: &RequestId,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Reply)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         self.inner.replies(namespace, request, after, wait).await
     }
 

@@ -394,7 +394,7 @@ impl<H: Harness> Harness for FaultyHarness<H> {
 mod tests {
     use stem_core::backend::ServiceId;
     use stem_core::backend::control::Position;
-    use stem_core::control::{Command, Reply};
+    use stem_core::control::wire::{CommandFrame, ReplyFrame};
     use stem_core::id::{Namespace, RequestId};
 
     use super::*;
@@ -431,7 +431,7 @@ mod tests {
             Ok(Position(self.next()))
         }
 
-        async fn send(&self, _: &Command) -> Result<Position, BackendError> {
+        async fn send(&self, _: &CommandFrame) -> Result<Position, BackendError> {
             unreachable!("no test sends")
         }
 
@@ -440,11 +440,11 @@ mod tests {
             _: &Namespace,
             _: Position,
             _: Duration,
-        ) -> Result<Vec<(Position, Command)>, BackendError> {
+        ) -> Result<Vec<(Position, String)>, BackendError> {
             Ok(Vec::new())
         }
 
-        async fn reply(&self, _: &Namespace, _: &Reply) -> Result<(), BackendError> {
+        async fn reply(&self, _: &Namespace, _: &ReplyFrame) -> Result<(), BackendError> {
             Ok(())
         }
 
@@ -454,7 +454,7 @@ mod tests {
             _: &RequestId,
             _: Position,
             _: Duration,
-        ) -> Result<Vec<(Position, Reply)>, BackendError> {
+        ) -> Result<Vec<(Position, String)>, BackendError> {
             Ok(Vec::new())
         }
 

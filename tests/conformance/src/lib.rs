@@ -27,6 +27,7 @@ mod harness;
 pub mod lease;
 pub mod model;
 pub mod modules;
+pub mod planted;
 pub mod presence;
 pub mod progress;
 pub mod queue;

@@ -29,7 +29,7 @@ crate::cases! { ($) presence_suite presence:
     another_incarnation_cannot_forget_a_worker,
 }
 
-fn heartbeat(id: &str, boot_id: Incarnation) -> Heartbeat {
+pub(crate) fn heartbeat(id: &str, boot_id: Incarnation) -> Heartbeat {
     Heartbeat {
         worker: worker(id),
         boot_id,

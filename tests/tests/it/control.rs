@@ -1,6 +1,6 @@
 //! Commands and who obeys them: every live worker, once, and nobody who was not there when it was said.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use stem_core::control::{Drain, Order};
@@ -203,6 +203,35 @@ fn a_command_that_has_expired_before_it_is_read_is_not_executed() {
     lab.wait_for("the end of the commands' time", |_| store.commands().len(), |left| *left == 0);
     worker.signal("-CONT");
     assert_lives_on(&lab, &mut worker);
+}
+
+#[test]
+fn texts_that_are_no_commands_keep_no_worker_from_the_next_command() {
+    let lab = Lab::new();
+    let began = Instant::now();
+    let mut workers_of_three = three(&lab);
+    let store = Store::open(&lab.database());
+    let newer = r#"{"requestId":"n","namespace":"stem","type":"explode","payload":{},"issuedAt":"2026-11-22T00:00:00Z","expiresAt":"2999-01-01T00:00:00Z","requester":"x"}"#;
+    let long = "[".repeat(1 << 20);
+    for text in ["", "nonsense", "null", newer, &long].iter().cycle().take(40) {
+        store.plant(text);
+    }
+    let answer = lab.stem(&["worker", "ping", "--timeout", "1m", "--json"]).ok().json();
+    assert_eq!(workers(&answer), ["a", "b", "c"]);
+    let answer =
+        lab.stem(&["worker", "pause", "--queue", "mail", "--timeout", "1m", "--json"]).ok().json();
+    assert_eq!(workers(&answer), ["a", "b", "c"]);
+    for worker in &workers_of_three {
+        let log = worker.log();
+        let said = log.matches("a command was refused").count();
+        // A line a second.
+        assert!(said >= 1 && said as u64 <= began.elapsed().as_secs() + 1, "{said}: {log}");
+        assert!(log.contains("malformed") && log.len() < 100_000, "{log}");
+    }
+    lab.stem(&["worker", "shutdown", "--timeout", "1m"]).ok();
+    for worker in &mut workers_of_three {
+        assert_eq!(worker.wait(), 0);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use stem_core::backend::control::Position;
+use stem_core::control::wire::{self, CommandFrame};
 use stem_core::control::{Command, Order};
 use stem_core::id::{Namespace, RequestId, TaskId, WorkerId};
 use stem_core::revoke::{Revocation, RevokeRequest};
@@ -71,17 +72,32 @@ impl Store {
         }
     }
 
-    /// Every command that lies in the log and has not expired.
+    /// Every command that lies in the log, can be read and has not expired.
     pub(crate) fn commands(&self) -> Vec<Command> {
         let namespace = namespace();
         let read = self.backends.control.commands(&namespace, Position::default(), Duration::ZERO);
-        self.runtime.block_on(read).unwrap().into_iter().map(|(_, command)| command).collect()
+        let texts = self.runtime.block_on(read).unwrap();
+        texts.iter().filter_map(|(_, text)| wire::command(text.as_bytes()).ok()).collect()
     }
 
     /// Puts an order into the log that expires after so long.
     pub(crate) fn send(&self, order: Order, targets: Option<&[&str]>, expires_in: Duration) {
+        self.put(&CommandFrame::plain(&Self::command(order, targets, expires_in)));
+    }
+
+    /// Puts a command into the log whose text is this, for as long as the test lasts.
+    pub(crate) fn plant(&self, text: &str) {
+        let command = Self::command(Order::Ping {}, None, PATIENCE * 10);
+        self.put(&CommandFrame { text: text.to_owned(), ..CommandFrame::plain(&command) });
+    }
+
+    fn put(&self, frame: &CommandFrame) {
+        self.runtime.block_on(self.backends.control.send(frame)).unwrap();
+    }
+
+    fn command(order: Order, targets: Option<&[&str]>, expires_in: Duration) -> Command {
         let now = SystemClock.now();
-        let command = Command {
+        Command {
             request_id: RequestId::new(format!("by-hand-{}", SENT.fetch_add(1, Relaxed))).unwrap(),
             namespace: namespace(),
             targets: targets
@@ -90,8 +106,7 @@ impl Store {
             issued_at: now,
             expires_at: now.after(expires_in),
             requester: "a test".to_owned(),
-        };
-        self.runtime.block_on(self.backends.control.send(&command)).unwrap();
+        }
     }
 }
 

@@ -99,6 +99,13 @@ pub(crate) fn bench(root: &Path, words: &[String]) -> Result<()> {
     Step::new(root, target_dir(root).join("release/stem-bench")).args(words).run()
 }
 
+/// The simulation, which understands these words. With the release build, as it computes and waits for nothing.
+pub(crate) fn sim(root: &Path, words: &[String]) -> Result<()> {
+    setup::compiler(root)?;
+    let program = ["run", "--quiet", "--release", "--locked", "--package", "stem-sim", "--"];
+    Step::cargo(root).args(program).args(words).run()
+}
+
 /// What runs before a change is taken.
 pub(crate) fn ci(root: &Path) -> Result<()> {
     Step::new(root, root.join(".ci/run")).run()

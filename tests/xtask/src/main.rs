@@ -20,6 +20,7 @@ usage: cargo xtask <command>
   guests    build the example tasks to WebAssembly, into target/stem-modules
   setup     install what builds and tests need and this machine lacks; the others do so by themselves
   bench     measure, with the release build: everything, or the groups that are named; see bench --help
+  sim       whole fleets in simulated time, by seeds; see sim --help
   ci        what runs before a change is taken: .ci/run
 
 What is missing is installed: a C compiler, and for the tests Redis, Postgres, tmux,
@@ -33,8 +34,9 @@ fn main() -> ExitCode {
     let command = arguments.next();
     let words: Vec<String> = arguments.collect();
     let root = root();
-    // Only the benchmarks take more words.
-    let done = match command.as_deref().filter(|name| words.is_empty() || *name == "bench") {
+    // Only these two take more words.
+    let takes_words = |name: &str| matches!(name, "bench" | "sim");
+    let done = match command.as_deref().filter(|name| words.is_empty() || takes_words(name)) {
         Some("setup") => commands::setup(&root),
         Some("guests") => guests::build(&root),
         Some("test") => commands::test(&root),
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Some("lab") => commands::lab(&root),
         Some("autoscale") => commands::autoscale(&root),
         Some("bench") => commands::bench(&root, &words),
+        Some("sim") => commands::sim(&root, &words),
         Some("ci") => commands::ci(&root),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

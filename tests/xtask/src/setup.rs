@@ -115,6 +115,13 @@ const TMUX: Need = Need {
     packages: Packages { apt: &["tmux"], dnf: &["tmux"], apk: &["tmux"], pacman: &["tmux"] },
 };
 
+/// By which tests make system calls that no safe function makes.
+const PERL: Need = Need {
+    name: "perl",
+    is_there: |root| runs(root, "perl"),
+    packages: Packages { apt: &["perl-base"], dnf: &["perl"], apk: &["perl"], pacman: &["perl"] },
+};
+
 /// What reads the units and the rotation of logs that come with the program, and says what is wrong with them. Alpine has
 /// another init system, and no such program; there a test fails, and says which.
 const SYSTEMD_ANALYZE: Need = Need {
@@ -206,7 +213,7 @@ pub(crate) fn compiler(root: &Path) -> Result<()> {
 /// Sees to it that there are the servers that tests start for themselves, and the terminal. A service that a package brings is not used;
 /// where there is no init system, as in most containers, Debian does not start it either.
 pub(crate) fn services(root: &Path) -> Result<()> {
-    see_to(root, &[REDIS, POSTGRES, PROMETHEUS, TMUX, SYSTEMD_ANALYZE, LOGROTATE, NETWORKS])
+    see_to(root, &[REDIS, POSTGRES, PROMETHEUS, TMUX, PERL, SYSTEMD_ANALYZE, LOGROTATE, NETWORKS])
 }
 
 /// Sees to it that there are the tools for tasks in other languages than Rust. What is pinned and comes from a registry is got by

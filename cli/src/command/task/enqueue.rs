@@ -32,7 +32,8 @@ pub(super) async fn run(context: &Context, args: EnqueueArgs) -> Outcome {
     let options = options(&args, &settings)?;
     let queue = options.queue.clone();
     connect::refuse_memory(&settings.broker_url, "the task")?;
-    let client = client(&settings).await?;
+    let keys = settings.signing.open()?;
+    let client = client(&settings).await?.with_keys(keys);
     let trace = OfProducer::start(&settings, &context.environment, &queue, &args.name)?;
     let options = EnqueueOptions { trace_parent: trace.trace_parent(), ..options };
     let enqueued = match client.enqueue(args.name.clone(), payload, options).await {

@@ -1,18 +1,21 @@
 //! Carries an order out, by the same functions as the commands `worker revoke`, `queue pause` and `worker shutdown`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stem_core::backend::broker::Pause;
 use stem_core::control::{Drain, Order, WorkerState};
 use stem_core::id::{Incarnation, Namespace, QueueName, TaskId, WorkerId};
 use stem_core::revoke::RevokeRequest;
+use stem_core::seal::Role;
 use stem_core::time::Clock;
+use stem_engine::signing::Keys;
 use stem_engine::{Backends, SystemClock};
 
 use super::deed::{Deed, Report};
 use crate::args::Expiry;
 use crate::command::{queue, worker};
-use crate::control::{Request, ask};
+use crate::control::{Request, ask, may_order};
 use crate::error::CliError;
 
 /// What an order needs.
@@ -24,6 +27,8 @@ pub(super) struct Hand {
     pub(super) timeout: Duration,
     /// Who orders.
     pub(super) requester: String,
+    /// What the order is signed with.
+    pub(super) keys: Arc<Keys>,
 }
 
 impl Hand {
@@ -57,8 +62,9 @@ impl Hand {
     ) -> Result<Report, CliError> {
         let tell = async |order| {
             let request = Request { send_to_nobody: true, ..self.request(order) };
-            ask(&self.backends, request).await.map_err(CliError::from)
+            ask(&self.backends, request).await
         };
+        may_order(&self.keys, Role::Control, &self.namespace)?;
         let (_, told) =
             worker::store_then_tell(&*self.backends.revokes, &self.namespace, &[request], tell)
                 .await?;
@@ -116,6 +122,7 @@ impl Hand {
             namespace: self.namespace.clone(),
             timeout: self.timeout,
             requester: self.requester.clone(),
+            keys: Arc::clone(&self.keys),
             send_to_nobody: false,
         }
     }
@@ -123,8 +130,6 @@ impl Hand {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::sync::Arc;
-
     use stem_core::control::Heartbeat;
     use stem_memory::Memory;
 
@@ -138,6 +143,7 @@ pub(super) mod tests {
             namespace: Namespace::new("stem").unwrap(),
             timeout: Duration::from_millis(10),
             requester: "operator".to_owned(),
+            keys: Keys::none(),
         }
     }
 

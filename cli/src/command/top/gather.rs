@@ -10,12 +10,14 @@ use stem_core::control::{Heartbeat, Order};
 use stem_core::id::{Namespace, WorkerId};
 use stem_core::time::Timestamp;
 use stem_engine::Backends;
+use stem_engine::signing::Keys;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::picture::{Asked, News};
 use super::rows::Narrow;
 use crate::control::{Answers, Request, ask};
+use crate::error::CliError;
 
 /// How long a round waits for answers. They take milliseconds; a machine with much to do may take more.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -29,6 +31,7 @@ pub(super) struct Gatherer {
     pub(super) interval: Duration,
     /// Who asks, for the workers' logs.
     pub(super) requester: String,
+    pub(super) keys: Arc<Keys>,
     /// Looks again at once.
     pub(super) nudge: Arc<Notify>,
     pub(super) news: mpsc::Sender<News>,
@@ -74,15 +77,11 @@ impl Gatherer {
         if let Ok((inspected, _)) = &asked {
             silent.remember(known, inspected);
         }
-        let asked = asked.map(|(inspected, counted)| Asked { inspected, counted });
-        self.tell(News::Answers(asked.map_err(|error| error.to_string()))).await
+        let asked = asked.map(|(inspected, counted)| Box::new(Asked { inspected, counted }));
+        self.tell(News::Answers(asked.map_err(|error| error.what))).await
     }
 
-    async fn ask(
-        &self,
-        workers: &[WorkerId],
-        order: Order,
-    ) -> Result<Answers, stem_core::backend::BackendError> {
+    async fn ask(&self, workers: &[WorkerId], order: Order) -> Result<Answers, CliError> {
         if workers.is_empty() {
             // With no name a command is for everyone.
             return Ok(Answers::nobody_asked(&self.namespace));
@@ -93,6 +92,7 @@ impl Gatherer {
             namespace: self.namespace.clone(),
             timeout: PATIENCE,
             requester: self.requester.clone(),
+            keys: Arc::clone(&self.keys),
             send_to_nobody: false,
         };
         ask(&self.backends, request).await

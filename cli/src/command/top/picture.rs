@@ -24,7 +24,7 @@ pub(super) enum News {
     /// Every queue.
     Queues(Result<Vec<QueueStatus>, String>),
     /// What those workers said that were asked.
-    Answers(Result<Asked, String>),
+    Answers(Result<Box<Asked>, String>),
 }
 
 /// The answers of one round.

@@ -38,6 +38,7 @@ fn replies(expected: &[&str], replies: Vec<(&str, Value)>) -> Answers {
                 latency: Duration::from_millis(2),
             })
             .collect(),
+        refused: std::collections::BTreeMap::new(),
         elapsed: Duration::from_millis(3),
     }
 }
@@ -118,10 +119,10 @@ pub(super) fn look_with(active: &[Value]) -> Look {
         ("mailer", json!({"active": [third, {"id": "of another version"}]})),
     ];
     let expected = [FIRST, "mailer", "slow"];
-    let answers = News::Answers(Ok(Asked {
+    let answers = News::Answers(Ok(Box::new(Asked {
         inspected: replies(&expected, inspected),
         counted: replies(&expected, vec![(FIRST, stats.clone()), ("mailer", stats)]),
-    }));
+    })));
     let heartbeats = vec![
         heartbeat("ended", "stopped", 9_000),
         heartbeat(FIRST, "running", 1_000),

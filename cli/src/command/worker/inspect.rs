@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 use stem_core::control::{Answer, Order};
+use stem_core::text::printable;
 
 use super::super::Context;
 use super::{Control, cell, span};
@@ -24,6 +25,25 @@ fn items<'a>(payload: &'a Value, key: &str) -> &'a [Value] {
     payload[key].as_array().map_or(&[], Vec::as_slice)
 }
 
+/// What the process has given up, and what of it is not to be had; `None` where the worker does not know.
+fn hardening(facts: &Value) -> Option<String> {
+    if facts.is_null() || facts["mode"] == "off" {
+        return facts["mode"].as_str().map(str::to_owned);
+    }
+    let mut parts = Vec::new();
+    parts.extend((facts["noNewPrivs"] == true).then(|| "no_new_privs".to_owned()));
+    parts.extend(facts["landlockAbi"].as_i64().map(|abi| format!("landlock (abi {abi})")));
+    parts.extend((facts["seccomp"] == true).then(|| "seccomp".to_owned()));
+    parts.extend(
+        items(facts, "off")
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|why| format!("no {}", printable(why, 200))),
+    );
+    parts.extend((facts["superuser"] == true).then(|| "runs as root".to_owned()));
+    Some(parts.join(", "))
+}
+
 /// Each worker with what it runs and what it holds back.
 fn text(answers: &Answers) -> String {
     let mut text = String::new();
@@ -38,6 +58,9 @@ fn text(answers: &Answers) -> String {
             cell(payload, "state"),
             active.len()
         );
+        if let Some(hardening) = hardening(&payload["hardening"]) {
+            let _ = writeln!(text, "  hardening: {hardening}");
+        }
         let paused = items(payload, "pausedQueues");
         if !paused.is_empty() {
             let _ = writeln!(text, "  paused queues: {}", cell(payload, "pausedQueues"));

@@ -8,6 +8,7 @@ use stem_core::backend::{BackendError, RevokeStore};
 use stem_core::control::Order;
 use stem_core::id::{Namespace, TaskId};
 use stem_core::revoke::{Revocation, RevokeRequest, module_key, module_of};
+use stem_core::seal::Role;
 use stem_core::time::Clock;
 use stem_engine::{RevokePolicy, SystemClock};
 
@@ -16,7 +17,7 @@ use super::super::revokes::called;
 use super::{Control, cell};
 use crate::args::{Expiry, RevokeArgs};
 use crate::connect::Opener;
-use crate::control::{Answers, ask};
+use crate::control::{Answers, ask, may_order};
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
 use crate::output::{Printer, say, table};
@@ -43,6 +44,8 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
     let settings = Control::settings(context, &args.control)?;
     connect::refuse_memory(&settings.revoke_store_url, "the revocation")?;
     let namespace = &settings.namespace.value;
+    let keys = settings.signing.open()?;
+    may_order(&keys, Role::Control, namespace)?;
     // The store first and alone: a broker that is away must not keep the order from being stored.
     let mut opener = Opener::new(&settings);
     let revokes = opener.revokes().await?;
@@ -59,7 +62,7 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
         tasks.chain(modules.into_iter().map(|module| (module, recall.clone()))).collect();
     let mut results = None;
     let tell = async |order| {
-        let mut request = Control::request_with(&settings, &args.control, order);
+        let mut request = Control::request_with(&settings, &keys, &args.control, order);
         request.requester = requester;
         if let Some(grace) = args.grace.filter(|_| timeout_flag.is_none()) {
             // A worker answers when the task has stopped, which may take the whole grace.

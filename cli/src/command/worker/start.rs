@@ -12,11 +12,12 @@ use stem_engine::{
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::super::{Context, config};
+use super::super::{Context, config, with_runtime};
 use crate::args::WorkerStart;
 use crate::connect::{self, ServiceUrl};
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
+use crate::hardening::{self, Needs};
 use crate::identity;
 use crate::nodes::own::{self, Own};
 use crate::output::{Printer, say};
@@ -34,26 +35,49 @@ struct Plan {
     rows: Vec<(&'static str, Value, Source)>,
 }
 
-pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
-    // First: nothing but a handler makes a signal end the first process of a container.
-    let mut orders = Orders::listen(!args.no_signal_handlers)?;
+pub(super) fn run(context: &Context, args: WorkerStart) -> Outcome {
     let settings = context.settings_logging("info", |flags| {
         flags.namespace.clone_from(&args.namespace.namespace);
         flags.worker_queues.clone_from(&args.queue);
         flags.metrics = args.metrics;
         flags.policy.clone_from(&args.policy.policy);
         flags.module_trust.clone_from(&args.trust);
+        flags.hardening = args.hardening.map(Into::into);
+        flags.signers.clone_from(&args.signers);
     })?;
     let own = Own::read(args.pidfile.clone(), &context.environment)?;
-    let plan = plan(&args, &settings, &own)?;
+    let mut plan = plan(&args, &settings, &own)?;
     let printer = Printer::new(args.json.json);
     if args.print_config {
         return print_config(printer, &settings, &plan, &own);
     }
+    // Before the services: what is wrong with a file is known at once.
+    plan.config.policy = sandbox::policy(&settings)?;
+    // Before the runtime: each of its threads is hardened as the one that makes it.
+    let raised = hardening::raise(&Needs {
+        settings: &settings,
+        own: &own,
+        modules: args.modules.as_deref(),
+        policy: &plan.config.policy.current(),
+        environment: &context.environment,
+    })?;
+    plan.config.hardening = Some(raised.facts.clone());
+    with_runtime(work(args, &settings, plan.config, &own, printer))
+}
+
+async fn work(
+    args: WorkerStart,
+    settings: &Settings,
+    config: WorkerConfig,
+    own: &Own,
+    printer: Printer,
+) -> Outcome {
+    // First: nothing but a handler makes a signal end the first process of a container.
+    let mut orders = Orders::listen(!args.no_signal_handlers)?;
     // Before any service is asked: of two starts one ends at once.
-    let pidfile = own.take_up(&plan.config.id, &plan.config.namespace)?;
+    let pidfile = own.take_up(&config.id, &config.namespace)?;
     let (worker, telemetry) = tokio::select! {
-        prepared = prepare(args, &settings, plan.config, &own, printer) => prepared?,
+        prepared = prepare(args, settings, config, own, printer) => prepared?,
         () = orders.stop() => {
             tracing::info!("a signal came before the worker was ready; it ends");
             service_manager::stopping();
@@ -78,13 +102,13 @@ pub(super) async fn run(context: &Context, args: WorkerStart) -> Outcome {
 async fn prepare(
     args: WorkerStart,
     settings: &Settings,
-    mut config: WorkerConfig,
+    config: WorkerConfig,
     own: &Own,
     printer: Printer,
 ) -> Result<(Worker, Option<OfWorker>), CliError> {
-    // Before the services: what is wrong with a file is known at once.
-    config.policy = sandbox::policy(settings)?;
+    // Before the services, as the policy was.
     let trust = sandbox::trust(settings)?;
+    let keys = settings.signing.open()?;
     let concurrency = config.concurrency;
     let backends = connect::Opener::new(settings).all(config.revoke_policy).await?;
     warn_of_unsafe(&backends, args.strict).await?;
@@ -95,7 +119,7 @@ async fn prepare(
     }
     let telemetry = OfWorker::start(settings, &config, &own.host.value)?;
     // The sandbox and the modules are prepared meanwhile.
-    let mut builder = Worker::builder(backends, config).read_ahead();
+    let mut builder = Worker::builder(backends, config).keys(keys).read_ahead();
     if let Some(telemetry) = &telemetry {
         builder = builder.observer(telemetry.telemetry().observer());
     }

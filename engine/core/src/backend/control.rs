@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{BackendError, ServiceId};
-use crate::control::{Command, Reply};
+use crate::control::wire::{CommandFrame, ReplyFrame};
 use crate::id::{Namespace, RequestId};
 
 /// A place in a namespace's log of commands, or in a request's list of replies. Grows; gaps are allowed.
@@ -21,7 +21,8 @@ pub struct Position(pub u64);
 pub const REPLY_TTL: Duration = Duration::from_mins(1);
 
 /// Carries commands to every worker of a namespace and replies back. Commands are never consumed: each worker reads
-/// the whole log from its own position, so all of them see all of it, also after a reconnect.
+/// the whole log from its own position, so all of them see all of it, also after a reconnect. What a command or a reply
+/// says is text that is carried and never read here: one that nobody can read is handed on like any other.
 /// Implementations are held to the cases of `tests/conformance/src/control.rs`.
 #[async_trait]
 pub trait ControlPlane: Send + Sync + Debug {
@@ -32,27 +33,27 @@ pub trait ControlPlane: Send + Sync + Debug {
     async fn position(&self, namespace: &Namespace) -> Result<Position, BackendError>;
 
     /// Appends a command. One that is sent twice, by its request id, is stored once.
-    async fn send(&self, command: &Command) -> Result<Position, BackendError>;
+    async fn send(&self, command: &CommandFrame) -> Result<Position, BackendError>;
 
-    /// Commands after a position, in order, expired ones left out; waits up to `wait` for the first.
+    /// The texts of commands after a position, in order, expired ones left out; waits up to `wait` for the first.
     async fn commands(
         &self,
         namespace: &Namespace,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Command)>, BackendError>;
+    ) -> Result<Vec<(Position, String)>, BackendError>;
 
     /// Appends a reply to its request; a second one of the same worker is dropped.
-    async fn reply(&self, namespace: &Namespace, reply: &Reply) -> Result<(), BackendError>;
+    async fn reply(&self, namespace: &Namespace, reply: &ReplyFrame) -> Result<(), BackendError>;
 
-    /// Replies to a request after a position; waits up to `wait` for the first.
+    /// The texts of replies to a request after a position; waits up to `wait` for the first.
     async fn replies(
         &self,
         namespace: &Namespace,
         request: &RequestId,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Reply)>, BackendError>;
+    ) -> Result<Vec<(Position, String)>, BackendError>;
 
     /// Removes expired commands, and replies older than [`REPLY_TTL`] after that; says how many rows went.
     async fn prune(&self) -> Result<u64, BackendError>;

@@ -6,5 +6,6 @@
 
 pub mod attempt;
 pub mod autoscale;
+pub mod gate;
 pub mod intake;
 pub mod lifecycle;

@@ -30,6 +30,7 @@ pub(crate) use self::preview1::add_to_linker as add_preview1_to_linker;
 pub(crate) use self::preview2::add_to_linker as add_preview2_to_linker;
 use self::scratch::ScratchGuard;
 use self::scratch::Scratches;
+pub use self::scratch::hold_base as hold_scratch_base;
 use crate::granted::Granted;
 
 /// Where a guest finds its scratch directory.

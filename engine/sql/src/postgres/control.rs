@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 use stem_core::backend::control::{ControlPlane, Position, REPLY_TTL};
 use stem_core::backend::{BackendError, ServiceId};
-use stem_core::control::{Command, Reply};
+use stem_core::control::wire::{CommandFrame, ReplyFrame};
 use stem_core::id::{Namespace, RequestId};
 use tokio::time::Instant;
 
@@ -16,7 +16,7 @@ use super::counters::{self, draw};
 use super::error::Trouble;
 use super::transact::Operation;
 use crate::bells::{LOOK_AGAIN, Topic, Topics};
-use crate::codec::{from_json, millis, signed, to_json, unsigned};
+use crate::codec::{millis, signed, unsigned};
 
 /// Rows that one read returns; the reader comes again for more.
 const BATCH: i64 = 1_000;
@@ -34,7 +34,7 @@ impl Operation for End {
     }
 }
 
-struct Send(Command);
+struct Send(CommandFrame);
 
 /// Answers the place of the command, be it new or known; nothing where somebody else stores it at this moment.
 const SEND: &str = concat!(
@@ -74,7 +74,7 @@ impl Operation for Send {
             .bind(now)
             .bind(command.request_id.as_str())
             .bind(command.expires_at.unix_millis())
-            .bind(to_json(command))
+            .bind(command.text.as_str())
             .fetch_optional(conn)
             .await?;
         Ok(Position(unsigned(position.ok_or(Trouble::Moved)?)))
@@ -83,7 +83,7 @@ impl Operation for Send {
 
 struct Answer {
     namespace: Namespace,
-    reply: Reply,
+    reply: ReplyFrame,
 }
 
 /// Hundreds of workers reply at once and draw from one counter, one after the other. A reply is worth nothing a minute
@@ -127,7 +127,7 @@ impl Operation for Answer {
             .bind(now)
             .bind(self.reply.request_id.as_str())
             .bind(self.reply.worker.as_str())
-            .bind(to_json(&self.reply))
+            .bind(self.reply.text.as_str())
             .bind(millis(REPLY_TTL))
             .execute(conn)
             .await?;
@@ -155,6 +155,10 @@ impl Operation for Prune {
     }
 }
 
+fn texts(rows: Vec<(i64, String)>) -> Vec<(Position, String)> {
+    rows.into_iter().map(|(position, text)| (Position(unsigned(position)), text)).collect()
+}
+
 #[derive(Clone)]
 struct Commands {
     namespace: Namespace,
@@ -163,7 +167,7 @@ struct Commands {
 
 #[async_trait]
 impl Operation for Commands {
-    type Output = Vec<(Position, Command)>;
+    type Output = Vec<(Position, String)>;
     const ACTION: &'static str = "read commands";
     const READS: bool = true;
 
@@ -182,9 +186,7 @@ impl Operation for Commands {
         .bind(BATCH)
         .fetch_all(conn)
         .await?;
-        rows.into_iter()
-            .map(|(position, command)| Ok((Position(unsigned(position)), from_json(&command)?)))
-            .collect()
+        Ok(texts(rows))
     }
 }
 
@@ -197,7 +199,7 @@ struct Replies {
 
 #[async_trait]
 impl Operation for Replies {
-    type Output = Vec<(Position, Reply)>;
+    type Output = Vec<(Position, String)>;
     const ACTION: &'static str = "read replies";
     const READS: bool = true;
 
@@ -212,9 +214,7 @@ impl Operation for Replies {
         .bind(BATCH)
         .fetch_all(conn)
         .await?;
-        rows.into_iter()
-            .map(|(position, reply)| Ok((Position(unsigned(position)), from_json(&reply)?)))
-            .collect()
+        Ok(texts(rows))
     }
 }
 
@@ -252,7 +252,7 @@ impl ControlPlane for Postgres {
         self.call(End(namespace.clone())).await
     }
 
-    async fn send(&self, command: &Command) -> Result<Position, BackendError> {
+    async fn send(&self, command: &CommandFrame) -> Result<Position, BackendError> {
         self.call(Send(command.clone())).await
     }
 
@@ -261,11 +261,11 @@ impl ControlPlane for Postgres {
         namespace: &Namespace,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Command)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         self.look_until(Commands { namespace: namespace.clone(), after }, wait).await
     }
 
-    async fn reply(&self, namespace: &Namespace, reply: &Reply) -> Result<(), BackendError> {
+    async fn reply(&self, namespace: &Namespace, reply: &ReplyFrame) -> Result<(), BackendError> {
         self.call(Answer { namespace: namespace.clone(), reply: reply.clone() }).await
     }
 
@@ -275,7 +275,7 @@ impl ControlPlane for Postgres {
         request: &RequestId,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Reply)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         let look = Replies { namespace: namespace.clone(), request: request.clone(), after };
         self.look_until(look, wait).await
     }

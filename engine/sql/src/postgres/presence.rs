@@ -8,21 +8,30 @@ use stem_core::backend::presence::{Presence, Registered};
 use stem_core::backend::{BackendError, ServiceId};
 use stem_core::control::Heartbeat;
 use stem_core::id::{Incarnation, Namespace, WorkerId};
+use stem_core::text::printable;
 use stem_core::time::Timestamp;
 
 use super::Postgres;
 use super::error::Trouble;
 use super::transact::Operation;
-use crate::codec::{from_json, millis, time, to_json};
-use crate::fault::Fault;
+use crate::codec::{millis, time, to_json};
 
 /// A worker that was not heard for so long is forgotten when another registers, so that names made up at each start
 /// do not pile up.
 const FORGET_AFTER: Duration = Duration::from_hours(24);
 
-/// Reads a heartbeat with the store's own time of it.
-fn heartbeat(seen_at: i64, text: &str) -> Result<Heartbeat, Fault> {
-    Ok(Heartbeat { seen_at: time(seen_at), ..from_json(text)? })
+/// Reads a heartbeat with the store's own time of it. One that cannot be read hides no other.
+fn heartbeat(seen_at: i64, text: &str) -> Option<Heartbeat> {
+    match serde_json::from_str::<Heartbeat>(text) {
+        Ok(heartbeat) => Some(Heartbeat { seen_at: time(seen_at), ..heartbeat }),
+        Err(error) => {
+            tracing::debug!(
+                problem = printable(&error.to_string(), 200),
+                "a heartbeat cannot be read"
+            );
+            None
+        }
+    }
 }
 
 struct Register(Heartbeat);
@@ -73,7 +82,7 @@ impl Operation for Register {
         // Its holder has just said goodbye.
         let (seen_at, text, read_at) = known.ok_or(Trouble::Moved)?;
         // One that cannot be read belongs to no living worker that could be talked to.
-        if let Ok(holder) = heartbeat(seen_at, &text)
+        if let Some(holder) = heartbeat(seen_at, &text)
             && holder.boot_id != asking.boot_id
             && holder.is_fresh(time(read_at))
         {
@@ -175,8 +184,8 @@ impl Operation for Workers {
         let read_at = rows.first().map(|(now, ..)| time(*now)).ok_or(Trouble::Moved)?;
         let workers = rows
             .iter()
-            .filter_map(|(_, seen_at, text)| Some(heartbeat((*seen_at)?, text.as_ref()?)))
-            .collect::<Result<_, _>>()?;
+            .filter_map(|(_, seen_at, text)| heartbeat((*seen_at)?, text.as_ref()?))
+            .collect();
         Ok((workers, read_at))
     }
 }

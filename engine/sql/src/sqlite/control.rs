@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteConnection;
 use stem_core::backend::control::{ControlPlane, Position, REPLY_TTL};
 use stem_core::backend::{BackendError, ServiceId};
-use stem_core::control::{Command, Reply};
+use stem_core::control::wire::{CommandFrame, ReplyFrame};
 use stem_core::id::{Namespace, RequestId};
 use stem_core::time::Timestamp;
 use tokio::time::Instant;
@@ -15,13 +15,13 @@ use tokio::time::Instant;
 use super::Sqlite;
 use super::writer::{Operation, Topics};
 use crate::bells::{LOOK_AGAIN, Topic};
-use crate::codec::{from_json, signed, to_json, unsigned};
+use crate::codec::{signed, unsigned};
 use crate::fault::Fault;
 
 /// Rows that one read returns; the reader comes again for more.
 const BATCH: i64 = 1_000;
 
-struct Send(Command);
+struct Send(CommandFrame);
 
 #[async_trait]
 impl Operation for Send {
@@ -39,7 +39,7 @@ impl Operation for Send {
         .bind(command.namespace.as_str())
         .bind(command.request_id.as_str())
         .bind(command.expires_at.unix_millis())
-        .bind(to_json(command))
+        .bind(command.text.as_str())
         .execute(&mut *conn)
         .await?;
         let position: i64 = sqlx::query_scalar(
@@ -55,7 +55,7 @@ impl Operation for Send {
 
 struct Answer {
     namespace: Namespace,
-    reply: Reply,
+    reply: ReplyFrame,
 }
 
 #[async_trait]
@@ -74,7 +74,7 @@ impl Operation for Answer {
         .bind(self.namespace.as_str())
         .bind(self.reply.request_id.as_str())
         .bind(self.reply.worker.as_str())
-        .bind(to_json(&self.reply))
+        .bind(self.reply.text.as_str())
         .bind(now.unix_millis())
         .bind(i64::try_from(REPLY_TTL.as_millis()).expect("a minute fits"))
         .execute(conn)
@@ -114,14 +114,23 @@ async fn position(conn: &mut SqliteConnection) -> Result<Position, Fault> {
     Ok(Position(position.map(unsigned).unwrap_or_default()))
 }
 
+/// Another program may have put bytes into a row that are no text.
+fn texts(rows: Vec<(i64, Vec<u8>)>) -> Vec<(Position, String)> {
+    rows.into_iter()
+        .map(|(position, text)| {
+            (Position(unsigned(position)), String::from_utf8_lossy(&text).into_owned())
+        })
+        .collect()
+}
+
 async fn commands(
     conn: &mut SqliteConnection,
     now: Timestamp,
     namespace: &Namespace,
     after: Position,
-) -> Result<Vec<(Position, Command)>, Fault> {
-    let rows: Vec<(i64, String)> = sqlx::query_as(
-        "SELECT position, command FROM commands
+) -> Result<Vec<(Position, String)>, Fault> {
+    let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+        "SELECT position, CAST(command AS BLOB) FROM commands
          WHERE namespace = ?1 AND position > ?2 AND expires_at > ?3 ORDER BY position LIMIT ?4",
     )
     .bind(namespace.as_str())
@@ -130,9 +139,7 @@ async fn commands(
     .bind(BATCH)
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|(position, command)| Ok((Position(unsigned(position)), from_json(&command)?)))
-        .collect()
+    Ok(texts(rows))
 }
 
 async fn replies(
@@ -140,9 +147,9 @@ async fn replies(
     namespace: &Namespace,
     request: &RequestId,
     after: Position,
-) -> Result<Vec<(Position, Reply)>, Fault> {
-    let rows: Vec<(i64, String)> = sqlx::query_as(
-        "SELECT position, reply FROM replies
+) -> Result<Vec<(Position, String)>, Fault> {
+    let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+        "SELECT position, CAST(reply AS BLOB) FROM replies
          WHERE namespace = ?1 AND request_id = ?2 AND position > ?3 ORDER BY position LIMIT ?4",
     )
     .bind(namespace.as_str())
@@ -151,9 +158,7 @@ async fn replies(
     .bind(BATCH)
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|(position, reply)| Ok((Position(unsigned(position)), from_json(&reply)?)))
-        .collect()
+    Ok(texts(rows))
 }
 
 impl Sqlite {
@@ -200,7 +205,7 @@ impl ControlPlane for Sqlite {
         self.bounded("read the end of the command log", read).await
     }
 
-    async fn send(&self, command: &Command) -> Result<Position, BackendError> {
+    async fn send(&self, command: &CommandFrame) -> Result<Position, BackendError> {
         self.write(Send(command.clone())).await
     }
 
@@ -209,7 +214,7 @@ impl ControlPlane for Sqlite {
         namespace: &Namespace,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Command)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         self.look_until("read commands", wait, || async {
             let mut reader = self.reader().await?;
             commands(&mut reader, self.now(), namespace, after).await
@@ -217,7 +222,7 @@ impl ControlPlane for Sqlite {
         .await
     }
 
-    async fn reply(&self, namespace: &Namespace, reply: &Reply) -> Result<(), BackendError> {
+    async fn reply(&self, namespace: &Namespace, reply: &ReplyFrame) -> Result<(), BackendError> {
         self.write(Answer { namespace: namespace.clone(), reply: reply.clone() }).await
     }
 
@@ -227,7 +232,7 @@ impl ControlPlane for Sqlite {
         request: &RequestId,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Reply)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         self.look_until("read replies", wait, || async {
             let mut reader = self.reader().await?;
             replies(&mut reader, namespace, request, after).await

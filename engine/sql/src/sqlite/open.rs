@@ -47,6 +47,8 @@ pub(super) async fn open(options: &SqliteOptions) -> Result<Opened, Fault> {
         .filename(&path)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(false)
+        // SQLite's own temporary files would lie in a directory of its choice, which a hardened process cannot write to.
+        .pragma("temp_store", "MEMORY")
         .busy_timeout(options.busy_timeout)
         // All of ours fit, so each is prepared once for a connection.
         .statement_cache_capacity(256)

@@ -8,20 +8,30 @@ use stem_core::backend::presence::{Presence, Registered};
 use stem_core::backend::{BackendError, ServiceId};
 use stem_core::control::Heartbeat;
 use stem_core::id::{Incarnation, Namespace, WorkerId};
+use stem_core::text::printable;
 use stem_core::time::Timestamp;
 
 use super::Sqlite;
 use super::writer::{Operation, Topics};
-use crate::codec::{from_json, time, to_json};
+use crate::codec::{time, to_json};
 use crate::fault::Fault;
 
 /// A worker that was not heard for so long is forgotten when another registers, so that names made up at each start
 /// do not pile up.
 const FORGET_AFTER: Duration = Duration::from_hours(24);
 
-/// Reads a heartbeat with the store's own time of it.
-fn heartbeat(seen_at: i64, text: &str) -> Result<Heartbeat, Fault> {
-    Ok(Heartbeat { seen_at: time(seen_at), ..from_json(text)? })
+/// Reads a heartbeat with the store's own time of it. One that cannot be read hides no other.
+fn heartbeat(seen_at: i64, text: &[u8]) -> Option<Heartbeat> {
+    match serde_json::from_slice::<Heartbeat>(text) {
+        Ok(heartbeat) => Some(Heartbeat { seen_at: time(seen_at), ..heartbeat }),
+        Err(error) => {
+            tracing::debug!(
+                problem = printable(&error.to_string(), 200),
+                "a heartbeat cannot be read"
+            );
+            None
+        }
+    }
 }
 
 struct Register(Heartbeat);
@@ -43,8 +53,9 @@ impl Operation for Register {
             .bind(now.unix_millis() - ttl)
             .execute(&mut *conn)
             .await?;
-        let known: Option<(i64, String)> = sqlx::query_as(
-            "SELECT seen_at, heartbeat FROM workers WHERE namespace = ?1 AND worker = ?2",
+        let known: Option<(i64, Vec<u8>)> = sqlx::query_as(
+            "SELECT CAST(seen_at AS INTEGER), CAST(heartbeat AS BLOB) FROM workers
+             WHERE namespace = ?1 AND worker = ?2",
         )
         .bind(asking.namespace.as_str())
         .bind(asking.worker.as_str())
@@ -52,7 +63,7 @@ impl Operation for Register {
         .await?;
         if let Some((seen_at, text)) = known {
             // One that cannot be read belongs to no living worker that could be talked to.
-            if let Ok(holder) = heartbeat(seen_at, &text)
+            if let Some(holder) = heartbeat(seen_at, &text)
                 && holder.boot_id != asking.boot_id
                 && holder.is_fresh(now)
             {
@@ -130,13 +141,14 @@ async fn workers(
     conn: &mut SqliteConnection,
     namespace: &Namespace,
 ) -> Result<Vec<Heartbeat>, Fault> {
-    let rows: Vec<(i64, String)> = sqlx::query_as(
-        "SELECT seen_at, heartbeat FROM workers WHERE namespace = ?1 ORDER BY worker",
+    let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(
+        "SELECT CAST(seen_at AS INTEGER), CAST(heartbeat AS BLOB) FROM workers
+         WHERE namespace = ?1 ORDER BY worker",
     )
     .bind(namespace.as_str())
     .fetch_all(conn)
     .await?;
-    rows.iter().map(|(seen_at, text)| heartbeat(*seen_at, text)).collect()
+    Ok(rows.iter().filter_map(|(seen_at, text)| heartbeat(*seen_at, text)).collect())
 }
 
 #[async_trait]

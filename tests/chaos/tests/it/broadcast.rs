@@ -8,6 +8,7 @@ use stem_chaos::dice::Dice;
 use stem_chaos::history::{Event, Line};
 use stem_chaos::place::Place;
 use stem_core::backend::control::Position;
+use stem_core::control::wire::{self, CommandFrame};
 use stem_core::control::{Answer, Command, Order};
 use stem_core::id::{Namespace, RequestId};
 use stem_core::time::Clock as _;
@@ -42,7 +43,8 @@ impl Operator<'_> {
             expires_at: now.after(LIFE),
             requester: "test".to_owned(),
         };
-        self.lab.wait(self.lab.backends().control.send(&command)).unwrap();
+        let frame = CommandFrame::plain(&command);
+        self.lab.wait(self.lab.backends().control.send(&frame)).unwrap();
         self.sent.push(command.request_id);
     }
 
@@ -54,7 +56,8 @@ impl Operator<'_> {
         let count = replies.len();
         let names: BTreeSet<String> = replies
             .into_iter()
-            .map(|(_, reply)| {
+            .map(|(_, text)| {
+                let reply = wire::reply(text.as_bytes()).unwrap();
                 assert!(matches!(reply.answer, Answer::Ok { .. }), "{reply:?}");
                 reply.worker.to_string()
             })

@@ -15,7 +15,8 @@ use stem_core::backend::{
     BackendError, Broker, ControlPlane, DeadLetters, Health, Presence, Records, ResultBackend,
     RevokeStore, ServiceId,
 };
-use stem_core::control::{Command, Heartbeat, Reply};
+use stem_core::control::Heartbeat;
+use stem_core::control::wire::{CommandFrame, ReplyFrame};
 use stem_core::envelope::Envelope;
 use stem_core::id::{Incarnation, Namespace, QueueName, RequestId, TaskId, TaskName, WorkerId};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
@@ -313,7 +314,7 @@ impl ControlPlane for Through<dyn ControlPlane> {
         self.faulty.call("control.position", Twice::Never, make).await
     }
 
-    async fn send(&self, command: &Command) -> Result<Position, BackendError> {
+    async fn send(&self, command: &CommandFrame) -> Result<Position, BackendError> {
         let make = || self.inner.send(command);
         self.faulty.call("control.send", Twice::FirstCounts, make).await
     }
@@ -323,12 +324,12 @@ impl ControlPlane for Through<dyn ControlPlane> {
         namespace: &Namespace,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Command)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         let make = || self.inner.commands(namespace, after, wait);
         self.faulty.call("control.commands", Twice::Never, make).await
     }
 
-    async fn reply(&self, namespace: &Namespace, reply: &Reply) -> Result<(), BackendError> {
+    async fn reply(&self, namespace: &Namespace, reply: &ReplyFrame) -> Result<(), BackendError> {
         let make = || self.inner.reply(namespace, reply);
         self.faulty.call("control.reply", Twice::FirstCounts, make).await
     }
@@ -339,7 +340,7 @@ impl ControlPlane for Through<dyn ControlPlane> {
         request: &RequestId,
         after: Position,
         wait: Duration,
-    ) -> Result<Vec<(Position, Reply)>, BackendError> {
+    ) -> Result<Vec<(Position, String)>, BackendError> {
         let make = || self.inner.replies(namespace, request, after, wait);
         self.faulty.call("control.replies", Twice::Never, make).await
     }

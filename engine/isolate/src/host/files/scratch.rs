@@ -85,6 +85,21 @@ impl Scratches {
     }
 }
 
+/// Makes the directory below which the scratch directories of this user come to lie, unless it is there, and locks it,
+/// together with whoever else does, for as long as the file lives: those who clean directories for temporary files
+/// (systemd-tmpfiles) leave a locked one alone. For a process that could not make it once more.
+///
+/// # Errors
+/// When it cannot be made, or is not this user's alone.
+pub fn hold_base() -> io::Result<(PathBuf, File)> {
+    let base = Scratches::new(None).base;
+    private(&base)?;
+    let held = File::open(&base)?;
+    // One that is being cleaned at this moment is not waited for.
+    let _ = held.try_lock_shared();
+    Ok((base, held))
+}
+
 /// This process's directory, and the lock that says that it lives. Removed with the last attempt's.
 #[derive(Debug)]
 struct Own {

@@ -1,0 +1,242 @@
+//! Rules about how attempts end: the winner returned what is kept, nothing is used up that did not run, and poison is
+//! stopped. Also how many deliveries a worker holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stem_core::backend::broker::Settled;
+use stem_core::backend::result::Recorded;
+use stem_core::id::TaskId;
+use stem_core::settlement::DeadReason;
+
+use super::Setting;
+use super::bench::{Bench, Rule};
+use super::ledger::{Ledger, is_poison};
+use crate::fact::{Caller, End, Fact, Held, Move, Ms};
+use crate::script::Step;
+
+/// What one process did under one token.
+#[derive(Debug, Default)]
+struct Attempt {
+    started: bool,
+    ended: Option<End>,
+    losses: u32,
+}
+
+/// Attempts by process, and what each process holds.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    attempts: BTreeMap<(Caller, Held), Attempt>,
+    in_hand: BTreeMap<Caller, BTreeSet<Held>>,
+    /// Starts of each task since it was published or replayed.
+    starts: BTreeMap<TaskId, u32>,
+    revoked: BTreeSet<TaskId>,
+}
+
+impl Ends {
+    pub(super) fn hear(
+        &mut self,
+        bench: &mut Bench,
+        setting: &Setting,
+        ledger: &Ledger,
+        (_, caller, fact): (Ms, Option<Caller>, &Fact),
+    ) {
+        if let Fact::RevokeStored { task, .. } = fact {
+            self.revoked.insert(task.clone());
+        }
+        let Some(caller) = caller else { return };
+        match fact {
+            Fact::Leased { held, losses, .. } => {
+                let attempt = Attempt { losses: *losses, ..Attempt::default() };
+                self.attempts.insert((caller, held.clone()), attempt);
+            }
+            Fact::Held(came) => self.held(bench, setting, caller, came),
+            Fact::Retired { task, .. } => {
+                if let Some(in_hand) = self.in_hand.get_mut(&caller)
+                    && let Some(oldest) = in_hand.iter().find(|held| held.task == *task).cloned()
+                {
+                    in_hand.remove(&oldest);
+                }
+            }
+            Fact::Started { held, .. } => self.started(bench, setting, ledger, caller, held),
+            Fact::HandlerEnded { held, end } => {
+                if let Some(attempt) = self.attempts.get_mut(&(caller, held.clone())) {
+                    attempt.ended = Some(end.clone());
+                }
+            }
+            Fact::Settled { held, by, answer: Settled::Done, .. }
+            | Fact::Recorded { held, by, answer: Recorded::Stored } => {
+                self.ended(bench, setting, ledger, caller, (held, by));
+            }
+            Fact::Replayed { task, .. } => {
+                self.starts.remove(task);
+            }
+            _ => {}
+        }
+    }
+
+    fn held(&mut self, bench: &mut Bench, setting: &Setting, caller: Caller, came: &[Held]) {
+        let in_hand = self.in_hand.entry(caller).or_default();
+        in_hand.extend(came.iter().cloned());
+        if let Some(declared) = setting.declared(caller) {
+            bench.must_be(Rule::I12, in_hand.len() <= declared.concurrency, || {
+                format!(
+                    "{} deliveries are in its hands, and it has {} places",
+                    in_hand.len(),
+                    declared.concurrency
+                )
+            });
+        }
+    }
+
+    fn started(
+        &mut self,
+        bench: &mut Bench,
+        setting: &Setting,
+        ledger: &Ledger,
+        caller: Caller,
+        held: &Held,
+    ) {
+        let task = &held.task;
+        let Some(attempt) = self.attempts.get_mut(&(caller, held.clone())) else {
+            return bench.found(
+                Rule::I4,
+                Some(task),
+                format!(
+                    "{task} was started under token {}, which was never handed out to it",
+                    held.token
+                ),
+            );
+        };
+        bench.must(Rule::I4, !attempt.started, task, || {
+            format!("{task} was started twice under token {}", held.token)
+        });
+        attempt.started = true;
+        let mine = self.in_hand.get(&caller).is_some_and(|in_hand| in_hand.contains(held));
+        bench.must(Rule::I4, mine, task, || {
+            format!("{task} was started under token {}, which is not in its hands", held.token)
+        });
+        if let Some(life) = ledger.life(task).filter(|_| ledger.is_apart()) {
+            // A worker does not ask whether its own record was refused for a newer delivery: it starts, and is fenced later.
+            let newer = life.begun.is_some_and(|(token, _)| token > held.token.0);
+            if newer {
+                bench.note("starts although the record names a newer delivery");
+            }
+            let begun = newer || life.begun == Some((held.token.0, caller));
+            bench.must(Rule::I2, begun, task, || {
+                format!(
+                    "{task} was started under token {}, and its record names {:?}",
+                    held.token, life.begun
+                )
+            });
+        }
+        let starts = self.starts.entry(task.clone()).or_default();
+        *starts += 1;
+        if *starts > 1 {
+            bench.note("starts of a task that had started before");
+        }
+        if let Some(declared) = setting.declared(caller) {
+            bench.must(Rule::I10, attempt.losses < declared.max_losses, task, || {
+                format!("{task} was started after {} losses", attempt.losses)
+            });
+        }
+    }
+
+    fn ended(
+        &self,
+        bench: &mut Bench,
+        setting: &Setting,
+        ledger: &Ledger,
+        caller: Caller,
+        (held, by): (&Held, &Move),
+    ) {
+        let task = &held.task;
+        let attempt = self.attempts.get(&(caller, held.clone()));
+        let end = attempt.and_then(|attempt| attempt.ended.as_ref());
+        match by {
+            Move::Succeed(bytes) => {
+                let same = matches!(end, Some(End::Succeeded(returned)) if returned == bytes);
+                bench.must(Rule::I2, same, task, || {
+                    let kept = String::from_utf8_lossy(bytes);
+                    format!(
+                        "{task} has the result {kept} by token {}, whose handler ended so: {end:?}",
+                        held.token
+                    )
+                });
+            }
+            Move::Revoke { .. } => {
+                bench.must(Rule::I2, self.revoked.contains(task), task, || {
+                    format!("{task} was ended by a revocation that nobody stored")
+                });
+            }
+            Move::Retry { .. } | Move::Fail(DeadReason::Fatal | DeadReason::RetriesExhausted) => {
+                Self::failed(bench, setting, task, (end, by));
+            }
+            by if is_poison(by) => {
+                let losses = attempt.map_or(0, |attempt| attempt.losses);
+                let most = setting.declared(caller).map_or(0, |declared| declared.max_losses);
+                bench.must(Rule::I10, losses >= most, task, || {
+                    format!(
+                        "{task} was given up as poison after {losses} losses; {most} are too many"
+                    )
+                });
+                let kills = setting.planned(task).is_some_and(|planned| planned.script.kills());
+                if !kills && ledger.life(task).is_some_and(|life| life.ended.is_none()) {
+                    bench.note("innocents given up as poison");
+                }
+            }
+            Move::Fail(_) | Move::Expire | Move::Release | Move::Discard => {}
+        }
+    }
+
+    /// An attempt may count as failed only if its handler failed, or was stopped by its own limit.
+    fn failed(
+        bench: &mut Bench,
+        setting: &Setting,
+        task: &TaskId,
+        (end, by): (Option<&End>, &Move),
+    ) {
+        let planned = setting.planned(task);
+        if planned.is_some_and(|planned| planned.timeout.is_some()) {
+            return bench.excuse(Rule::I23);
+        }
+        let holds = match end {
+            Some(End::Failed { fatal }) => !fatal || *by == Move::Fail(DeadReason::Fatal),
+            Some(End::Panicked) => true,
+            // A call of the handler that was refused is passed on as its failure.
+            Some(End::Interrupted) if planned.is_some_and(|it| it.script.0.iter().any(asks)) => {
+                return bench.excuse(Rule::I23);
+            }
+            Some(End::Succeeded(_) | End::Interrupted | End::Dropped) | None => false,
+        };
+        bench.must(Rule::I23, holds, task, || {
+            format!("{task} has used up an attempt by {by:?}, and its handler ended so: {end:?}")
+        });
+    }
+
+    /// So many deliveries are in a worker's hands.
+    pub(super) fn in_hand(&self, caller: Caller) -> usize {
+        self.in_hand.get(&caller).map_or(0, BTreeSet::len)
+    }
+
+    /// The handlers of a process that run.
+    pub(super) fn running(&self, caller: Caller, task: &TaskId) -> Vec<Held> {
+        let from = Held { task: task.clone(), token: stem_core::id::LeaseToken(0) };
+        self.attempts
+            .range((caller, from)..)
+            .take_while(|((by, held), _)| *by == caller && held.task == *task)
+            .filter(|(_, attempt)| attempt.started && attempt.ended.is_none())
+            .map(|((_, held), _)| held.clone())
+            .collect()
+    }
+
+    /// Whether it started and has not ended.
+    pub(super) fn runs(&self, caller: Caller, held: &Held) -> bool {
+        let attempt = self.attempts.get(&(caller, held.clone()));
+        attempt.is_some_and(|attempt| attempt.started && attempt.ended.is_none())
+    }
+}
+
+/// Whether a step asks something of a service.
+fn asks(step: &Step) -> bool {
+    matches!(step, Step::Save | Step::ChildNow(_) | Step::ChildOnSuccess(_) | Step::Extend(_))
+}

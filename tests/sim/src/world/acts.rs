@@ -1,0 +1,173 @@
+//! What a plan's acts do to a world.
+
+use stem_core::control::{Drain, Order};
+use stem_core::id::WorkerId;
+
+use super::{Ending, World};
+use crate::fact::{Fact, HostId, Ms, Phase, ServiceKind, State};
+use crate::host::Is;
+use crate::operator;
+use crate::plan::{Act, Planned};
+
+/// Which client has to do with a thing.
+fn client_of(number: u64) -> HostId {
+    HostId::Client(u8::from(number % 2 == 1))
+}
+
+impl World {
+    /// Ends states whose time is over.
+    pub(super) fn end_states(&mut self) {
+        let later = self.endings.split_off(&self.now.after(1));
+        for (_, endings) in std::mem::replace(&mut self.endings, later) {
+            for ending in endings {
+                match ending {
+                    Ending::Link(host, service) => self.link(host, service, State::Good),
+                    Ending::Service(service) => self.service(service, State::Good),
+                }
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn act(&mut self) {
+        let later = self.plan.acts.split_off(&self.now.after(1));
+        let due = std::mem::replace(&mut self.plan.acts, later);
+        let tasks: Vec<Planned> = {
+            let now = self.now;
+            let since = Ms(now.0.saturating_sub(self.plan.window));
+            let is_due = |task: &&Planned| {
+                task.at <= now && (task.at > since || (now == Ms(0) && task.at == now))
+            };
+            self.plan.tasks.iter().filter(is_due).cloned().collect()
+        };
+        self.produce(tasks);
+        for act in due.into_values().flatten() {
+            // What is late, as the second half of a drain, waits for nothing: all is well by then.
+            if self.phase == Phase::Storm {
+                self.perform(act);
+            }
+        }
+    }
+
+    fn produce(&mut self, tasks: Vec<Planned>) {
+        for task in tasks {
+            self.waiting += 1;
+            let host = &self.hosts[&client_of(crate::dice::hash(task.id.as_str()))];
+            host.does(|client, desk| operator::produce(client, desk, task));
+        }
+    }
+
+    fn perform(&mut self, act: Act) {
+        match act {
+            Act::Crash(host) => self.crash(host),
+            Act::Start(host, name) => self.start(host, name),
+            Act::Pause(host, ms) => {
+                let until = self.now.after(ms);
+                let host = self.hosts.get_mut(&host).expect("a plan's host");
+                if host.pause(until) {
+                    let caller = host.caller();
+                    self.count("pauses");
+                    self.tell(Some(caller), Fact::Stopped(ms));
+                }
+            }
+            Act::Link(host, service, state, ms) => {
+                self.count("links");
+                self.link(host, service, state);
+                let ending = Ending::Link(host, service);
+                self.endings.entry(self.now.after(ms)).or_default().push(ending);
+            }
+            Act::Service(service, state, ms) => {
+                self.count("services");
+                self.service(service, state);
+                let ending = Ending::Service(service);
+                self.endings.entry(self.now.after(ms)).or_default().push(ending);
+            }
+            Act::StepHost(host, by) => {
+                self.count("steps");
+                let host = &self.hosts[&host];
+                host.step_clock(by);
+                self.tell(Some(host.caller()), Fact::Stepped(by));
+            }
+            Act::StepServer(by) => {
+                self.count("steps");
+                self.server.clock().step(by);
+                self.tell(None, Fact::Stepped(by));
+            }
+            Act::Burst(tasks) => self.produce(tasks),
+            act => self.operate(act),
+        }
+    }
+
+    /// What operators do.
+    fn operate(&mut self, act: Act) {
+        match act {
+            Act::Ping(targets, lives) => {
+                self.count("pings");
+                self.order(0, targets, Order::Ping {}, lives);
+            }
+            Act::Inspect => {
+                self.order(1, None, Order::Inspect { include_revoked: true }, 2_000);
+            }
+            Act::Revoke(tasks, request, expires) => {
+                self.count("revokes");
+                let id = self.request();
+                self.hosts[&HostId::Client(0)].does(|client, desk| {
+                    operator::revoke(client, desk, id, tasks, request, expires)
+                });
+            }
+            Act::Undo(task) => {
+                self.count("undos");
+                self.hosts[&HostId::Client(1)].does(|client, _| operator::undo(client, task));
+            }
+            Act::SetPaused(queue, paused) => {
+                self.count("queue-pauses");
+                self.hosts[&HostId::Client(0)]
+                    .does(|client, desk| operator::set_paused(client, desk, queue, paused));
+            }
+            Act::Replay { both } => {
+                self.count("replays");
+                self.hosts[&HostId::Client(0)].does(|client, _| operator::replay(client, false));
+                if both {
+                    let other = &self.hosts[&HostId::Client(1)];
+                    other.does(|client, _| operator::replay(client, false));
+                }
+            }
+            Act::Drain { host, mode, grace, remote } => {
+                self.count("drains");
+                self.drain(host, mode, grace, remote);
+            }
+            _ => {}
+        }
+    }
+
+    fn start(&mut self, host: HostId, name: Option<WorkerId>) {
+        if self.hosts[&host].is == Is::Down {
+            self.boot(host, name);
+        }
+    }
+
+    /// Orders the worker of a host to stop.
+    pub(super) fn drain(&mut self, id: HostId, mode: Drain, grace: Option<u64>, remote: bool) {
+        let host = &self.hosts[&id];
+        let Some(declared) = &host.declared else { return };
+        let (caller, worker) = (host.caller(), declared.name.clone());
+        if remote {
+            self.tell(None, Fact::DrainAsked { worker: worker.clone(), mode, grace });
+            let order = Order::Shutdown { mode, grace_ms: grace };
+            self.order(0, Some(vec![worker]), order, 3_000);
+        } else if host.is == Is::Up {
+            self.tell(Some(caller), Fact::DrainAsked { worker, mode, grace });
+            self.hosts[&id].drain(mode, grace);
+        }
+    }
+
+    fn link(&mut self, host: HostId, service: ServiceKind, state: State) {
+        self.net.link(host, service, state, self.now);
+        self.tell(Some(self.hosts[&host].caller()), Fact::Link { service, state });
+    }
+
+    fn service(&mut self, service: ServiceKind, state: State) {
+        self.server.service(service, state);
+        self.tell(None, Fact::Service { service, state });
+    }
+}
