@@ -24,8 +24,8 @@
 //! | I24 | a number of attempts at once out of its bounds, or that changes too often |
 //! | I28 | a worker that falls silent; a task that does not end once all is good again |
 //!
-//! Facts that come from a store are held against the [`ledger`]; those that come from a worker against what it could know.
-//! Where a rule asks what an undisturbed worker does, [`health`] says whether it was one, and what was excused is counted.
+//! Facts that come from a store are held against the `ledger`; those that come from a worker against what it could know.
+//! Where a rule asks what an undisturbed worker does, `health` says whether it was one, and what was excused is counted.
 //! Only the first violation is kept: the world stops there.
 
 mod bench;

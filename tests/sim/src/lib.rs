@@ -17,7 +17,7 @@
 //! | [`plan`], [`dice`] | what a seed draws: the fleet, the tasks, the trouble |
 //! | [`world`] | the loop: windows of time, phases from storm to farewell |
 //! | [`host`], [`desk`], [`clock`] | a simulated machine and its process: runtime, clocks, pauses, death |
-//! | [`line`], [`net`], [`server`] | the way of a call from a worker to a service in memory and back |
+//! | [`mod@line`], [`net`], [`server`] | the way of a call from a worker to a service in memory and back |
 //! | [`script`], [`operator`] | what tasks, producers and operators do |
 //! | [`judge`], [`witness`] | the rules, and who tells what the services did |
 //! | [`tap`], [`plants`] | faults put in on purpose, each to be found by its rule |
