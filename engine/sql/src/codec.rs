@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use stem_core::control::Heartbeat;
 use stem_core::envelope::Payload;
 use stem_core::id::{LeaseToken, QueueName, TaskId, TaskName, WorkerId};
 use stem_core::settlement::DeadReason;
 use stem_core::task::TaskRecord;
+use stem_core::text::printable;
 use stem_core::time::Timestamp;
 
 use crate::fault::Fault;
@@ -47,6 +49,20 @@ pub(crate) fn time(millis: i64) -> Timestamp {
 }
 
 /// How long, so that adding it to any time stays in range.
+/// Reads a heartbeat with the store's own time of it. One that cannot be read hides no other.
+pub(crate) fn heartbeat(seen_at: i64, text: &[u8]) -> Option<Heartbeat> {
+    match serde_json::from_slice::<Heartbeat>(text) {
+        Ok(heartbeat) => Some(Heartbeat { seen_at: time(seen_at), ..heartbeat }),
+        Err(error) => {
+            tracing::debug!(
+                problem = printable(&error.to_string(), 200),
+                "a heartbeat cannot be read"
+            );
+            None
+        }
+    }
+}
+
 pub(crate) fn millis(duration: Duration) -> i64 {
     Timestamp::default().after(duration).unix_millis()
 }

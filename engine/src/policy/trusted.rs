@@ -4,6 +4,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
@@ -37,6 +38,25 @@ impl Mark {
     /// Of what is there now, if anything is.
     pub(crate) fn now(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().map(|about| Self::of(&about))
+    }
+}
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Waits until files are other than they were `seen` and have been still for one look: one that is being written changes
+/// again. Cancel-safe.
+pub(crate) async fn changed<M: PartialEq>(seen: &M, look: impl Fn() -> M) -> M {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = look();
+        if now == *seen {
+            continue;
+        }
+        tokio::time::sleep(LOOK).await;
+        if look() == now {
+            return now;
+        }
     }
 }
 

@@ -12,9 +12,7 @@ use tokio::sync::watch;
 
 pub use super::keyring::{Algorithm, KeyRow, State};
 use super::keyring::{Look, Ring};
-
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+use crate::policy::trusted;
 
 /// Where keys lie; each is optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,17 +110,8 @@ impl Keys {
         let Some(files) = &self.files else { return std::future::pending().await };
         let mut seen = self.ring().look().clone();
         loop {
-            tokio::time::sleep(LOOK).await;
-            let now = Look::now(files);
-            if now == seen {
-                continue;
-            }
-            // A file that is being written changes again; it is read when it has been still for one look.
-            tokio::time::sleep(LOOK).await;
-            if Look::now(files) == now {
-                self.read_again(files);
-                seen = now;
-            }
+            seen = trusted::changed(&seen, || Look::now(files)).await;
+            self.read_again(files);
         }
     }
 

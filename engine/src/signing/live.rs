@@ -2,15 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::Trust;
-use crate::policy::trusted::Mark;
-
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+use crate::policy::trusted::{self, Mark};
 
 /// The trust list of a worker, which changes with its file.
 #[derive(Debug)]
@@ -50,17 +46,8 @@ impl TrustFile {
         let Some((path, seen)) = &self.file else { return std::future::pending().await };
         let mut seen = *seen;
         loop {
-            tokio::time::sleep(LOOK).await;
-            let now = Mark::now(path);
-            if now == seen {
-                continue;
-            }
-            // A file that is being written changes again; it is read when it has been still for one look.
-            tokio::time::sleep(LOOK).await;
-            if Mark::now(path) == now {
-                seen = now;
-                self.read_again(path);
-            }
+            seen = trusted::changed(&seen, || Mark::now(path)).await;
+            self.read_again(path);
         }
     }
 

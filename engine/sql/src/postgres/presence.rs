@@ -8,31 +8,16 @@ use stem_core::backend::presence::{Presence, Registered};
 use stem_core::backend::{BackendError, ServiceId};
 use stem_core::control::Heartbeat;
 use stem_core::id::{Incarnation, Namespace, WorkerId};
-use stem_core::text::printable;
 use stem_core::time::Timestamp;
 
 use super::Postgres;
 use super::error::Trouble;
 use super::transact::Operation;
-use crate::codec::{millis, time, to_json};
+use crate::codec::{heartbeat, millis, time, to_json};
 
 /// A worker that was not heard for so long is forgotten when another registers, so that names made up at each start
 /// do not pile up.
 const FORGET_AFTER: Duration = Duration::from_hours(24);
-
-/// Reads a heartbeat with the store's own time of it. One that cannot be read hides no other.
-fn heartbeat(seen_at: i64, text: &str) -> Option<Heartbeat> {
-    match serde_json::from_str::<Heartbeat>(text) {
-        Ok(heartbeat) => Some(Heartbeat { seen_at: time(seen_at), ..heartbeat }),
-        Err(error) => {
-            tracing::debug!(
-                problem = printable(&error.to_string(), 200),
-                "a heartbeat cannot be read"
-            );
-            None
-        }
-    }
-}
 
 struct Register(Heartbeat);
 
@@ -82,7 +67,7 @@ impl Operation for Register {
         // Its holder has just said goodbye.
         let (seen_at, text, read_at) = known.ok_or(Trouble::Moved)?;
         // One that cannot be read belongs to no living worker that could be talked to.
-        if let Some(holder) = heartbeat(seen_at, &text)
+        if let Some(holder) = heartbeat(seen_at, text.as_bytes())
             && holder.boot_id != asking.boot_id
             && holder.is_fresh(time(read_at))
         {
@@ -184,7 +169,7 @@ impl Operation for Workers {
         let read_at = rows.first().map(|(now, ..)| time(*now)).ok_or(Trouble::Moved)?;
         let workers = rows
             .iter()
-            .filter_map(|(_, seen_at, text)| heartbeat((*seen_at)?, text.as_ref()?))
+            .filter_map(|(_, seen_at, text)| heartbeat((*seen_at)?, text.as_ref()?.as_bytes()))
             .collect();
         Ok((workers, read_at))
     }

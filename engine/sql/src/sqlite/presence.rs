@@ -8,31 +8,16 @@ use stem_core::backend::presence::{Presence, Registered};
 use stem_core::backend::{BackendError, ServiceId};
 use stem_core::control::Heartbeat;
 use stem_core::id::{Incarnation, Namespace, WorkerId};
-use stem_core::text::printable;
 use stem_core::time::Timestamp;
 
 use super::Sqlite;
 use super::writer::{Operation, Topics};
-use crate::codec::{time, to_json};
+use crate::codec::{heartbeat, to_json};
 use crate::fault::Fault;
 
 /// A worker that was not heard for so long is forgotten when another registers, so that names made up at each start
 /// do not pile up.
 const FORGET_AFTER: Duration = Duration::from_hours(24);
-
-/// Reads a heartbeat with the store's own time of it. One that cannot be read hides no other.
-fn heartbeat(seen_at: i64, text: &[u8]) -> Option<Heartbeat> {
-    match serde_json::from_slice::<Heartbeat>(text) {
-        Ok(heartbeat) => Some(Heartbeat { seen_at: time(seen_at), ..heartbeat }),
-        Err(error) => {
-            tracing::debug!(
-                problem = printable(&error.to_string(), 200),
-                "a heartbeat cannot be read"
-            );
-            None
-        }
-    }
-}
 
 struct Register(Heartbeat);
 
