@@ -5,6 +5,7 @@
     reason = "these comments are help texts, which show backticks as they are"
 )]
 
+mod audit;
 mod dead;
 mod keys;
 mod module;
@@ -22,6 +23,7 @@ use clap_complete::Shell;
 use stem_core::id::{Digest, Namespace, QueueName, TaskId, TaskName};
 use stem_engine::units::duration;
 
+pub use self::audit::*;
 pub use self::dead::*;
 pub use self::keys::*;
 pub use self::module::*;
@@ -177,6 +179,21 @@ Examples:
   stem keys list"
     )]
     Keys(Keys),
+    /// Read who ordered what on this machine, and what was refused
+    #[command(
+        after_help = "Workers note the orders that they obey and whatever they refuse; `stem` notes each order of this user before it is done, and
+how it ended. It does so where audit-log (STEM_AUDIT_LOG) names a file; each user has one of his own. The newest entries come last.
+KEY is proven by a signature; who a command says has asked is not.
+Exit code: 0 there are entries, or with --verify they are as they were written; 1 they are not, or the log cannot be read; 2 no log is
+set; 3 there is none, or nothing in it fits.
+
+Examples:
+  stem audit --since 24h --refused
+  stem audit --what revoke --key ops-20261122 --json
+  stem audit --follow
+  stem audit --verify --file /var/lib/stem/audit.jsonl"
+    )]
+    Audit(AuditArgs),
     /// See every setting and where it comes from
     #[command(
         subcommand,

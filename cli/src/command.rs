@@ -1,5 +1,6 @@
 //! What each command does: one file each, in a folder for its group.
 
+mod audit;
 mod completions;
 mod config;
 mod consent;
@@ -18,6 +19,7 @@ mod worker;
 use std::io::IsTerminal;
 
 use crate::args::{Cli, Command, ServiceArgs};
+use crate::audit as ledger;
 use crate::env::Environment;
 use crate::error::{CliError, Outcome};
 use crate::logging;
@@ -75,20 +77,28 @@ impl Context {
 /// Does what the command line says.
 pub fn run(cli: Cli) -> Outcome {
     let context = Context { services: cli.services, environment: Environment::of_process() };
-    match cli.command {
+    let Some(act) = ledger::of(&cli.command) else { return obey(&context, cli.command) };
+    let namespace = act.namespace.clone();
+    let settings = context.settings_silent(|flags| flags.namespace = namespace)?;
+    ledger::around(&settings, act, || obey(&context, cli.command))
+}
+
+fn obey(context: &Context, command: Command) -> Outcome {
+    match command {
         Command::Completions { shell } => completions::run(shell),
         Command::Man { dir } => man::run(dir.as_deref()),
         Command::Help { topic } => help::run(&topic),
-        Command::Top(args) => with_runtime(top::run(&context, args)),
-        Command::Worker(command) => worker::run(&context, command),
-        Command::Revokes(command) => with_runtime(revokes::run(&context, command)),
-        Command::Task(command) => with_runtime(task::run(&context, command)),
-        Command::Module(command) => with_runtime(module::run(&context, command)),
-        Command::Dlq(command) => with_runtime(dlq::run(&context, command)),
-        Command::Queue(command) => with_runtime(queue::run(&context, command)),
-        Command::Keys(command) => keys::run(&context, command),
-        Command::Config(command) => config::run(&context, command),
-        Command::Health(json) => with_runtime(health::run(&context, json)),
+        Command::Top(args) => with_runtime(top::run(context, args)),
+        Command::Worker(command) => worker::run(context, command),
+        Command::Revokes(command) => with_runtime(revokes::run(context, command)),
+        Command::Task(command) => with_runtime(task::run(context, command)),
+        Command::Module(command) => with_runtime(module::run(context, command)),
+        Command::Dlq(command) => with_runtime(dlq::run(context, command)),
+        Command::Queue(command) => with_runtime(queue::run(context, command)),
+        Command::Keys(command) => keys::run(context, command),
+        Command::Audit(args) => audit::run(context, &args),
+        Command::Config(command) => config::run(context, command),
+        Command::Health(json) => with_runtime(health::run(context, json)),
     }
 }
 

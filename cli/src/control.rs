@@ -27,6 +27,10 @@ use crate::output::{Printer, say, table};
 /// A command is executed by whoever reads it within its timeout, and within this where the timeout is shorter.
 const SHORTEST_LIFE: Duration = Duration::from_secs(30);
 
+/// Of more workers than these answers are kept only where they were expected: anybody who can write to the store can make
+/// up names.
+const ANSWERS: usize = 10_000;
+
 /// What to ask, and whom.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -79,6 +83,8 @@ pub struct Answers {
 #[derive(Debug, Default)]
 struct Received {
     replies: Vec<Arrived>,
+    /// Whose those are.
+    answered: BTreeSet<WorkerId>,
     refused: BTreeMap<&'static str, u64>,
 }
 
@@ -88,21 +94,26 @@ impl Received {
         &mut self,
         keys: &Keys,
         command: &Command,
+        expected: &BTreeSet<WorkerId>,
         text: &str,
         latency: Duration,
     ) -> Option<WorkerId> {
-        match sealed::read(keys, command, text) {
+        let reason = match sealed::read(keys, command, text) {
             Ok(Reply { worker, answer, .. }) => {
-                if self.replies.iter().all(|known| known.worker != worker) {
-                    self.replies.push(Arrived { worker: worker.clone(), answer, latency });
+                if self.answered.contains(&worker) {
+                    return Some(worker);
                 }
-                Some(worker)
+                if expected.contains(&worker) || self.replies.len() < ANSWERS {
+                    self.answered.insert(worker.clone());
+                    self.replies.push(Arrived { worker: worker.clone(), answer, latency });
+                    return Some(worker);
+                }
+                "too-many"
             }
-            Err(reason) => {
-                *self.refused.entry(reason.as_str()).or_default() += 1;
-                None
-            }
-        }
+            Err(reason) => reason.as_str(),
+        };
+        *self.refused.entry(reason).or_default() += 1;
+        None
     }
 }
 
@@ -186,7 +197,7 @@ async fn collect(
             backends.control.replies(&command.namespace, &command.request_id, after, left).await?;
         for (position, text) in replies {
             after = after.max(position);
-            if let Some(worker) = received.take(keys, command, &text, sent.elapsed()) {
+            if let Some(worker) = received.take(keys, command, expected, &text, sent.elapsed()) {
                 silent.remove(&worker);
             }
         }
@@ -476,6 +487,34 @@ mod tests {
         answering.await.unwrap();
         assert_eq!((answers.ending(), answers.missing()[0].as_str()), (Ending::Partial, "a"));
         assert_eq!(answers.refused, BTreeMap::from([("malformed", 2), ("replayed", 1)]));
+    }
+
+    #[test]
+    fn a_flood_of_made_up_answers_is_bounded_and_an_expected_one_is_kept() {
+        let command = Command {
+            request_id: RequestId::new("r").unwrap(),
+            namespace: Namespace::new("stem").unwrap(),
+            targets: None,
+            order: Order::Ping {},
+            issued_at: SystemClock.now(),
+            expires_at: SystemClock.now(),
+            requester: "test".to_owned(),
+        };
+        let names = (0..ANSWERS + 5).map(|n| format!("made-up-{n}"));
+        let expected = BTreeSet::from([WorkerId::new("w").unwrap()]);
+        let mut received = Received::default();
+        for name in names.chain(["w".to_owned(), "w".to_owned(), "made-up-0".to_owned()]) {
+            let reply = Reply {
+                request_id: command.request_id.clone(),
+                worker: WorkerId::new(name).unwrap(),
+                answer: Answer::Ok { payload: json!({}) },
+            };
+            let text = ReplyFrame::plain(&reply).text;
+            received.take(&Keys::none(), &command, &expected, &text, Duration::ZERO);
+        }
+        assert_eq!(received.replies.len(), ANSWERS + 1);
+        assert_eq!(received.replies.last().unwrap().worker.as_str(), "w");
+        assert_eq!(received.refused, BTreeMap::from([("too-many", 5)]));
     }
 
     #[tokio::test]

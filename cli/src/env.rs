@@ -47,11 +47,13 @@ variables! {
     CONTROL_TIMEOUT = "STEM_CONTROL_TIMEOUT", "How long control commands wait for answers, for instance 250ms or 5s.", "5s";
     DEFAULT_QUEUE = "STEM_DEFAULT_QUEUE", "The queue of tasks that name none, and of workers that name none.", "default";
     WORKER_QUEUES = "STEM_WORKER_QUEUES", "The queues a worker serves, with commas between them, the preferred first.", "STEM_DEFAULT_QUEUE";
+    WORKER_CLASSES = "STEM_WORKER_CLASSES", "The trust classes of the policy that a worker serves, with commas between them, like --class.", "every name, whatever its class";
     HEARTBEAT_INTERVAL = "STEM_HEARTBEAT_INTERVAL", "How often a worker says that it lives.", "5s";
     DEFAULT_MAX_RETRIES = "STEM_DEFAULT_MAX_RETRIES", "Retries of a task that names no number.", "3";
     PREFETCH_MULTIPLIER = "STEM_PREFETCH_MULTIPLIER", "A worker asks the broker for at most so many times its concurrency at once.", "1";
     METRICS = "STEM_METRICS", "Where a worker's metrics are to be read by Prometheus, for instance 127.0.0.1:9464; port 0 takes one that is free.", "nowhere";
     POLICY = "STEM_POLICY", "A file that says what modules may reach and use at most, like --policy of worker start, worker diagnose, task run and module check.", "modules of --modules and of task run get what the manifest beside them asks for; pushed ones get no more than scratch space, children and buckets";
+    QUOTAS = "STEM_QUOTAS", "A file that says how much of a worker each tenant and queue may have, like --quotas of worker start and worker diagnose; it is followed while the worker runs.", "nobody is bounded, and tenants count for nothing";
     OTLP_ENDPOINT = "STEM_OTLP_ENDPOINT", "Where metrics and traces are sent, as OTLP over HTTP: http://host:4318 or https://…", "nowhere";
     MODULE_TRUST = "STEM_MODULE_TRUST", "A file of publishers' public keys, like --trust of worker start: only pushed modules that one of them signed are fetched and run. `module push` warns by it.", "whoever can write to the module store is trusted";
     SIGNING_PUBLIC_KEYS = "STEM_SIGNING_PUBLIC_KEYS", "A file of public keys with their roles, like --signers of worker start: whose commands, replies and tasks are believed, and which must be signed. `stem keys new` writes it.", "nothing is checked";
@@ -59,6 +61,7 @@ variables! {
     SIGNING_KEYS = "STEM_SIGNING_KEYS", "A file of HMAC-SHA256 keys, which both sign and verify; only for its owner (mode 0600).", "none";
     SIGNING_ACTIVE_KEY = "STEM_SIGNING_ACTIVE_KEY", "The id of the key to sign with wherever it may.", "of the keys that may, the one that became good last";
     SIGNING_ALGORITHM = "STEM_SIGNING_ALGORITHM", "ed25519 or hmac-sha256: which kind `stem keys new` makes, and which is signed with where keys of both kinds may.", "ed25519";
+    AUDIT_LOG = "STEM_AUDIT_LOG", "A file of this user, in which a worker notes the orders that it obeys and what it refuses, and `stem` the orders that it gives, before it gives them; see `stem audit`.", "nothing is noted";
     HARDENING = "STEM_HARDENING", "What a worker's process gives up that it does not need, like --hardening of worker start: auto (what the kernel can), off, or require (all of it, or it does not start).", "auto";
     LOG = "STEM_LOG", "What is logged on standard error: off, error, warn, info, debug, trace, or target=level, with commas between them.", "info for worker start and task run, warn for the rest";
     LOG_FORMAT = "STEM_LOG_FORMAT", "How it is logged: pretty, or json (one object a line).", "pretty";

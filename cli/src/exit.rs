@@ -75,7 +75,7 @@ impl Ending {
             Self::Partial => ("partial", "some expected workers did not answer and others did"),
             Self::Unavailable => (
                 "unavailable",
-                "broker, result backend, revoke store or module store cannot be reached, or refuses to write",
+                "broker, result backend, revoke store or module store cannot be reached, or refuses to write; the audit log cannot be written",
             ),
         }
     }

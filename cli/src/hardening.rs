@@ -3,6 +3,7 @@
 //! A right is that of the directory that was there then. So it is the directory of a file that matters, since files are
 //! replaced; a directory that is replaced as a whole needs a restart.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -40,9 +41,23 @@ const SYSTEM: [&str; 14] = [
 /// Links in many systems, to places that differ.
 const LINKED: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/localtime"];
 /// Parameters of a service's URL that name files, for Redis and for Postgres.
-const FILES: [&str; 6] = ["ca", "cert", "key", "sslrootcert", "sslcert", "sslkey"];
+const FILES: [&str; 10] = [
+    "ca",
+    "cert",
+    "key",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "ssl-root-cert",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+];
 /// Of the libraries that read certificates and passwords, and not of this program.
-const FOREIGN: [&str; 3] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "PGPASSFILE"];
+const FOREIGN: [&str; 5] =
+    ["SSL_CERT_FILE", "PGPASSFILE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY"];
+/// Likewise; directories, with colons between them.
+const FOREIGN_LIST: &str = "SSL_CERT_DIR";
 
 /// What a worker is to reach.
 #[derive(Debug)]
@@ -80,9 +95,10 @@ pub fn raise(needs: &Needs<'_>) -> Result<Raised, CliError> {
             format!("the process cannot be hardened, which --hardening require asks for: {error}"),
             "use Linux 5.19 or later with Landlock switched on, or --hardening auto",
         ),
-        HardenError::Threads(_) => {
-            CliError::failed(error, "start it with --hardening off, and report this")
-        }
+        HardenError::Threads(_) => CliError::failed(
+            error,
+            "leave out what starts threads in it (LD_PRELOAD), or use --hardening auto, which then gives up nothing",
+        ),
     })?;
     if mode != Mode::Off {
         tracing::info!(mode = mode.as_str(), "hardened: {report}");
@@ -140,20 +156,11 @@ impl Reach {
         for file in [&settings.tls_ca_cert, &settings.tls_client_cert, &settings.tls_client_key] {
             self.read_beside(file.value.as_deref());
         }
-        for variable in FOREIGN {
-            let path = std::env::var_os(variable).map(PathBuf::from);
-            match path.filter(|path| path.exists()) {
-                Some(path) if path.is_dir() => self.0.read.push(path),
-                path => self.read_beside(path.as_deref()),
-            }
-        }
+        self.foreign(|variable| std::env::var_os(variable));
 
         self.read_beside(settings.policy.value.as_deref());
+        self.read_beside(settings.quotas.value.as_deref());
         self.read_beside(settings.module_trust.value.as_deref());
-        let signing = &settings.signing;
-        for keys in [&signing.public, &signing.private, &signing.shared] {
-            self.read_beside(keys.value.as_deref());
-        }
         let signing = settings.signing.files();
         for file in [&signing.public, &signing.private, &signing.shared] {
             self.read_beside(file.as_deref());
@@ -164,6 +171,10 @@ impl Reach {
         self.0.read.extend(policy.inputs().map(Path::to_owned));
         self.0.read.extend(modules.map(Path::to_owned));
 
+        // Beside it lie its lock, and what was full.
+        if let Some(audit) = &settings.audit_log.value {
+            self.write_beside(audit);
+        }
         if let Some(pidfile) = &own.pidfile.value {
             let _ = safe::directory_of(pidfile);
             self.write_beside(pidfile);
@@ -178,6 +189,17 @@ impl Reach {
         let (scratch, held) = stem_isolate::hold_scratch_base().ok()?;
         self.0.write.push(scratch);
         Some(held)
+    }
+
+    fn foreign(&mut self, variable: impl Fn(&str) -> Option<OsString>) {
+        for path in FOREIGN.iter().filter_map(|name| variable(name)).map(PathBuf::from) {
+            // One of them may hold the certificate itself.
+            if path.exists() {
+                self.read_beside(Some(&path));
+            }
+        }
+        let list = variable(FOREIGN_LIST).unwrap_or_default();
+        self.0.read.extend(std::env::split_paths(&list).filter(|path| path.is_dir()));
     }
 
     fn service(&mut self, url: &ServiceUrl) {
@@ -207,7 +229,12 @@ impl Reach {
     }
 
     fn read_beside(&mut self, file: Option<&Path>) {
-        self.0.read.extend(file.into_iter().flat_map(directories));
+        let Some(file) = file else { return };
+        for directory in directories(file) {
+            // Everything lies below the root, so there it is the file alone; one that is replaced is closed then.
+            let everything = directory.canonicalize().is_ok_and(|it| it.parent().is_none());
+            self.0.read.push(if everything { file.to_owned() } else { directory });
+        }
     }
 
     fn write_beside(&mut self, file: &Path) {
@@ -234,4 +261,47 @@ pub fn mode(text: &str) -> Result<Mode, String> {
         .into_iter()
         .find(|mode| mode.as_str() == text)
         .ok_or_else(|| format!("{text:?} is not auto, off or require"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_a_url_or_a_librarys_variable_names_stay_readable() {
+        let place = tempfile::tempdir().unwrap();
+        let path = |name: &str| place.path().join(name);
+        for name in ["ca", "client", "one", "two"] {
+            std::fs::create_dir(path(name)).unwrap();
+            std::fs::write(path(name).join("file.pem"), "").unwrap();
+        }
+        let file = |name: &str| path(name).join("file.pem").display().to_string();
+
+        let mut reach = Reach::default();
+        reach.certificates(&format!(
+            "postgres://host/db?ssl-ca={}&ssl-key={}&host=/nowhere",
+            file("ca"),
+            file("client")
+        ));
+        assert_eq!(reach.0.read, [path("ca"), path("client")]);
+
+        let mut reach = Reach::default();
+        reach.foreign(|name| match name {
+            "PGSSLROOTCERT" => Some(file("ca").into()),
+            "PGSSLCERT" => Some("-----BEGIN CERTIFICATE-----".into()),
+            "SSL_CERT_DIR" => std::env::join_paths([path("one"), path("none"), path("two")]).ok(),
+            _ => None,
+        });
+        assert_eq!(reach.0.read, [path("ca"), path("one"), path("two")]);
+    }
+
+    #[test]
+    fn a_file_right_below_the_root_opens_itself_and_not_everything() {
+        let mut reach = Reach::default();
+        reach.read_beside(Some(Path::new("/policy.toml")));
+        reach.read_beside(Some(Path::new("/etc/../trust")));
+        reach.read_beside(Some(Path::new("/etc/stem/policy.toml")));
+        let expected = ["/policy.toml", "/etc/../trust", "/etc/stem"];
+        assert_eq!(reach.0.read, expected.map(PathBuf::from));
+    }
 }

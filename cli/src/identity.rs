@@ -22,7 +22,8 @@ pub fn host(environment: &Environment) -> Result<String, CliError> {
     ))
 }
 
-fn system_host() -> String {
+/// The machine's name as the system has it, fit for an id.
+pub fn system_host() -> String {
     let name = rustix::system::uname();
     let name: String = name
         .nodename()

@@ -7,6 +7,7 @@
 //! | [`settings`] | flag, environment, file, default |
 //! | [`env`](mod@env) | every environment variable that is read, in one table |
 //! | [`connect`] | URL → backend; the only place that names concrete backends |
+//! | [`audit`] | what is ordered here, written down before it is done |
 //! | [`control`] | one command to workers, and their answers |
 //! | [`follow`] | a task followed to its end, with progress |
 //! | [`project`] | a task's project: how its module is built and tested |
@@ -22,6 +23,7 @@
 //! | [`service_manager`] | what systemd is told of a worker |
 
 pub mod args;
+pub mod audit;
 pub mod command;
 pub mod connect;
 pub mod control;

@@ -29,6 +29,8 @@ pub fn start(isolates: u32) -> Result<Arc<IsolateRuntime>, CliError> {
         compiler: Compiler::Child {
             program: crate::THIS_PROGRAM.into(),
             args: vec![crate::COMPILE.to_owned()],
+            // This program's allocator would reserve a GiB at its start, which is all that the child may have.
+            env: vec![("MIMALLOC_ARENA_RESERVE".to_owned(), "0".to_owned())],
         },
         cache_dir: module_cache(),
         scratch_dir: None,

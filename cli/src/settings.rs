@@ -101,12 +101,16 @@ pub struct Flags {
     pub metrics: Option<SocketAddr>,
     /// `--policy`.
     pub policy: Option<PathBuf>,
+    /// `--quotas`.
+    pub quotas: Option<PathBuf>,
     /// `--trust`.
     pub module_trust: Option<PathBuf>,
     /// `--hardening`.
     pub hardening: Option<Mode>,
     /// `--signers`.
     pub signers: Option<PathBuf>,
+    /// `--audit-log`.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// Every setting.
@@ -144,12 +148,16 @@ pub struct Settings {
     pub metrics: Setting<Option<SocketAddr>>,
     /// What says what modules may reach.
     pub policy: Setting<Option<PathBuf>>,
+    /// What says how much of a worker each tenant and queue may have.
+    pub quotas: Setting<Option<PathBuf>>,
     /// Who is trusted to have published what runs.
     pub module_trust: Setting<Option<PathBuf>>,
     /// What a worker's process gives up.
     pub hardening: Setting<Mode>,
     /// What commands, replies and tasks are signed with.
     pub signing: Signing,
+    /// Where orders and refusals are noted.
+    pub audit_log: Setting<Option<PathBuf>>,
     /// Where metrics and traces are sent.
     pub otlp_endpoint: Setting<Option<Endpoint>>,
     /// What is logged; `None` leaves it to the command.
@@ -159,7 +167,7 @@ pub struct Settings {
 }
 
 /// Every key of the table `[settings]`.
-pub const KEYS: [&str; 26] = [
+pub const KEYS: [&str; 28] = [
     "broker-url",
     "result-backend-url",
     "revoke-store-url",
@@ -176,12 +184,14 @@ pub const KEYS: [&str; 26] = [
     "prefetch-multiplier",
     "metrics",
     "policy",
+    "quotas",
     "module-trust",
     "signing-public-keys",
     "signing-private-keys",
     "signing-keys",
     "signing-active-key",
     "signing-algorithm",
+    "audit-log",
     "hardening",
     "otlp-endpoint",
     "log",
@@ -334,6 +344,13 @@ impl Settings {
                 "policy",
                 |text| Ok(PathBuf::from(text)),
             )?),
+            quotas: optional(from.resolve(
+                flags.quotas.clone(),
+                "--quotas",
+                &[env::QUOTAS],
+                "quotas",
+                |text| Ok(PathBuf::from(text)),
+            )?),
             module_trust: optional(from.resolve(
                 flags.module_trust.clone(),
                 "--trust",
@@ -342,6 +359,13 @@ impl Settings {
                 |text| Ok(PathBuf::from(text)),
             )?),
             signing: Signing::load(flags.signers.clone(), &from)?,
+            audit_log: optional(from.resolve(
+                flags.audit_log.clone(),
+                "--audit-log",
+                &[env::AUDIT_LOG],
+                "audit-log",
+                |text| Ok(PathBuf::from(text)),
+            )?),
             hardening: from
                 .resolve(
                     flags.hardening,
@@ -422,10 +446,12 @@ impl Settings {
             ),
             ("metrics", self.metrics.value.map(|at| at.to_string()).into(), &self.metrics.source),
             ("policy", path(&self.policy), &self.policy.source),
+            ("quotas", path(&self.quotas), &self.quotas.source),
             ("module-trust", path(&self.module_trust), &self.module_trust.source),
         ];
         rows.extend(self.signing.rows());
         rows.extend([
+            ("audit-log", path(&self.audit_log), &self.audit_log.source),
             ("hardening", self.hardening.value.as_str().into(), &self.hardening.source),
             (
                 "otlp-endpoint",

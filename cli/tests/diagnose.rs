@@ -63,6 +63,24 @@ fn without_anything_to_look_at_all_is_well_and_nothing_is_made() {
     assert!(!place.database().exists());
 }
 
+/// What the kernel answers; whatever it is, it is said.
+#[test]
+fn what_a_worker_would_give_up_is_tried_out() {
+    let place = Place::new();
+    let found = checks(&place, &[], &[], 0);
+    let tried = stem_harden::try_out().unwrap();
+    let level = if tried.off.is_empty() { "info" } else { "warning" };
+    has(&found, "hardening", level, &format!("auto: {tried}"));
+    let root = rustix::process::geteuid().is_root();
+    let says_root = |one: &Found| one.check == "hardening" && one.message.contains("runs as root");
+    assert_eq!(found.iter().any(says_root), root, "{found:#?}");
+    let off = checks(&place, &[("STEM_HARDENING", "off")], &[], 0);
+    has(&off, "hardening", "warning", "it is off");
+    let (code, level) = if tried.off.is_empty() { (0, "info") } else { (1, "error") };
+    let require = checks(&place, &[("STEM_HARDENING", "require")], &[], code);
+    has(&require, "hardening", level, "require");
+}
+
 #[test]
 fn every_bad_line_of_an_environment_file_is_named_and_no_value() {
     let place = Place::new();
@@ -185,6 +203,60 @@ fn the_process_is_alive_stopped_or_dead() {
 }
 
 #[test]
+fn keys_and_the_audit_log_are_looked_at() {
+    let place = Place::new();
+    let files = ["--public", "signers.toml", "--private", "ops.toml"];
+    let new = |id: &str, more: &[&str]| {
+        place.stem(&[&["keys", "new", id, "--role"], more, &files].concat()).expect(0);
+    };
+    new("ops", &["control", "--valid-for", "2d"]);
+    let environment = [
+        ("STEM_SIGNING_PUBLIC_KEYS", "signers.toml"),
+        ("STEM_SIGNING_PRIVATE_KEYS", "ops.toml"),
+        ("STEM_AUDIT_LOG", "audit.jsonl"),
+    ];
+    let found = checks(&place, &environment, &[], 0);
+    has(&found, "signing", "info", "1 keys; commands: permitted; replies: unchecked");
+    has(&found, "signing", "warning", "the key ops ends at");
+    has(&found, "audit-log", "info", "can be written");
+    assert!(!place.path("audit.jsonl").exists());
+    let text = std::fs::read_to_string(place.path("signers.toml")).unwrap();
+    let both = text.replace("replies = \"unchecked\"", "replies = \"required\"");
+    place.write("signers.toml", &both);
+    let found = checks(&place, &environment, &[], 1);
+    has(&found, "signing", "error", "no key is listed that may sign a reply");
+    new("w", &["worker"]);
+    place.stem(&[&["keys", "retire", "ops"][..], &files].concat()).expect(0);
+    place.write("other.toml", "version = 1\n");
+    let mode = |file: &str, mode| {
+        std::fs::set_permissions(place.path(file), PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode("other.toml", 0o600);
+    place.write("audit.jsonl", "");
+    mode("audit.jsonl", 0o622);
+    let environment = [environment[0], ("STEM_SIGNING_PRIVATE_KEYS", "other.toml"), environment[2]];
+    let found = checks(&place, &environment, &[], 1);
+    has(&found, "signing", "warning", "no key is good now that may sign a command");
+    has(&found, "signing", "warning", "no key to sign replies with");
+    has(&found, "audit-log", "error", "mode 0622");
+}
+
+#[test]
+fn quotas_are_looked_at_and_no_worker_starts_on_what_cannot_be_used() {
+    let place = Place::new();
+    place.write("quotas.toml", "[tenants.\"*\"]\nconcurency = 4\n");
+    let words = ["--quotas", "quotas.toml"];
+    has(&checks(&place, &[], &words, 1), "quotas", "error", "did you mean \"concurrency\"?");
+    let refused = place.stem(&["worker", "start", "--quotas", "quotas.toml"]).expect(2);
+    let problem = "the quotas quotas.toml: tenants.* has an unknown key";
+    assert!(refused.stderr.contains(problem), "{}", refused.stderr);
+    refused.complains();
+    place.write("quotas.toml", "[tenants.\"*\"]\nconcurrency = 4\n");
+    let variable = [("STEM_QUOTAS", "quotas.toml")];
+    has(&checks(&place, &variable, &[], 0), "quotas", "info", "quotas.toml can be used");
+}
+
+#[test]
 fn services_are_asked_where_a_url_is_set_and_unsafe_settings_say_what_is_lost() {
     let unsafe_one =
         RedisServer::with(RedisSettings { appendonly: false, ..RedisSettings::default() });
@@ -245,7 +317,10 @@ fn the_policy_and_what_it_leaves_of_what_modules_ask_for_are_looked_at() {
         "job: config SIZE is asked for and not given: the policy does not",
     );
     policy("[grants]\nconfig = [\"*\"]\nenv = [\"*\"]\n[config]\nSIZE = \"1\"");
-    assert!(!checks(&place, &[], &words, 0).iter().any(|one| one.level == "warning"));
+    // What the machine has, and as whom the test runs, is not asked here.
+    let found = checks(&place, &[], &words, 0);
+    let warns = |one: &Found| one.level == "warning" && one.check != "hardening";
+    assert!(!found.iter().any(warns), "{found:?}");
     has(&checks(&place, &[], &["--modules", "none"], 1), "modules", "error", "cannot read none");
     // What was pushed is judged as that.
     let database = format!("sqlite://{}", place.path("s.db").display());

@@ -142,6 +142,7 @@ fn wrong_usage_is_code_2_with_a_hint_and_no_output() {
         &["module", "push", "x.wasm"],
         &["module", "key", "new", "x.key"],
         &["config", "show"],
+        &["audit"],
         &["completions", "bash"],
         &["man"],
         &["top"],
@@ -201,6 +202,7 @@ fn durations_are_strict_everywhere() {
         &["task", "wait", "t", "--timeout"],
         &["dlq", "list", "--since"],
         &["config", "show", "--timeout"],
+        &["audit", "--since"],
         &["top", "--interval"],
     ] {
         for bad in ["5", "5sec", "s", "1.5s", "", "5 s", "99999999999999999999s", "5S"] {
@@ -231,6 +233,7 @@ fn bad_values_are_refused_with_the_offending_text() {
         &["task", "enqueue", "x", "--max-retries", "-1"],
         &["task", "enqueue", "x", "--max-retries", "1001"],
         &["task", "enqueue", "x", "--header", "novalue"],
+        &["task", "enqueue", "x", "--tenant", "a b"],
         &["task", "enqueue", "x", "--queue", "a/b"],
         &["task", "enqueue", "x", "--delay", "1s", "--eta", "2030-01-01T00:00:00Z"],
         &["task", "enqueue", "x", "--delay", "2s", "--expires-in", "1s"],
@@ -257,6 +260,8 @@ fn bad_values_are_refused_with_the_offending_text() {
         &["worker", "healthcheck", "--pidfile", "p", "--node", "a b"],
         &["dlq", "list", "--reason", "tired"],
         &["dlq", "replay", "--yes", "--dry-run"],
+        &["audit", "--limit", "0"],
+        &["audit", "--verify", "--refused"],
         &["completions", "tcsh"],
     ] {
         let ran = place.stem(words).expect(2).complains();

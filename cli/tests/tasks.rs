@@ -10,11 +10,11 @@ use std::time::Duration;
 use serde_json::json;
 use stem_core::backend::broker::{Delivery, ReceiveRequest};
 use stem_core::envelope::Payload;
-use stem_core::id::{Incarnation, QueueName, TaskName, WorkerId};
+use stem_core::id::{Incarnation, QueueName, TaskId, TaskName, WorkerId};
 use stem_core::outcome::{Failure, FailureKind};
 use stem_core::settlement::{DeadReason, Settle, Settlement};
 use stem_core::time::Clock;
-use stem_engine::{Backends, SystemClock};
+use stem_engine::{Backends, Client, EnqueueOptions, SystemClock};
 use support::{Place, Ran, command_module, talking_spin};
 
 fn worker() -> WorkerId {
@@ -32,6 +32,7 @@ async fn receive(backends: &Backends) -> Delivery {
         worker: worker(),
         wait: Duration::from_secs(5),
         records: backends.records(),
+        shares: None,
     };
     let mut deliveries: Vec<Delivery> = backends.broker.receive(&request).await.unwrap();
     deliveries.pop().expect("a task waits")
@@ -141,6 +142,8 @@ fn options_are_carried() {
         .stem(&["task", "enqueue", "x", "--header", "a=1", "--header", "a=2"])
         .expect(2)
         .complains();
+    let twice = ["task", "enqueue", "x", "--tenant", "a", "--header", "tenant=b"];
+    place.stem(&twice).expect(2).complains();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -700,4 +703,42 @@ fn queues_are_listed_paused_resumed_and_emptied() {
     let purged = place.stem(&["queue", "purge", "default", "--yes", "--json"]).expect(0).json();
     assert_eq!(purged["purged"], 1);
     place.stem(&["task", "show", "a"]).expect(3).complains();
+}
+
+/// Deeper than anything that reads JSON follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn json_nested_a_hundred_thousand_deep_is_delivered_and_shown_as_bytes() {
+    let place = Place::new();
+    let backends = place.backends().await;
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    let client = Client::new(backends.clone(), Arc::new(SystemClock));
+    for id in ["a", "b"] {
+        let id = Some(TaskId::new(id).unwrap());
+        let options = EnqueueOptions { id, ..EnqueueOptions::default() };
+        let name = TaskName::new("x").unwrap();
+        client.enqueue(name, Payload::json(deep.as_bytes()), options).await.unwrap();
+    }
+    settle(&backends, Settlement::Succeed(Payload::json(deep.as_bytes()))).await;
+    settle(&backends, failed()).await;
+    let encoded = json!(stem_cli::output::base64(deep.as_bytes()));
+    for command in ["show", "wait", "result"] {
+        let document = place.stem(&["task", command, "a", "--json"]).expect(0).json();
+        assert_eq!(document["result"]["base64"], encoded, "{command}");
+    }
+    assert_eq!(place.stem(&["task", "result", "a"]).expect(0).stdout, deep.clone() + "\n");
+    place.stem(&["task", "show", "a"]).expect(0);
+    place.stem(&["task", "list"]).expect(0);
+    let letter = place.stem(&["dlq", "show", "b", "--json"]).expect(0).json();
+    assert_eq!(letter["arguments"]["base64"], encoded);
+    place.stem(&["dlq", "show", "b"]).expect(0);
+    place.stem(&["dlq", "replay", "b", "--yes"]).expect(0);
+    assert!(receive(&backends).await.envelope.payload.bytes == deep.as_bytes());
+}
+
+#[test]
+fn more_revocations_than_one_order_takes_are_refused_before_any_is_stored() {
+    let place = Place::new();
+    let tasks = (0..10_001).map(|n| format!("t{n}")).collect::<Vec<_>>().join(",");
+    place.stem(&["worker", "revoke", "--task", &tasks]).expect(2).complains().says("10001");
+    place.stem(&["revokes", "list"]).expect(0);
 }

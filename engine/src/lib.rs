@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`audit`] | who ordered what, and what was refused, in a file of this machine |
 //! | [`backends`] | [`Backends`]: the services that a worker or client is given |
 //! | [`client`] | [`Client`]: enqueue, look, wait, revoke |
 //! | [`worker`] | [`Worker`]: takes deliveries, runs attempts, obeys operators; its documentation is the life of a task |
@@ -10,6 +11,7 @@
 //! | [`signing`] | who published a release, and who is trusted |
 //! | [`modules`] | a directory of modules, read and loaded |
 //! | [`policy`] | the worker's policy: the most that handlers get, and values behind names |
+//! | [`quotas`] | how much of a worker each tenant and queue may have |
 //! | [`clock`] | the only readers of the system's clock |
 //! | [`units`] | durations and sizes as people write them |
 //!
@@ -43,6 +45,7 @@
 //! # }
 //! ```
 
+pub mod audit;
 pub mod backends;
 pub mod client;
 pub mod clock;
@@ -51,6 +54,7 @@ pub mod manifest;
 pub mod modules;
 pub mod policy;
 mod quiet;
+pub mod quotas;
 pub mod revocations;
 pub mod signing;
 pub mod units;
@@ -60,6 +64,7 @@ pub use backends::{Backends, purge};
 pub use client::{Client, EnqueueError, EnqueueOptions, Enqueued};
 pub use clock::SystemClock;
 pub use inline::{Interrupted, TaskContext, TaskError};
+pub use quotas::QuotaFile;
 pub use stem_isolate::{Child, Release};
 pub use worker::{
     AutoscaleRules, Hardening, RevokePolicy, Worker, WorkerBuilder, WorkerConfig, WorkerError,

@@ -74,6 +74,16 @@ pub struct ManifestError {
     pub problem: String,
 }
 
+/// Longest problem, in bytes: it partly repeats the file, which may come with a module from anybody.
+pub(crate) const PROBLEM_BYTES: usize = 1_000;
+
+impl ManifestError {
+    fn new(file: &Path, problem: &str) -> Self {
+        let problem = stem_core::text::printable(problem, PROBLEM_BYTES);
+        Self { file: file.display().to_string(), problem }
+    }
+}
+
 /// Most arguments of a command.
 const ARGUMENTS: usize = 64;
 /// Longest of them, in bytes.
@@ -99,13 +109,13 @@ pub fn read(file: &Path, text: &str) -> Result<Vec<HandlerManifest>, ManifestErr
         .and_then(|handlers| {
             handlers.iter().map(|(name, value)| handler(name, value)).collect::<Result<_, _>>()
         })
-        .map_err(|problem| ManifestError { file: file.display().to_string(), problem })
+        .map_err(|problem| ManifestError::new(file, &problem))
 }
 
 /// The part of a `stem.toml` that describes one handler, as a manifest of its own; `None` if it describes none of this
 /// name. The same description gives the same text, whatever its order, comments and neighbours.
 pub fn part_of(file: &Path, text: &str, name: &TaskName) -> Result<Option<String>, ManifestError> {
-    let refuse = |problem: String| ManifestError { file: file.display().to_string(), problem };
+    let refuse = |problem: String| ManifestError::new(file, &problem);
     let mut handlers = handlers(text).map_err(refuse)?;
     let Some(value) = handlers.remove(name.as_str()) else { return Ok(None) };
     handler(name.as_str(), &value).map_err(refuse)?;

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use stem_core::grants::{ANY, BucketGrant, Grants, NamePattern, Scratch, SecretGrant};
-use stem_core::id::TaskName;
+use stem_core::id::{TaskName, TrustClass};
 use stem_core::limits::Limits;
 use stem_isolate::{Granted, Secret};
 
@@ -77,12 +77,18 @@ impl Rules {
 struct Ruling {
     limits: Limits,
     grants: Grants,
+    class: TrustClass,
 }
 
 impl Default for Ruling {
     fn default() -> Self {
-        Self { limits: UNCAPPED, grants: Grants::default() }
+        Self { limits: UNCAPPED, grants: Grants::default(), class: default_class() }
     }
+}
+
+/// Of every name to which no policy gives another.
+fn default_class() -> TrustClass {
+    TrustClass::new("default").expect("a constant that follows the rules")
 }
 
 /// What a pushed module may have where there is no policy: nothing that leads out of Stem, and nothing of the machine
@@ -195,6 +201,20 @@ impl Policy {
     /// The directories that it gives to handlers.
     pub fn inputs(&self) -> impl Iterator<Item = &Path> {
         self.0.iter().flat_map(|rules| rules.inputs.values().map(PathBuf::as_path))
+    }
+
+    /// How far a task name's handler is trusted: a word that workers choose by whose tasks they run.
+    pub fn class(&self, name: &TaskName) -> TrustClass {
+        self.0.as_ref().map_or_else(default_class, |rules| rules.of(name).class.clone())
+    }
+
+    /// Every class that it gives to some name.
+    pub fn classes(&self) -> BTreeSet<&TrustClass> {
+        let rules = self.0.iter();
+        let rulings = rules.flat_map(|rules| {
+            rules.special.iter().map(|(_, ruling)| ruling).chain([&rules.general])
+        });
+        rulings.map(|ruling| &ruling.class).collect()
     }
 
     /// Every file that was read, as it was then.

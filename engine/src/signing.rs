@@ -119,7 +119,10 @@ impl Trust {
             let (name, key) =
                 publisher(line).map_err(|problem| format!("line {number}: {problem}"))?;
             if publishers.iter().any(|(_, known)| *known == key) {
-                return Err(format!("line {number}: the key of {name} is there already"));
+                return Err(format!(
+                    "line {number}: the key of {} is there already",
+                    stem_core::text::printable(&name, 128)
+                ));
             }
             if publishers.len() == PUBLISHERS {
                 return Err(format!("line {number}: more than {PUBLISHERS} keys"));

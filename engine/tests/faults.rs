@@ -11,9 +11,15 @@ use serde_json::Value;
 use stem_conformance::Faults;
 use stem_conformance::Faulty;
 use stem_core::backend::ErrorClass;
+use stem_core::backend::dead_letter::{DeadFilter, Replayed};
+use stem_core::backend::result::{Begun, Recorded};
 use stem_core::control::Drain;
-use stem_core::id::TaskId;
+use stem_core::envelope::Payload;
+use stem_core::id::{Incarnation, LeaseToken, TaskId};
+use stem_core::retry::RetryPolicy;
+use stem_core::settlement::{DeadReason, Receipt};
 use stem_core::task::TaskState;
+use stem_core::time::Clock;
 use stem_engine::{Backends, EnqueueOptions, TaskError, WorkerBuilder, WorkerConfig};
 
 mod support;
@@ -164,6 +170,74 @@ async fn a_result_without_an_acknowledgement_is_acknowledged_by_the_next_worker_
     assert_eq!(starts.lock().unwrap()[&task], 1, "it ran once");
     assert_eq!(next.ended(&task).await.state, TaskState::Succeeded);
     next.stop(Drain::Warm).await;
+}
+
+/// The same with a failure: the letter that its worker could not write is written by the next, and can be replayed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_without_a_dead_letter_gets_it_from_the_next_worker_without_running() {
+    let [_, inner] = both_ways();
+    let faulty = Faulty::new(Faults::default());
+    let starts = Starts::default();
+    let dying = start(through(&faulty, &inner), config(), counted(&starts)).await;
+    faulty.fail_next("broker.settle", u64::MAX, ErrorClass::Transient);
+    let retry = RetryPolicy { max_retries: 0, base_ms: 0, factor: 1, cap_ms: 0 };
+    let options = EnqueueOptions { retry, ..EnqueueOptions::default() };
+    let name = "counted".parse().unwrap();
+    let task = dying.client.enqueue(name, Payload::json("true"), options).await.unwrap().id;
+    assert_eq!(dying.ended(&task).await.state, TaskState::Failed);
+    dying.running.abort();
+    assert_eq!(inner.dead_letters.list(&all()).await.unwrap(), []);
+    let config = WorkerConfig { ..WorkerConfig::new("next".parse().unwrap()) };
+    let next = start(inner.clone(), config, counted(&starts)).await;
+    let letter = async {
+        loop {
+            if let Some(letter) = inner.dead_letters.list(&all()).await.unwrap().pop() {
+                return letter;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let letter = tokio::time::timeout(PATIENCE, letter).await.unwrap();
+    assert_eq!((&letter.task, letter.reason), (&task, DeadReason::RetriesExhausted));
+    assert_eq!(starts.lock().unwrap()[&task], 1, "it ran once");
+    let replayed = next.client.replay(std::slice::from_ref(&task)).await.unwrap();
+    assert_eq!(replayed, [Replayed::Queued]);
+    assert_eq!(next.ended(&task).await.state, TaskState::Succeeded);
+    next.stop(Drain::Warm).await;
+}
+
+fn all() -> DeadFilter {
+    DeadFilter { limit: 10, ..DeadFilter::default() }
+}
+
+/// A broker that was restored from an older copy gives tokens anew that the records know already. What such a delivery does
+/// would be refused by the record: it runs when its token is the newest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_from_an_older_copy_catches_up_with_the_records() {
+    let [_, inner] = both_ways();
+    let client = stem_engine::Client::new(inner.clone(), Arc::new(stem_engine::SystemClock));
+    let name = "counted".parse().unwrap();
+    let enqueued = client.enqueue(name, Payload::json("{}"), EnqueueOptions::default()).await;
+    let task = enqueued.unwrap().id;
+    let begun = Begun {
+        receipt: Receipt {
+            task: task.clone(),
+            queue: "default".parse().unwrap(),
+            token: LeaseToken(3),
+            owner: Incarnation(uuid::Uuid::nil()),
+        },
+        attempt: 1,
+        deliveries: 3,
+        at: stem_engine::SystemClock.now(),
+        worker: "before".parse().unwrap(),
+    };
+    assert_eq!(inner.results.record_begun(&[begun]).await.unwrap(), [Recorded::Stored]);
+    let starts = Starts::default();
+    let bench = start(inner.clone(), config(), counted(&starts)).await;
+    let record = bench.ended(&task).await;
+    assert_eq!((record.state, record.token), (TaskState::Succeeded, LeaseToken(4)), "{record:?}");
+    assert_eq!(starts.lock().unwrap()[&task], 1, "by the newest delivery only");
+    bench.stop(Drain::Warm).await;
 }
 
 /// The reply to a settlement is lost: it happened, and its repetition is stale. The task must not run again, and the

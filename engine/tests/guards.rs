@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
 
+mod quotas;
 mod support;
 
 use std::sync::Arc;

@@ -22,6 +22,7 @@ use stem_engine::{Backends, EnqueueOptions, TaskError, WorkerBuilder, WorkerConf
 use stem_isolate::{Compiler, IsolateRuntime, RuntimeConfig, admission};
 use stem_memory::Memory;
 
+mod strange;
 mod support;
 
 use support::*;
@@ -477,7 +478,7 @@ async fn a_pinned_task_waits_where_nothing_can_be_compiled() {
     let backends = Backends::all_in_one(memory());
     let build = push(&*backends.modules, &says(1), Rollout::Whole).await;
     let config = RuntimeConfig {
-        compiler: Compiler::Child { program: "/nowhere".into(), args: Vec::new() },
+        compiler: Compiler::Child { program: "/nowhere".into(), args: Vec::new(), env: Vec::new() },
         ..runtime_config()
     };
     let bench = start_with(&backends, &IsolateRuntime::new(&config).unwrap(), |builder| {

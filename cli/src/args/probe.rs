@@ -58,6 +58,9 @@ pub struct DiagnoseArgs {
     /// Look at the policy of a worker.
     #[command(flatten)]
     pub policy: PolicyArg,
+    /// Look at the quotas of a worker [env: STEM_QUOTAS]
+    #[arg(long, value_name = "FILE")]
+    pub quotas: Option<PathBuf>,
     /// How to answer.
     #[command(flatten)]
     pub json: JsonArg,

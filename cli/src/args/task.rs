@@ -11,6 +11,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use stem_core::envelope::{MAX_RETRIES, MEDIA_TYPE_BYTES, Priority};
 use stem_core::id::{Digest, QueueName, TaskId, TaskName, UniqueKey};
 use stem_core::task::TaskState;
+use stem_core::tenant::Tenant;
 use stem_core::time::Timestamp;
 use stem_engine::units::duration;
 
@@ -286,6 +287,9 @@ pub struct EnqueueArgs {
     /// A header for the handler (repeatable)
     #[arg(long, value_name = "K=V", value_parser = header)]
     pub header: Vec<(String, String)>,
+    /// On whose behalf: the header `tenant`, by which workers with quotas share themselves out
+    #[arg(long, value_name = "NAME", value_parser = tenant)]
+    pub tenant: Option<Tenant>,
     /// Follow it to its end and print its result; exit code 1 if it did not succeed
     #[arg(long)]
     pub wait: bool,
@@ -314,6 +318,10 @@ fn media_type(text: &str) -> Result<String, String> {
     Err(format!(
         "write TYPE/SUBTYPE as in image/png, with at most {MEDIA_TYPE_BYTES} printable ASCII characters"
     ))
+}
+
+fn tenant(text: &str) -> Result<Tenant, String> {
+    Tenant::new(text)
 }
 
 pub(super) fn header(text: &str) -> Result<(String, String), String> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use stem_core::control::Drain;
-use stem_core::id::{Digest, QueueName, TaskId, WorkerId};
+use stem_core::id::{Digest, QueueName, TaskId, TrustClass, WorkerId};
 use stem_core::time::Timestamp;
 use stem_engine::RevokePolicy;
 use stem_engine::units::{bytes, duration, write_duration};
@@ -184,12 +184,21 @@ pub struct WorkerStart {
     /// How modules are capped, and the values behind the names in their manifests.
     #[command(flatten)]
     pub policy: PolicyArg,
+    /// Serve only task names to which the policy gives this trust class (repeatable, or with commas); of others nothing is fetched, compiled or run [env: STEM_WORKER_CLASSES] [default: every name]
+    #[arg(long, value_name = "CLASS", value_delimiter = ',')]
+    pub class: Vec<TrustClass>,
+    /// Give each tenant and each queue no more of this worker than this file allows, and let tenants take turns; it is followed while the worker runs [env: STEM_QUOTAS]
+    #[arg(long, value_name = "FILE")]
+    pub quotas: Option<PathBuf>,
     /// Run only pushed modules that a publisher signed whose public key and name stand on a line of this file, as it is at the moment [env: STEM_MODULE_TRUST]
     #[arg(long, value_name = "FILE")]
     pub trust: Option<PathBuf>,
     /// Believe commands and tasks by the public keys of this file, which also says what must be signed; it is followed while the worker runs, see `stem keys new` [env: STEM_SIGNING_PUBLIC_KEYS]
     #[arg(long, value_name = "FILE")]
     pub signers: Option<PathBuf>,
+    /// Note in this file which orders are obeyed, and what is refused; see `stem audit` [env: STEM_AUDIT_LOG]
+    #[arg(long, value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
     /// Attempts that may run at once [default: four for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub concurrency: Option<u32>,

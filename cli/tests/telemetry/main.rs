@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in tests a broken assumption is a failure")]
 
+mod audit;
 mod canary;
 mod logs;
 mod metrics;

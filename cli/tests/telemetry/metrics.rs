@@ -66,6 +66,8 @@ fn every_metric_is_scraped_with_a_value_after_something_went_wrong_in_every_way(
             "2",
             "--signers",
             "signers.toml",
+            "--quotas",
+            "quotas.toml",
         ];
         Worker::start(&place, &environment, &args)
     };
@@ -76,6 +78,7 @@ fn every_metric_is_scraped_with_a_value_after_something_went_wrong_in_every_way(
         let words = ["keys", "new", id, "--role", "publish", "--public", public];
         place.stem(&[&words[..], &["--private", private]].concat()).expect(0);
     }
+    place.write("quotas.toml", "[tenants.rare]\nrate = \"1/h\"");
     let enqueue = |name: &str, id: &str| {
         stem(&["task", "enqueue", name, "--id", id, "--max-retries", "1"]).expect(0);
     };
@@ -92,6 +95,8 @@ fn every_metric_is_scraped_with_a_value_after_something_went_wrong_in_every_way(
     enqueue("trap", "trapped");
     stem(&["task", "wait", "trapped"]).expect(1);
     stem(&["worker", "ping"]).expect(0);
+    stem(&["task", "enqueue", "tell", "--tenant", "rare", "--wait"]).expect(0);
+    first.until_counted("stem_quota_reached_total{bound=\"rate\"}");
     let theirs = [environment[0], ("STEM_SIGNING_PRIVATE_KEYS", "theirs.toml")];
     place.stem_env(&theirs, &["task", "enqueue", "tell", "--id", "forged"]).expect(0);
     stem(&["task", "wait", "forged"]).expect(1);

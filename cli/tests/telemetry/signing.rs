@@ -61,7 +61,8 @@ fn a_task_that_nobody_trusted_has_signed_never_runs() {
     // Permitted at first, as the new file says: what is not signed runs and is counted.
     let args = ["--name", "w", "--modules", modules.to_str().unwrap(), "--metrics", "127.0.0.1:0"];
     let args = [&args[..], &["--signers", "signers.toml"]].concat();
-    let worker = Worker::start(&place, &[("STEM_LOG", "debug")], &args);
+    let environment = [("STEM_LOG", "debug"), ("STEM_AUDIT_LOG", "audit.jsonl")];
+    let worker = Worker::start(&place, &environment, &args);
     assert_eq!(ended(&place, &[]), "succeeded");
     worker.until_counted("stem_signing_unsigned_total{kind=\"task\"}");
     assert_eq!(ended(&place, &shop), "succeeded");
@@ -120,6 +121,17 @@ fn a_task_that_nobody_trusted_has_signed_never_runs() {
         place.stem(&[&["keys", "retire", id][..], &files].concat()).expect(0);
     }
     place.stem_env(&both, &["task", "enqueue", "tell"]).expect(2).complains();
+
+    // Each refusal stands in the audit log, with the key that the task named.
+    let refused = ["audit", "--file", "audit.jsonl", "--refused", "--what", "task", "--json"];
+    let says = until("that refusals are noted", || {
+        let told = place.stem(&refused).expect(0).json();
+        let entries = told["entries"].as_array().unwrap().clone();
+        entries.iter().find(|entry| entry["about"]["says"] == "second").cloned()
+    });
+    let about = json!({"task": id, "name": "tell", "queue": "default", "says": "second"});
+    assert_eq!((&says["about"], &says["reason"]), (&about, &json!("unknown-key")), "{says}");
+    assert_eq!((&says["by"], &says["side"]), (&json!("w"), &json!("worker")));
 
     // Nobody was told a secret.
     place.stem(&["keys", "list"]).expect(2).complains();

@@ -106,6 +106,9 @@ impl Order {
     }
 }
 
+/// The most revocations that one command tells. Workers follow the store for all of them.
+pub const REVOCATIONS: usize = 10_000;
+
 /// One command to the workers of a namespace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -113,6 +113,10 @@ name!(
     Namespace, "namespace"
 );
 name!(
+    /// How far handlers are trusted, in a word of the operator's.
+    TrustClass, "trust class"
+);
+name!(
     /// A worker as operators address it. The same id may be used by one process after another; see [`Incarnation`].
     WorkerId, "worker id"
 );

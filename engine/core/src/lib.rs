@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`id`], [`time`] | newtypes: ids, names, lease tokens, timestamps |
 //! | [`envelope`] | what travels, and its wire form |
+//! | [`tenant`] | on whose behalf a task is done |
 //! | [`task`] | task states, the one table of legal moves, the record an operator reads |
 //! | [`outcome`] | how an attempt ended, as data |
 //! | [`limits`] | what an attempt may use, and what it used |
@@ -18,7 +19,7 @@
 //! | [`revoke`] | revocations and the cache a worker keeps of them |
 //! | [`control`] | commands to workers and their replies |
 //! | [`settlement`] | the moves by which a delivery leaves a worker's hands |
-//! | [`machine`] | the state machines: attempt, intake, lifecycle |
+//! | [`machine`] | the state machines: attempt, intake, lifecycle; quotas and the shares of a claim |
 //! | [`seal`] | the line by which a message says who signed it |
 //! | [`backend`] | the traits: broker, result backend, revoke store, control plane, presence, dead letters, modules, buckets |
 //! | [`observe`] | what those who watch a worker are told |
@@ -39,6 +40,7 @@ pub mod revoke;
 pub mod seal;
 pub mod settlement;
 pub mod task;
+pub mod tenant;
 pub mod text;
 pub mod time;
 pub mod trace;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::backend::ErrorClass;
 use crate::id::{QueueName, TaskId, TaskName};
 use crate::limits::Usage;
+use crate::machine::quota::Bound;
 use crate::outcome::{Failure, FailureKind, StopHow, StopReason};
 use crate::seal::{Purpose, Refused};
 use crate::trace::TraceParent;
@@ -200,6 +201,8 @@ pub enum Seen<'a> {
     },
     /// A message without a signature acts, where that is permitted and counted.
     Unsigned(Purpose),
+    /// A tenant or a queue has all that a bound of its quota allows, and gets nothing more for now.
+    QuotaReached(Bound),
     /// A module was compiled, or refused by the compiler.
     Compiled {
         /// Whether there is code now.

@@ -246,6 +246,9 @@ pub struct Catalogue {
     pub revision: u64,
     /// Sorted by name.
     pub served: Vec<Served>,
+    /// Names that something serves which cannot be read, sorted: somebody else wrote there, or a newer version. What a
+    /// worker has of them goes on serving.
+    pub unreadable: Vec<TaskName>,
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::envelope::{Envelope, Payload};
 use crate::id::{Incarnation, LeaseToken, QueueName, TaskId, WorkerId};
 use crate::limits::Usage;
 use crate::outcome::{Failure, StopHow};
-use crate::task::{FailedAttempt, ModuleRef, RevocationEnd, TaskState};
+use crate::task::{FailedAttempt, ModuleRef, RevocationEnd, TaskRecord, TaskState};
 use crate::time::Timestamp;
 
 /// Most children that an attempt enqueues, and so of one settlement.
@@ -86,7 +86,7 @@ pub enum Settlement {
     Expire,
     /// Back to the queue as if it had not been delivered: neither the attempt nor the delivery counts.
     Release,
-    /// The record is final already; the delivery is a leftover and goes without a trace.
+    /// The record is final already, and not by a failure; the delivery is a leftover and goes without a trace.
     Discard,
 }
 
@@ -102,6 +102,29 @@ impl Settlement {
             Self::Release => Some(TaskState::Queued),
             Self::Discard => None,
         }
+    }
+
+    /// What becomes of a delivery whose attempt the record, which lies in another service than the delivery, does not take.
+    ///
+    /// A task that has failed goes to the dead letters, where it is missing if its worker died between record and
+    /// settlement, or if two replays met; the reason is told from the failure. One that ended otherwise leaves nothing. While
+    /// it is not final the record names a newer delivery, and this one goes back: to no effect if the broker knows the newer
+    /// one too, and otherwise, after a broker was restored from an older copy, to come again under higher tokens until one is
+    /// the newest.
+    pub fn after_refusal(record: &TaskRecord) -> Self {
+        if !record.state.is_final() {
+            return Self::Release;
+        }
+        let Some(failure) = record.failure.clone().filter(|_| record.state == TaskState::Failed)
+        else {
+            return Self::Discard;
+        };
+        let reason = match failure.code.as_str() {
+            "poison" => DeadReason::Poison,
+            _ if record.attempt > record.max_retries => DeadReason::RetriesExhausted,
+            _ => DeadReason::Fatal,
+        };
+        Self::Fail { failure, reason }
     }
 
     /// Whether the attempt ended before any code of the task ran, so that its record must not say that it started.

@@ -76,6 +76,10 @@ fn a_sealed_envelope_is_the_same_one_and_is_written_again_as_it_came() {
         let text = String::from_utf8(golden.to_vec()).unwrap();
         let spaced = text.replace("\"priority\":5", " \"priority\" : 5");
         assert_eq!(encode(&decode(spaced.as_bytes()).unwrap()), spaced.as_bytes());
+        let id = envelope.id.as_str();
+        let rooted = text.replace("\"priority\"", &format!("\"rootId\":\"{id}\",\"priority\""));
+        let rooted = decode(rooted.as_bytes()).unwrap();
+        assert!(rooted.seal.as_ref().unwrap().is_of(&rooted), "it is its own root, and says so");
         for wrong in [
             text.replace("\"for\":\"task\"", "\"for\":\"command\""),
             text.replace("\"sig\"", " \"sig\""),
@@ -108,6 +112,9 @@ fn what_is_not_an_envelope_is_told_from_a_newer_one() {
         text.replace("\"v\":1", "\"v\":1e400"),
         text.replace("\"priority\":5", "\"priority\":NaN"),
         text.replace("\"priority\":5", "\"priority\":-1"),
+        text.replace("\"enqueuedAt\":1", "\"enqueuedAt\":-1"),
+        text.replace("\"enqueuedAt\":1", "\"enqueuedAt\":9999"),
+        text.replace("\"priority\"", "\"notBefore\":-1,\"priority\""),
         text.replace("\"name\":\"word-count\",", ""),
         text.replace("word-count", "word-count\\u0000"),
         text.replace("word-count", &"w".repeat(129)),

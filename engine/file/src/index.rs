@@ -15,7 +15,7 @@ use stem_core::id::{Namespace, TaskId};
 use stem_core::revoke::TRACE_TTL;
 use stem_core::time::Timestamp;
 
-use crate::wire::{Content, LAST_VERSION, Line, Unreadable};
+use crate::wire::{Content, LAST_VERSION, Line, Unreadable, damaged};
 
 /// A task, as half of its SHA-256. With 64 bits, two of 1,000,000 tasks would share a key in one store of 40 million
 /// by chance, and whoever chooses task ids could find two in minutes: one's revocation would hide the other's. 128
@@ -91,6 +91,26 @@ impl Space {
         found.map(|at| *at as usize)
     }
 
+    /// The version that a line gets, with the flag that says where it is from; nothing if of its task as much or more is
+    /// known.
+    fn number(&self, task: Key, written: Option<u64>) -> Result<Option<(u64, u64)>, Unreadable> {
+        let (version, numbered) = match written {
+            Some(version) if version > self.last => (version, 0),
+            Some(version)
+                if self.latest(task).is_some_and(|at| version <= self.slots[at].version) =>
+            {
+                return Ok(None);
+            }
+            // Numbered by its place, so that those who follow the file see it: also a line with a version that was
+            // given out before, which is how an older line is brought back by hand or another file appended.
+            _ => (self.last + 1, NUMBERED_HERE),
+        };
+        if version > LAST_VERSION {
+            return Err(Unreadable::Damaged("no version is left for it".to_owned()));
+        }
+        Ok(Some((version, numbered)))
+    }
+
     /// Appends a change; says whether it supersedes another.
     fn push(&mut self, slot: Slot) -> Result<bool, Unreadable> {
         let at = u32::try_from(self.slots.len())
@@ -135,11 +155,23 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// Whether a line could be taken in.
+    pub(crate) fn admits(&self, line: &Line<'_>) -> Result<(), Unreadable> {
+        let task = match &line.content {
+            Content::Mark { .. } => None,
+            Content::Undone { task, .. } | Content::Revoked { task, .. } => Some(task),
+        };
+        match (self.spaces.get(&*line.namespace), task) {
+            (Some(space), Some(task)) => space.number(key(task), line.version).map(drop),
+            (Some(_), None) => Ok(()),
+            (None, _) => Namespace::new(&line.namespace).map(drop).map_err(damaged),
+        }
+    }
+
     /// Takes in the line at `offset`. Lines must come in the order of the file.
     pub(crate) fn admit(&mut self, offset: u64, line: &Line<'_>) -> Result<Admitted, Unreadable> {
         if !self.spaces.contains_key(&*line.namespace) {
-            Namespace::new(&line.namespace)
-                .map_err(|error| Unreadable::Damaged(error.to_string()))?;
+            Namespace::new(&line.namespace).map_err(damaged)?;
             self.spaces.insert(line.namespace.as_ref().into(), Space::default());
         }
         let space = self.spaces.get_mut(&*line.namespace).expect("it was put in if it was missing");
@@ -154,21 +186,10 @@ impl Index {
             }
         };
         let key = key(task);
-        let (version, numbered) = match line.version {
-            Some(version) if version > space.last => (version, 0),
-            Some(version)
-                if space.latest(key).is_some_and(|at| version <= space.slots[at].version) =>
-            {
-                self.dead += 1;
-                return Ok(Admitted::Nothing);
-            }
-            // Numbered by its place, so that those who follow the file see it: also a line with a version that was
-            // given out before, which is how an older line is brought back by hand or another file appended.
-            _ => (space.last + 1, NUMBERED_HERE),
+        let Some((version, numbered)) = space.number(key, line.version)? else {
+            self.dead += 1;
+            return Ok(Admitted::Nothing);
         };
-        if version > LAST_VERSION {
-            return Err(Unreadable::Damaged("no version is left for it".to_owned()));
-        }
         let slot = Slot { key, place: offset | flag | numbered, version, forget_at };
         self.dead += u64::from(space.push(slot)?);
         Ok(Admitted::Change { version })

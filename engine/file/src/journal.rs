@@ -170,7 +170,15 @@ impl Journal {
                     index.end += line.len() as u64 + 1;
                     index.lines += 1;
                 }
-                Found::Rest(rest) => break judge(rest).map_err(|why| corrupt(&why, index))?,
+                Found::Rest(rest) => {
+                    // A record that cannot be taken in must not be given its end: that would stop everybody.
+                    let tail = judge(rest).and_then(|tail| {
+                        let whole = matches!(tail, Tail::Whole).then(|| wire::read(rest));
+                        let whole = whole.transpose()?.flatten();
+                        whole.map_or(Ok(()), |read| index.admits(&read)).map(|()| tail)
+                    });
+                    break tail.map_err(|why| corrupt(&why, index))?;
+                }
                 Found::Endless => return Err(corrupt(&endless(), index)),
             }
         };

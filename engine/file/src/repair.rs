@@ -14,7 +14,7 @@ use crate::lock::Lock;
 use crate::place::{self, Replacement, beside};
 use crate::revoke::next_version;
 use crate::window::{Found, Window};
-use crate::wire::{self, Unreadable};
+use crate::wire::{self, LAST_VERSION, Unreadable};
 
 /// What a repair did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Journal {
         let now = self.clock.now();
         let mut marks = Vec::new();
         for (namespace, last) in index.lasts() {
-            wire::write_mark(&mut marks, namespace, next_version(last, now));
+            wire::write_mark(&mut marks, namespace, next_version(last, now).min(LAST_VERSION));
         }
         replacement.write(&marks)?;
         replacement.place()?;
@@ -138,6 +138,8 @@ fn judge(window: &mut Window<'_>) -> Result<(Vec<Judged>, Index), Fault> {
 
 fn admit(index: &mut Index, offset: u64, line: &[u8]) -> Result<Option<Verdict>, Unreadable> {
     let Some(read) = wire::read(line)? else { return Ok(None) };
+    // A right checksum over what is no record: a line that stays would go on stopping everybody.
+    read.content.check()?;
     let (sealed, written) = (read.sealed, read.version);
     Ok(Some(match index.admit(offset, &read)? {
         Admitted::Change { version } if !sealed || written != Some(version) => {

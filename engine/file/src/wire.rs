@@ -23,6 +23,7 @@ use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use stem_core::id::{Namespace, TaskId};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
+use stem_core::text::printable;
 use stem_core::time::Timestamp;
 
 /// What this code writes, and the highest that it reads.
@@ -60,8 +61,11 @@ impl fmt::Display for Unreadable {
     }
 }
 
-fn damaged(problem: impl fmt::Display) -> Unreadable {
-    Unreadable::Damaged(problem.to_string())
+/// What a problem repeats of its line at most, in bytes.
+const PROBLEM_BYTES: usize = 200;
+
+pub(crate) fn damaged(problem: impl fmt::Display) -> Unreadable {
+    Unreadable::Damaged(printable(&problem.to_string(), PROBLEM_BYTES))
 }
 
 /// A line that was read. What the index needs of it is checked; the rest of a sealed line is when it is asked for,
@@ -151,6 +155,9 @@ pub(crate) fn read(line: &[u8]) -> Result<Option<Line<'_>>, Unreadable> {
     if line.trim_ascii().is_empty() {
         return Ok(None);
     }
+    if !is_object(line) {
+        return Err(damaged("it does not begin with {"));
+    }
     let sealed = check_seal(line)?;
     let keys: Keys<'_> =
         serde_json::from_slice(line).map_err(|error| newer(line).unwrap_or(damaged(error)))?;
@@ -186,10 +193,15 @@ pub(crate) fn judge(remainder: &[u8]) -> Result<Remainder, Unreadable> {
         Ok(Some(_)) => Ok(Remainder::Whole),
         Ok(None) => Ok(Remainder::Begun),
         Err(why) => match serde_json::from_slice::<Keys<'_>>(remainder) {
-            Err(error) if error.is_eof() => Ok(Remainder::Begun),
+            Err(error) if error.is_eof() && is_object(remainder) => Ok(Remainder::Begun),
             _ => Err(why),
         },
     }
+}
+
+/// The keys in a list, in their order, are read as well by what reads the object.
+fn is_object(line: &[u8]) -> bool {
+    line.trim_ascii_start().starts_with(b"{")
 }
 
 /// Whether the line has a checksum at its end, which then must be right.
@@ -264,7 +276,8 @@ fn content(keys: Keys<'_>) -> Result<Content<'_>, Unreadable> {
 }
 
 impl Content<'_> {
-    fn check(&self) -> Result<(), Unreadable> {
+    /// What reading leaves out of a sealed line until it is asked for.
+    pub(crate) fn check(&self) -> Result<(), Unreadable> {
         match self {
             Self::Mark { .. } => Ok(()),
             Self::Undone { task, .. } => TaskId::new(task).map(drop).map_err(damaged),

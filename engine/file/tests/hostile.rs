@@ -111,7 +111,7 @@ async fn content_that_is_not_ours_is_corrupt_by_its_line() {
         "x".repeat(100 * 1024)
     );
     let cases: &[(&str, &[u8], usize, &str)] = &[
-        ("zeros", &[0; 100], 1, "expected value"),
+        ("zeros", &[0; 100], 1, "does not begin with {"),
         ("a newer version", b"\n{\"v\":2,\"taskId\":[],\"crc\":1}\n", 2, "newer version of stem"),
         ("a long line", long.as_bytes(), 1, "more than 65536 bytes"),
         ("a key twice", br#"{"namespace":"n","taskId":"t","taskId":"u"}"#, 1, "duplicate field"),

@@ -1,6 +1,7 @@
 //! System calls, by seccomp: a list of those that neither a worker nor its compiler ever makes. Everything else is
 //! allowed, so that a new version of the C library breaks nothing. The kernel keeps in a table which numbers are always
-//! allowed (Linux 5.11), so a call that is not on the list costs nothing more; `clone` and `socket` are looked into.
+//! allowed (Linux 5.11), so a call that is not on the list costs nothing more; `clone`, `socket` and `prlimit64` are looked
+//! into.
 //!
 //! Left allowed on purpose: `execve` (a worker starts its compiler; Landlock says which file), making memory executable
 //! (what an engine does), and `seccomp` and Landlock themselves, which can only take more away.
@@ -50,6 +51,33 @@ const DENIED: &[(&str, i64)] = calls![
     SYS_quotactl_fd,
     SYS_acct,
     SYS_nfsservctl,
+    // Modes, owners and attributes of files by name: Landlock does not look at these. By an open file they stay.
+    SYS_fchmodat,
+    SYS_fchownat,
+    SYS_setxattr,
+    SYS_lsetxattr,
+    SYS_removexattr,
+    SYS_lremovexattr,
+    #[cfg(target_arch = "x86_64")]
+    SYS_chmod,
+    #[cfg(target_arch = "x86_64")]
+    SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    SYS_lchown,
+    // What processes of one user share without a file.
+    SYS_shmget,
+    SYS_shmat,
+    SYS_shmctl,
+    SYS_msgget,
+    SYS_msgsnd,
+    SYS_msgrcv,
+    SYS_msgctl,
+    SYS_semget,
+    SYS_semop,
+    SYS_semtimedop,
+    SYS_semctl,
+    SYS_mq_open,
+    SYS_mq_unlink,
     // Namespaces.
     SYS_unshare,
     SYS_setns,
@@ -90,7 +118,17 @@ const DENIED: &[(&str, i64)] = calls![
     SYS_vhangup,
 ];
 
-/// More for a compiler, which has its input and its output. `tgkill` stays: `abort` ends the process with it.
+/// The same, of calls that are younger than the library with the numbers; from 424 on these are the same everywhere.
+const YOUNG: &[(&str, i64)] = &[
+    ("fchmodat2", 452),
+    ("setxattrat", 463),
+    ("removexattrat", 466),
+    ("open_tree_attr", 467),
+    ("file_setattr", 469),
+];
+
+/// More for a compiler, which has its input and its output; files also where there is no Landlock. `tgkill` stays:
+/// `abort` ends the process with it.
 const DENIED_TO_COMPILER: &[(&str, i64)] = calls![
     SYS_socket,
     SYS_connect,
@@ -100,6 +138,42 @@ const DENIED_TO_COMPILER: &[(&str, i64)] = calls![
     SYS_execveat,
     SYS_kill,
     SYS_tkill,
+    SYS_openat,
+    SYS_openat2,
+    SYS_truncate,
+    SYS_unlinkat,
+    SYS_renameat2,
+    SYS_linkat,
+    SYS_symlinkat,
+    SYS_mkdirat,
+    SYS_mknodat,
+    SYS_utimensat,
+    #[cfg(target_arch = "x86_64")]
+    SYS_open,
+    #[cfg(target_arch = "x86_64")]
+    SYS_creat,
+    #[cfg(target_arch = "x86_64")]
+    SYS_unlink,
+    #[cfg(target_arch = "x86_64")]
+    SYS_rmdir,
+    #[cfg(target_arch = "x86_64")]
+    SYS_rename,
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    SYS_renameat,
+    #[cfg(target_arch = "x86_64")]
+    SYS_link,
+    #[cfg(target_arch = "x86_64")]
+    SYS_symlink,
+    #[cfg(target_arch = "x86_64")]
+    SYS_mkdir,
+    #[cfg(target_arch = "x86_64")]
+    SYS_mknod,
+    #[cfg(target_arch = "x86_64")]
+    SYS_utime,
+    #[cfg(target_arch = "x86_64")]
+    SYS_utimes,
+    #[cfg(target_arch = "x86_64")]
+    SYS_futimesat,
 ];
 
 /// Its flags lie in memory, where no filter can look. The C library then takes `clone`, after this error and no other.
@@ -123,17 +197,17 @@ const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::
 /// Every system call that [`apply`](crate::apply) takes away whatever its arguments are, with its number on this
 /// architecture; each then fails with `EPERM`.
 pub fn denied_calls() -> impl Iterator<Item = (&'static str, i64)> {
-    DENIED.iter().map(|(name, number)| (name.trim_start_matches("SYS_"), *number))
+    DENIED.iter().chain(YOUNG).map(|(name, number)| (name.trim_start_matches("SYS_"), *number))
 }
 
 /// Filters the calling thread's calls; the error is why they are not.
 pub(crate) fn filter() -> Result<(), String> {
-    install(DENIED)
+    install(&[DENIED, YOUNG].concat())
 }
 
 /// The same with what a compiler can do without.
 pub(crate) fn filter_compiler() -> Result<(), String> {
-    install(&[DENIED, DENIED_TO_COMPILER].concat())
+    install(&[DENIED, YOUNG, DENIED_TO_COMPILER].concat())
 }
 
 fn install(denied: &[(&str, i64)]) -> Result<(), String> {
@@ -146,7 +220,11 @@ fn install(denied: &[(&str, i64)]) -> Result<(), String> {
     let rules = || -> Result<[BpfProgram; 2], BackendError> {
         let mut always = numbers(denied);
         always.extend(THIRD.filter(|_| X86).map(|number| (number | SECOND, Vec::new())));
-        for (number, rules) in [(libc::SYS_clone, namespaces()?), (libc::SYS_socket, families()?)] {
+        for (number, rules) in [
+            (libc::SYS_clone, namespaces()?),
+            (libc::SYS_socket, families()?),
+            (libc::SYS_prlimit64, others()?),
+        ] {
             for number in aliases(number) {
                 // What is denied whatever its arguments are stays so.
                 always.entry(number).or_insert_with(|| rules.clone());
@@ -194,4 +272,10 @@ fn families() -> Result<Vec<SeccompRule>, BackendError> {
         SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
     });
     Ok(vec![SeccompRule::new(others.collect::<Result<_, _>>()?)?])
+}
+
+/// Another process than this one, whose limits would end it.
+fn others() -> Result<Vec<SeccompRule>, BackendError> {
+    let another = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0)?;
+    Ok(vec![SeccompRule::new(vec![another])?])
 }

@@ -83,6 +83,20 @@ pub struct Report {
     pub missing: Vec<PathBuf>,
 }
 
+impl Report {
+    fn nothing(mode: Mode) -> Self {
+        Self {
+            mode,
+            no_new_privs: false,
+            landlock_abi: None,
+            seccomp: false,
+            off: Vec::new(),
+            writable: Vec::new(),
+            missing: Vec::new(),
+        }
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
@@ -105,7 +119,8 @@ pub enum HardenError {
         /// Why not.
         why: String,
     },
-    /// It would hold for one thread, and the others could do for it what it may not.
+    /// It would hold for one thread, and the others could do for it what it may not. A library that was loaded into the
+    /// process may have started them.
     #[error("this process has {0} threads already, and can be hardened only while it has one")]
     Threads(usize),
 }
@@ -117,25 +132,40 @@ const SECCOMP: &str = "seccomp";
 /// Gives up everything but what is named. Once, and while the process has one thread.
 ///
 /// # Errors
-/// With [`Mode::Require`] when one of the walls cannot be had; what was given up before that stays given up. With more
-/// than one thread, unless the mode is [`Mode::Off`].
+/// With [`Mode::Require`] when one of the walls cannot be had, which with more than one thread is none; what was given up
+/// before that stays given up.
 pub fn apply(mode: Mode, paths: &Paths) -> Result<Report, HardenError> {
-    let mut report = Report {
-        mode,
-        no_new_privs: false,
-        landlock_abi: None,
-        seccomp: false,
-        off: Vec::new(),
-        writable: Vec::new(),
-        missing: Vec::new(),
-    };
     if mode == Mode::Off {
-        return Ok(report);
+        return Ok(Report::nothing(mode));
     }
     let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads != 1 {
-        return Err(HardenError::Threads(threads));
+        let error = HardenError::Threads(threads);
+        if mode == Mode::Require {
+            return Err(error);
+        }
+        let off = [NO_NEW_PRIVS, LANDLOCK, SECCOMP].map(|wall| (wall, error.to_string()));
+        return Ok(Report { off: off.into(), ..Report::nothing(mode) });
     }
+    write_no_core();
+    give_up(mode, paths)
+}
+
+/// What [`apply`] would come to on this machine: done by a thread that ends with it. The rest of the process stays as it is.
+///
+/// # Errors
+/// Where no thread can be started.
+pub fn try_out() -> io::Result<Report> {
+    let tried = std::thread::Builder::new().spawn(|| {
+        let paths = Paths { read: vec!["/proc".into()], ..Paths::default() };
+        give_up(Mode::Auto, &paths).unwrap_or_else(|_| Report::nothing(Mode::Auto))
+    })?;
+    tried.join().map_err(|_| io::Error::other("the thread that tried it broke"))
+}
+
+/// By the calling thread, for itself and what it starts from now on.
+fn give_up(mode: Mode, paths: &Paths) -> Result<Report, HardenError> {
+    let mut report = Report::nothing(mode);
     let mut lacks = |wall, why: String| {
         if mode == Mode::Require {
             return Err(HardenError::Missing { wall, why });
@@ -144,7 +174,7 @@ pub fn apply(mode: Mode, paths: &Paths) -> Result<Report, HardenError> {
         Ok(())
     };
     // Opened before files are bounded, read after.
-    let status = File::open("/proc/self/status");
+    let status = File::open("/proc/thread-self/status");
     give_up_privileges();
     match files::bound(paths) {
         Ok(bounded) => {
@@ -175,6 +205,7 @@ pub fn apply(mode: Mode, paths: &Paths) -> Result<Report, HardenError> {
 /// programs. What cannot be had is left out, since the compiler has bounds of its own and what it writes is checked; so
 /// it never fails. While the process has one thread.
 pub fn confine_compiler() {
+    write_no_core();
     give_up_privileges();
     // Each does without the other.
     let _ = files::close();
@@ -185,7 +216,10 @@ pub fn confine_compiler() {
 fn give_up_privileges() {
     let _ = set_no_new_privs(true);
     let _ = keep_capabilities(KEPT);
-    // A core dump would hold every secret that the process holds.
+}
+
+/// A core dump would hold every secret that the process holds.
+fn write_no_core() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A slow compile is not a bug to the compiler's makers, and slow ones are easy to write; so it happens where it can be
 //! ended. The child reads the module from its standard input and writes the code to its standard output. It gets no
-//! environment but a word for the allocator, and when it has the module it gives up every file and socket, whatever the
+//! environment but what it is given by name, and when it has the module it gives up every file and socket, whatever the
 //! compiler may be led to do.
 
 use std::io::{Read, Write};
@@ -65,7 +65,10 @@ pub(crate) async fn compile(
                 .map_err(|error| CompileError::Died(error.to_string()))?
                 .map_err(CompileError::Invalid)?
         }
-        Compiler::Child { program, args } => compile_in_child(program, args, wasm).await?,
+        Compiler::Child { program, args, env } => {
+            let command = command(program, args, env);
+            compile_in_child(program, command, wasm).await?
+        }
     };
     Ok(Trusted::from_compiler(code))
 }
@@ -83,26 +86,26 @@ pub(crate) fn compile_here(
     .map_err(|error| stem_core::text::printable(&format!("{error:#}"), 2_000))
 }
 
-async fn compile_in_child(
+fn command(
     program: &std::path::Path,
     args: &[String],
+    env: &[(String, String)],
+) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(program);
+    command.args(args).env_clear().envs(env.iter().map(|(name, value)| (name, value)));
+    command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+async fn compile_in_child(
+    program: &std::path::Path,
+    mut command: tokio::process::Command,
     wasm: &[u8],
 ) -> Result<Vec<u8>, CompileError> {
     let unavailable = |error: std::io::Error| {
         CompileError::Unavailable(format!("{}: {error}", program.display()))
     };
-    let mut child = tokio::process::Command::new(program)
-        .args(args)
-        .env_clear()
-        // The program's allocator would reserve a GiB at its start, which is all that the child may have.
-        .env("MIMALLOC_ARENA_RESERVE", "0")
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(unavailable)?;
+    let mut child = command.kill_on_drop(true).spawn().map_err(unavailable)?;
     let mut stdin = child.stdin.take().expect("it was asked for");
     let stdout = child.stdout.take().expect("it was asked for");
     let stderr = child.stderr.take().expect("it was asked for");

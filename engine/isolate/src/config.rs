@@ -19,6 +19,8 @@ pub enum Compiler {
         program: PathBuf,
         /// Its arguments.
         args: Vec<String>,
+        /// All of its environment: what its allocator must be told, for instance.
+        env: Vec<(String, String)>,
     },
     /// In this process, on a blocking thread, without bounds: for modules that are trusted, and for tests.
     InProcess,

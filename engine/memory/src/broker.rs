@@ -13,6 +13,7 @@ use stem_core::envelope::{Envelope, wire};
 use stem_core::id::{LeaseToken, QueueName, TaskId, TaskName};
 use stem_core::outcome::{Failure, FailureKind};
 use stem_core::settlement::{DeadReason, Receipt, Settle, Settlement};
+use stem_core::tenant::Tenant;
 use stem_core::time::Timestamp;
 
 use crate::state::{Body, Entry, Phase, State, remember};
@@ -22,6 +23,10 @@ use crate::{Look, Memory};
 impl Broker for Memory {
     fn service(&self) -> &ServiceId {
         &self.service
+    }
+
+    fn knows_shares(&self) -> bool {
+        true
     }
 
     async fn publish(
@@ -179,6 +184,7 @@ fn publish(state: &mut State, now: Timestamp, envelope: &Envelope, records: Reco
         task: id.clone(),
         queue: envelope.queue.clone(),
         name: envelope.name.clone(),
+        tenant: Tenant::of(&envelope.headers),
         priority: envelope.priority,
         unique: envelope.unique_key.clone(),
         body: Body::Envelope(Box::new(envelope.clone())),
@@ -201,6 +207,28 @@ fn publish(state: &mut State, now: Timestamp, envelope: &Envelope, records: Reco
 
 fn claim(state: &mut State, now: Timestamp, request: &ReceiveRequest) -> Vec<Delivery> {
     let mut taken = Vec::new();
+    if let Some(shares) = &request.shares {
+        for queue in &request.queues {
+            loop {
+                let gone = taken.iter().map(|it: &Delivery| (&it.receipt.queue, &it.tenant));
+                let mut left = shares.without(gone);
+                let max = request.max - taken.len();
+                let ready = state.ready_for(queue, &request.names, (&left, &shares.from), max);
+                let whose: Vec<Tenant> = ready.iter().map(|(tenant, _)| tenant.clone()).collect();
+                let chosen = left.choose(queue, &whose, max);
+                let before = taken.len();
+                for index in &chosen {
+                    let entry = state.take(&ready[*index].1).expect("what is indexed exists");
+                    taken.extend(lease(state, now, request, entry));
+                }
+                // What cannot be read was nobody's share, so others have a turn.
+                if taken.len() - before == chosen.len() {
+                    break;
+                }
+            }
+        }
+        return taken;
+    }
     for queue in &request.queues {
         while taken.len() < request.max {
             let Some(task) = state.first_ready(queue, &request.names) else { break };
@@ -261,6 +289,7 @@ fn lease(
         attempt: entry.retries + 1,
         deliveries: entry.deliveries,
         losses: entry.losses,
+        tenant: entry.tenant.clone(),
     };
     state.put(entry);
     if request.records == Records::Here {
@@ -351,7 +380,10 @@ fn statuses(state: &State) -> Vec<QueueStatus> {
             let mut names: Vec<_> = queue
                 .ready
                 .iter()
-                .map(|(name, ready)| (name.clone(), ready.len() as u64))
+                .map(|(name, lanes)| {
+                    let count: usize = lanes.values().map(BTreeMap::len).sum();
+                    (name.clone(), count as u64)
+                })
                 .collect();
             names.sort();
             let status = QueueStatus {

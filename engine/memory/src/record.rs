@@ -124,7 +124,8 @@ impl Records {
             // The attempt was never recorded as begun, so there is nothing to take back.
             return Recorded::Stored;
         }
-        if !state.may_become(target) {
+        // Of what is final only a replay makes something else.
+        if !state.may_become(target) || state.is_final() {
             return Recorded::Stale;
         }
         kept.record.token = token;

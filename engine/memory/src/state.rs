@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
 use stem_core::backend::broker::Pause;
 use stem_core::backend::control::Position;
@@ -11,10 +12,12 @@ use stem_core::envelope::{Envelope, Priority, wire};
 use stem_core::id::{
     Incarnation, LeaseToken, Namespace, QueueName, RequestId, TaskId, TaskName, UniqueKey, WorkerId,
 };
+use stem_core::machine::share::Shares;
 use stem_core::outcome::Failure;
 use stem_core::revoke::{Revocation, Version};
 use stem_core::settlement::DeadReason;
 use stem_core::task::{FailedAttempt, HISTORY};
+use stem_core::tenant::Tenant;
 use stem_core::time::Timestamp;
 
 use crate::buckets::Values;
@@ -53,6 +56,7 @@ pub(crate) struct Entry {
     pub(crate) task: TaskId,
     pub(crate) queue: QueueName,
     pub(crate) name: TaskName,
+    pub(crate) tenant: Tenant,
     pub(crate) priority: Priority,
     pub(crate) unique: Option<UniqueKey>,
     pub(crate) body: Body,
@@ -73,12 +77,14 @@ pub(crate) struct Dead {
     pub(crate) at: Timestamp,
 }
 
-type Ready = BTreeMap<(Reverse<Priority>, u64), TaskId>;
+/// Where an entry stands among those of its queue.
+type Place = (Reverse<Priority>, u64);
+type Ready = BTreeMap<Place, TaskId>;
 
-/// One queue: its ready entries by name, each in the order in which they go.
+/// One queue: its ready entries by name and tenant, each in the order in which they go.
 #[derive(Default)]
 pub(crate) struct Queue {
-    pub(crate) ready: HashMap<TaskName, Ready>,
+    pub(crate) ready: HashMap<TaskName, BTreeMap<Tenant, Ready>>,
     pub(crate) pause: Option<Pause>,
 }
 
@@ -139,7 +145,8 @@ impl State {
         match entry.phase {
             Phase::Ready { .. } => {
                 let queue = self.queues.entry(entry.queue.clone()).or_default();
-                let ready = queue.ready.entry(entry.name.clone()).or_default();
+                let lanes = queue.ready.entry(entry.name.clone()).or_default();
+                let ready = lanes.entry(entry.tenant.clone()).or_default();
                 ready.insert((Reverse(entry.priority), entry.seq), task.clone());
             }
             Phase::Delayed { due } => {
@@ -162,11 +169,15 @@ impl State {
         match entry.phase {
             Phase::Ready { .. } => {
                 if let Some(queue) = self.queues.get_mut(&entry.queue)
-                    && let Some(ready) = queue.ready.get_mut(&entry.name)
+                    && let Some(lanes) = queue.ready.get_mut(&entry.name)
+                    && let Some(ready) = lanes.get_mut(&entry.tenant)
                 {
                     ready.remove(&(Reverse(entry.priority), entry.seq));
                     if ready.is_empty() {
-                        queue.ready.remove(&entry.name);
+                        lanes.remove(&entry.tenant);
+                        if lanes.is_empty() {
+                            queue.ready.remove(&entry.name);
+                        }
                     }
                 }
             }
@@ -211,9 +222,35 @@ impl State {
         let queue = self.queues.get(queue).filter(|queue| queue.pause.is_none())?;
         names
             .iter()
-            .filter_map(|name| queue.ready.get(name)?.first_key_value())
+            .filter_map(|name| queue.ready.get(name))
+            .flat_map(|lanes| lanes.values().filter_map(BTreeMap::first_key_value))
             .min_by_key(|(place, _)| **place)
             .map(|(_, task)| task.clone())
+    }
+
+    /// What of a queue a claim of at most `max` with these shares has to choose from, in the order in which it goes:
+    /// looked at from behind `from`, and around.
+    pub(crate) fn ready_for(
+        &self,
+        queue: &QueueName,
+        names: &[TaskName],
+        (shares, from): (&Shares, &Tenant),
+        max: usize,
+    ) -> Vec<(Tenant, TaskId)> {
+        let Some(queue) = self.queues.get(queue).filter(|queue| queue.pause.is_none()) else {
+            return Vec::new();
+        };
+        let mut found: Vec<(Place, &Tenant, &TaskId)> = Vec::new();
+        for lanes in names.iter().filter_map(|name| queue.ready.get(name)) {
+            let behind = lanes.range((Bound::Excluded(from), Bound::Unbounded));
+            let around = lanes.range((Bound::Unbounded, Bound::Included(from)));
+            for (tenant, ready) in behind.chain(around).take(shares.looked_at()) {
+                let most = shares.of(tenant).room.min(max);
+                found.extend(ready.iter().take(most).map(|(place, task)| (*place, tenant, task)));
+            }
+        }
+        found.sort_by_key(|(place, ..)| *place);
+        found.into_iter().map(|(_, tenant, task)| (tenant.clone(), task.clone())).collect()
     }
 
     /// Moves an entry that was taken out to the dead letters.
@@ -241,6 +278,7 @@ impl State {
             task,
             queue,
             name,
+            tenant: Tenant::UNNAMED,
             priority: Priority::DEFAULT,
             unique: None,
             body: Body::Raw(bytes),

@@ -66,11 +66,13 @@ impl Inner {
         let mut call = self.call(&script::COMMAND_READ);
         call.arg(namespace.as_str()).arg(place(after)).arg(PAGE);
         let mut answer = read::list(self.run(&script::COMMAND_READ, &call).await?)?.into_iter();
+        let from = answer.next().ok_or_else(|| Fault::corrupt("an answer is too short"))?;
+        let from = position(&read::text(from)?)?;
         let mut commands = Vec::new();
         while let (Some(place), Some(command)) = (answer.next(), answer.next()) {
             let at = position(&read::text(place)?)?;
             // A place that somebody else chose may be one that no position can name.
-            if at > after {
+            if at > from {
                 commands.push((at, text(read::bytes(command)?.unwrap_or_default())));
             }
         }

@@ -78,6 +78,8 @@ impl From<RedisError> for Fault {
         let class = match error.kind() {
             ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig => ErrorClass::Refused,
             ErrorKind::RESP3NotSupported => ErrorClass::Unsupported,
+            // The connection broke in the middle of an answer. The client has no kind for it but this and its parser's words.
+            ErrorKind::Parse if text.contains("end of input") => ErrorClass::Transient,
             ErrorKind::Parse
             | ErrorKind::UnexpectedReturnType
             | ErrorKind::Server(ServerErrorKind::ResponseError) => ErrorClass::Corrupt,
@@ -127,5 +129,15 @@ mod tests {
             }
         }
         assert_eq!(classify("ERR").map(|(class, _)| class), None);
+    }
+
+    #[test]
+    fn half_an_answer_is_a_broken_connection_and_another_protocol_is_not() {
+        // As its client says it of a stream that has ended.
+        let half = "Parse error at 1\nUnexpected end of input\nexpected 14 more elements\n";
+        let half = RedisError::from(redis::ParsingError::from(half));
+        assert_eq!(Fault::from(half).class, ErrorClass::Transient);
+        let other = redis::parse_redis_value(b"HTTP/1.1 400 Bad Request\r\n").unwrap_err();
+        assert_eq!(Fault::from(other).class, ErrorClass::Corrupt);
     }
 }

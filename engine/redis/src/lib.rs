@@ -23,12 +23,14 @@
 //! | key | type | holds | lives | who writes |
 //! |---|---|---|---|---|
 //! | `q/seq` | number | the order of enqueueing | for ever | producers |
-//! | `q/task/<id>` | hash | a delivery: queue, name, place, phase, token, owner, counts | until it is settled for good, or removed from the dead letters | producers, workers |
+//! | `q/task/<id>` | hash | a delivery: queue, name, tenant, place, phase, token, owner, counts | until it is settled for good, or removed from the dead letters | producers, workers |
 //! | `q/wire/<id>` | text | its envelope | as long | producers |
 //! | `q/failed/<id>` | list | its failed attempts, the newest 20 | as long | workers |
-//! | `q/ready/<queue>/<name>` | sorted set | what can be taken, by priority and order | while not empty | producers, workers |
+//! | `q/ready/<queue>/<row>` | sorted set | what can be taken, by priority and order; a row is a task name, and for tasks with a tenant the name and a slash | while not empty | producers, workers |
+//! | `q/lane/<queue>/<name>/<tenant>` | sorted set | what can be taken of one tenant, once more, for workers with quotas | while not empty | producers, workers |
+//! | `q/lanes/<queue>/<name>` | sorted set | tenants with such a lane, by name | while not empty | producers, workers |
 //! | `q/delayed/<queue>`, `q/leased/<queue>` | sorted set | what waits for a time, and until when leases last | while not empty | producers, workers |
-//! | `q/names/<queue>` | set | names with something ready | while not empty | producers, workers |
+//! | `q/names/<queue>` | set | rows with something ready | while not empty | producers, workers |
 //! | `q/queues` | hash | every queue, with its pause | for ever | producers, operators |
 //! | `q/unique` | hash | unique keys in use, with their tasks | while not empty | producers, workers |
 //! | `q/dead` | sorted set | dead letters by time | while not empty | workers, operators |

@@ -107,7 +107,8 @@ impl Inner {
         let mark = read::text(answer.next()?)?;
         let last = read::small(answer.next()?)?;
         let head: Option<Head> = serves(&read::text(answer.next()?)?)?;
-        let releases = answer.rest().map(release).collect::<Result<_, Fault>>()?;
+        // What somebody else wrote beside them hides none.
+        let releases = answer.rest().filter_map(|it| release(it).ok()).collect();
         Ok(Found { shelf: Shelf::of(last, head, releases), mark, now })
     }
 
@@ -171,7 +172,7 @@ impl Inner {
     /// All pages; `None` if they are not of one moment.
     async fn pages(&self) -> Result<Option<Catalogue>, Fault> {
         let mut catalogue = Catalogue::default();
-        let mut after = String::new();
+        let mut after = Vec::new();
         loop {
             let mut call = self.call(&script::MODULE_CATALOGUE);
             call.arg(&after).arg(PAGE);
@@ -182,24 +183,20 @@ impl Inner {
             }
             catalogue.revision = revision;
             let mut rest = answer.rest();
-            let before = catalogue.served.len();
-            while let (Some(serves), Some(one), Some(canary)) =
-                (rest.next(), rest.next(), rest.next())
+            let mut is_last = true;
+            while let (Some(name), Some(serves), Some(one), Some(canary)) =
+                (rest.next(), rest.next(), rest.next(), rest.next())
             {
-                let Some(assignment) = self::serves::<Assignment>(&read::text(serves)?)? else {
-                    return Err(Fault::corrupt("a name that is served has nothing that serves it"));
-                };
-                let mut releases = vec![release(one)?];
-                after = releases[0].name.to_string();
-                let canary = read::bytes(canary)?.unwrap_or_default();
-                if !canary.is_empty()
-                    && assignment.canary.is_some_and(|it| it.version != assignment.version)
-                {
-                    releases.push(serde_json::from_slice(&canary)?);
+                is_last = false;
+                after = read::bytes(name)?.unwrap_or_default();
+                let name = std::str::from_utf8(&after).ok().map(TaskName::new);
+                let Some(Ok(name)) = name else { continue };
+                match served(&name, serves, one, canary) {
+                    Ok(served) => catalogue.served.push(served),
+                    Err(_) => catalogue.unreadable.push(name),
                 }
-                catalogue.served.push(Served { assignment, releases });
             }
-            if catalogue.served.len() == before {
+            if is_last {
                 return Ok(Some(catalogue));
             }
         }
@@ -234,6 +231,26 @@ impl Inner {
 /// What serves a name, and what did where that is asked for.
 fn serves<T: DeserializeOwned>(text: &str) -> Result<Option<T>, Fault> {
     if text.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(text)?)) }
+}
+
+/// One name of the catalogue.
+fn served(
+    name: &TaskName,
+    serves: redis::Value,
+    one: redis::Value,
+    canary: redis::Value,
+) -> Result<Served, Fault> {
+    let Some(assignment) = self::serves::<Assignment>(&read::text(serves)?)? else {
+        return Err(Fault::corrupt("a name that is served has nothing that serves it"));
+    };
+    let mut releases = vec![release(one)?];
+    if assignment.canary.is_some_and(|it| it.version != assignment.version) {
+        releases.push(release(canary)?);
+    }
+    if releases.iter().any(|release| release.name != *name) {
+        return Err(Fault::corrupt("a release is of another name"));
+    }
+    Ok(Served { assignment, releases })
 }
 
 fn release(value: redis::Value) -> Result<Release, Fault> {

@@ -27,8 +27,10 @@ const BELL: &str = include_str!("scripts/lib_bell.lua");
 const RECORD: &str = include_str!("scripts/lib_record.lua");
 const QUEUE: &str = include_str!("scripts/lib_queue.lua");
 const PUBLISHING: &str = include_str!("scripts/lib_publish.lua");
+const RECEIVING: &str = include_str!("scripts/lib_receive.lua");
 const SETTLING: &str = include_str!("scripts/lib_settle.lua");
 const REVOKING: &str = include_str!("scripts/lib_revoke.lua");
+const LOG: &str = include_str!("scripts/lib_log.lua");
 
 /// The legal moves and the length of a history, as Lua tables, drawn from the core.
 fn constants() -> String {
@@ -89,7 +91,8 @@ macro_rules! scripts {
 
 scripts! {
     PUBLISH: Refuse [BELL, RECORD, QUEUE, PUBLISHING] "publish.lua";
-    RECEIVE: Allow [RECORD, QUEUE] "receive.lua";
+    RECEIVE: Allow [RECORD, QUEUE, RECEIVING] "receive.lua";
+    RECEIVE_TURNS: Allow [RECORD, QUEUE, RECEIVING] "receive_turns.lua";
     GIVE_BACK: Allow [BELL, RECORD, QUEUE] "give_back.lua";
     RENEW: Allow [RECORD, QUEUE] "renew.lua";
     SETTLE: Allow [BELL, RECORD, QUEUE, SETTLING] "settle.lua";
@@ -115,9 +118,9 @@ scripts! {
     REVOKE: Allow [REVOKING] "revoke.lua";
     UNDO: Allow [REVOKING] "undo.lua";
     REVOKE_PRUNE: Allow [] "revoke_prune.lua";
-    COMMAND_SEND: Allow [] "command_send.lua";
-    COMMAND_READ: ReadOnly [] "command_read.lua";
-    COMMAND_END: ReadOnly [] "command_end.lua";
+    COMMAND_SEND: Allow [LOG] "command_send.lua";
+    COMMAND_READ: ReadOnly [LOG] "command_read.lua";
+    COMMAND_END: ReadOnly [LOG] "command_end.lua";
     COMMAND_PRUNE: Allow [] "command_prune.lua";
     REPLY: Allow [] "reply.lua";
     REGISTER: Allow [] "register.lua";

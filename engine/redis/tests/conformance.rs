@@ -69,6 +69,10 @@ async fn what_somebody_else_wrote_hides_nothing() {
             &["XADD", log, "*", "e", "9999999999999", "r", "a", "c", "nonsense"],
             &["HSET", replies, "a", "nonsense", "b", "9 nonsense", "c", "", "d", "late nonsense"],
             &["HSET", "{stem}/w/n", "x", "nonsense", "y", "", "z", "9999999999999 b 1 0 nonsense"],
+            &["HSET", "{stem}/m/name/bad", "r1", "nonsense", "what", "ever"],
+            &["HSET", "{stem}/m/name/torn", "serves", "[1"],
+            &["ZADD", "{stem}/m/serving", "0", "no name"],
+            &["SET", "{stem}/m/name/no name", "nonsense"],
         ] {
             redis::cmd(words[0]).arg(&words[1..]).exec_async(&mut plain).await.unwrap();
         }
@@ -87,6 +91,10 @@ async fn what_somebody_else_wrote_hides_nothing() {
             .arg("c")
             .arg(bytes);
         command.exec_async(&mut plain).await.unwrap();
+        // The server could not go on from here.
+        let last = "18446744073709551615-18446744073709551615";
+        let words = ["e", "9999999999999", "r", "a", "c", "nonsense"];
+        redis::cmd("XADD").arg(log).arg(last).arg(&words).exec_async(&mut plain).await.unwrap();
     };
     stem_conformance::planted::hides_nothing(&harness, plant).await;
 }

@@ -8,6 +8,7 @@
 //! | `bells` | waking whoever waits for a change |
 //! | `fault` | what went wrong, as a class and words for people |
 //! | `codec` | rows to the core's types and back; batches as one argument |
+//! | `lanes` | where a claim with shares looks, and which deliveries it takes |
 //! | `envelopes` | reading what was stored, and why it is given up if it cannot be read |
 //! | `record` | what a settlement means for a record, decided apart from any statement |
 //! | `shelf` | rows of releases to the core's types |
@@ -20,6 +21,7 @@ mod bells;
 mod codec;
 mod envelopes;
 mod fault;
+mod lanes;
 pub mod postgres;
 mod queue_status;
 mod record;

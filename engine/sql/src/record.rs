@@ -61,7 +61,8 @@ impl Head {
             // The attempt was never recorded as begun, so there is nothing to take back.
             return Verdict::Nothing(Recorded::Stored);
         }
-        if self.state.may_become(target) {
+        // Of what is final only a replay makes something else.
+        if self.state.may_become(target) && !self.state.is_final() {
             Verdict::Apply { target, begun: known }
         } else {
             Verdict::Nothing(Recorded::Stale)

@@ -80,6 +80,9 @@ async fn what_somebody_else_wrote_hides_nothing() {
             "INSERT INTO replies (namespace, request_id, worker, kept_until, reply) VALUES ('n', 'before', 'a', 9e12, 'nonsense')",
             "INSERT INTO replies (namespace, request_id, worker, kept_until, reply) VALUES ('n', 'before', 'b', 'late', x'ff00')",
             "INSERT INTO workers (namespace, worker, boot_id, seen_at, heartbeat) VALUES ('n', 'x', 'b', 'late', x'ff00')",
+            "UPDATE releases SET release = x'ff00' WHERE name = 'bad'",
+            "UPDATE module_names SET assignment = 'nonsense' WHERE name = 'torn'",
+            "INSERT INTO module_names (name, last, assignment) VALUES ('no name', 1, x'ff00')",
         ] {
             sqlx::query(row).execute(&mut conn).await.unwrap();
         }

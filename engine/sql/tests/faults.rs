@@ -1,6 +1,7 @@
 //! Files that cannot be used, and files that another process uses: each a clear message and the right class.
 #![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,13 +11,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, raw_sql};
 use stem_conformance::{Backends, ManualClock};
+use stem_core::backend::broker::ReceiveRequest;
 use stem_core::backend::buckets::{Buckets, Changed, When};
 use stem_core::backend::result::{RecordFilter, ResultBackend};
 use stem_core::backend::revoke::RevokeStore;
-use stem_core::backend::{BackendError, Broker, ErrorClass, ModuleStore};
-use stem_core::envelope::{Envelope, Payload};
-use stem_core::id::{Digest, Namespace, QueueName, TaskId, TaskName};
+use stem_core::backend::{BackendError, Broker, ErrorClass, ModuleStore, Records};
+use stem_core::envelope::{Envelope, Payload, wire};
+use stem_core::id::{Digest, Incarnation, Namespace, QueueName, TaskId, TaskName, WorkerId};
+use stem_core::machine::share::Shares;
 use stem_core::revoke::{RevokeRequest, Version};
+use stem_core::tenant::Tenant;
 use stem_core::time::{Clock, Timestamp};
 use stem_sql::{Sqlite, SqliteOptions};
 
@@ -190,13 +194,37 @@ async fn a_file_of_the_first_version_is_brought_up_to_date() {
     raw_sql(
         "INSERT INTO queues (name) VALUES ('old');
          INSERT INTO tasks (id, name, queue, state, max_retries, enqueued_at) VALUES ('t', 'job', 'old', 'queued', 0, 0);
+         INSERT INTO deliveries (seq, task, queue, name, phase, priority, at) VALUES (1, 'waiting', 'old', 'job', 0, 5, 0);
          PRAGMA application_id = 0x5374656d; PRAGMA user_version = 1",
     )
     .execute(&mut conn)
     .await
     .unwrap();
+    let (name, queue) = (TaskName::new("job").unwrap(), QueueName::new("old").unwrap());
+    let (id, at) = (TaskId::new("waiting").unwrap(), Timestamp::from_unix_millis(0));
+    let waiting = Envelope::new(id, name.clone(), queue.clone(), Payload::json("1"), at);
+    sqlx::query("INSERT INTO envelopes (seq, wire) VALUES (1, ?1)")
+        .bind(wire::encode(&waiting))
+        .execute(&mut conn)
+        .await
+        .unwrap();
     conn.close().await.unwrap();
     let store = open(&path, false).await.unwrap();
+    let (tenants, from) = (BTreeMap::new(), Tenant::UNNAMED);
+    let shares = Shares { queues: BTreeMap::new(), tenants, others: 1, from };
+    let request = ReceiveRequest {
+        queues: vec![queue],
+        names: [name].into(),
+        max: 5,
+        lease: Duration::from_secs(1),
+        owner: Incarnation(uuid::Uuid::from_u128(1)),
+        worker: WorkerId::new("w").unwrap(),
+        wait: Duration::ZERO,
+        records: Records::Here,
+        shares: Some(Arc::new(shares)),
+    };
+    let taken = store.receive(&request).await.unwrap();
+    assert_eq!((&taken[0].envelope, &taken[0].tenant), (&waiting, &Tenant::UNNAMED));
     assert_eq!(store.queues().await.unwrap()[0].name.as_str(), "old");
     store.put(&Digest([1; 32]), b"module").await.unwrap();
     assert_eq!(store.catalogue().await.unwrap().revision, 0);

@@ -78,6 +78,9 @@ async fn what_somebody_else_wrote_hides_nothing() {
             "INSERT INTO stem.commands (namespace, position, request_id, expires_at, command) VALUES ('n', 1, 'a', 9e12, 'nonsense')",
             "INSERT INTO stem.replies (namespace, request_id, position, worker, kept_until, reply) VALUES ('n', 'before', 1, 'a', 9e12, '')",
             "INSERT INTO stem.workers (namespace, worker, boot_id, seen_at, heartbeat) VALUES ('n', 'x', 'b', 9e12, 'nonsense')",
+            "UPDATE stem.releases SET release = 'nonsense' WHERE name = 'bad'",
+            "UPDATE stem.module_names SET assignment = 'nonsense' WHERE name = 'torn'",
+            "INSERT INTO stem.module_names (name, last, version, assignment) VALUES ('no name', 1, 1, '')",
         ] {
             sqlx::query(row).execute(&mut conn).await.unwrap();
         }

@@ -3,16 +3,20 @@
 
 mod load;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use load::asking;
 use load::postgres::{DEADLINE, SLACK, open, options, publish, refusal, until_it_works};
+use load::{asking, envelope};
 use sqlx::{Connection, PgConnection};
 use stem_core::backend::ErrorClass;
-use stem_core::backend::broker::{Broker, Published};
+use stem_core::backend::broker::{Broker, Published, ReceiveRequest};
 use stem_core::backend::result::ResultBackend;
+use stem_core::envelope::wire;
 use stem_core::id::TaskId;
+use stem_core::machine::share::Shares;
+use stem_core::tenant::Tenant;
 use stem_services::{PostgresServer, PostgresSettings};
 use stem_sql::{Postgres, PostgresOptions};
 use tokio::task::JoinSet;
@@ -65,10 +69,21 @@ async fn an_older_schema_is_brought_up_to_date_and_keeps_what_it_holds() {
     let first = include_str!("../migrations/postgres/0001_initial.sql");
     let begin = "CREATE SCHEMA stem; SET search_path = stem; CREATE TABLE stem_migrations (
         version BIGINT PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())";
-    let end = "INSERT INTO stem_migrations (version) VALUES (1); INSERT INTO queues (name) VALUES ('old')";
+    let waiting = envelope("waiting");
+    let wire = String::from_utf8(wire::encode(&waiting)).unwrap();
+    let end = format!(
+        "INSERT INTO stem_migrations (version) VALUES (1); INSERT INTO queues (name) VALUES ('old');
+         INSERT INTO deliveries (seq, task, queue, name, phase, priority, at) VALUES (0, 'waiting', 'q', 'job', 0, 5, 0);
+         INSERT INTO envelopes (seq, wire) VALUES (0, convert_to($${wire}$$, 'UTF8'))"
+    );
     database.execute(&format!("{begin}; {first}; {end}")).unwrap();
     let store = open(database.url()).await;
     assert_eq!(store.queues().await.unwrap()[0].name.as_str(), "old");
+    let (tenants, from) = (BTreeMap::new(), Tenant::UNNAMED);
+    let shares = Shares { queues: BTreeMap::new(), tenants, others: 1, from };
+    let request = ReceiveRequest { shares: Some(Arc::new(shares)), ..asking(5, Duration::ZERO) };
+    let taken = store.receive(&request).await.unwrap();
+    assert_eq!((&taken[0].envelope, &taken[0].tenant), (&waiting, &Tenant::UNNAMED));
     Broker::health(&*store).await.unwrap();
     publish(&store, "t").await.unwrap();
 }

@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use stem_core::grants::{ANY, NamePattern};
+use stem_core::id::TrustClass;
+use stem_core::text::printable;
 use stem_isolate::Secret;
 use toml::{Table, Value};
 
-use super::{Policy, PolicyError, Rules, Ruling, trusted};
+use super::{Policy, PolicyError, Rules, Ruling, default_class, trusted};
+use crate::manifest::PROBLEM_BYTES;
 use crate::manifest::grants::{self, Side, is_file_name, is_variable};
 use crate::manifest::limits::{self, UNCAPPED};
 use crate::manifest::part::{self, Part};
@@ -16,13 +19,16 @@ const POLICY_BYTES: u64 = 1 << 20;
 /// Largest secret.
 const SECRET_BYTES: u64 = 64 << 10;
 
-const KEYS: [&str; 6] = ["limits", "grants", "handlers", "config", "secrets", "inputs"];
+const KEYS: [&str; 7] = ["limits", "grants", "class", "handlers", "config", "secrets", "inputs"];
 
 impl Policy {
     /// Reads a policy and the secrets that it names. The policy and the files of secrets must be plain files of this
     /// user or root that nobody else can write.
     pub fn open(path: &Path) -> Result<Self, PolicyError> {
-        let refuse = |problem: String| PolicyError { file: path.to_owned(), problem };
+        let refuse = |problem: String| PolicyError {
+            file: path.to_owned(),
+            problem: printable(&problem, PROBLEM_BYTES),
+        };
         let file = trusted::read(path, POLICY_BYTES).map_err(refuse)?;
         let text =
             String::from_utf8(file.bytes).map_err(|_| refuse("it is not UTF-8".to_owned()))?;
@@ -69,7 +75,7 @@ fn special(
 ) -> Result<Vec<(NamePattern, Ruling)>, String> {
     let mut layers = Vec::new();
     for (at, pattern, value) in part.names("handlers")? {
-        let part = Part::of(at.as_str(), value, &["limits", "grants"])?;
+        let part = Part::of(at.as_str(), value, &["limits", "grants", "class"])?;
         let pattern = NamePattern::new(pattern).map_err(|error| {
             format!("{at}: {pattern:?} is not a pattern of task names: {error}")
         })?;
@@ -92,11 +98,12 @@ fn special(
         .collect()
 }
 
-/// `[limits]` and `[grants]`, of all handlers or of some, before they are put over one another.
+/// `[limits]`, `[grants]` and `class`, of all handlers or of some, before they are put over one another.
 #[derive(Clone)]
 struct Layer {
     limits: Table,
     grants: Table,
+    class: Option<TrustClass>,
 }
 
 impl Layer {
@@ -107,7 +114,9 @@ impl Layer {
             check(part.place(key), value)?;
             Ok::<_, String>(value.as_table().cloned().unwrap_or_default())
         };
+        let class = part.text("class")?.map(TrustClass::new).transpose();
         Ok(Self {
+            class: class.map_err(|error| format!("{}: {error}", part.place("class")))?,
             limits: table("limits", &|at, value| limits::read(at, value, &UNCAPPED).map(drop))?,
             grants: table("grants", &|at, value| grants::read(at, value, Side::Policy).map(drop))?,
         })
@@ -120,6 +129,7 @@ impl Layer {
                 own.entry(key.clone()).or_insert_with(|| value.clone());
             }
         }
+        self.class = self.class.or_else(|| below.class.clone());
         self
     }
 
@@ -151,7 +161,8 @@ impl Layer {
                 "{at}.config allows {name:?}, which has no value; write config.{name} = \"…\""
             ));
         }
-        Ok(Ruling { limits, grants })
+        let class = self.class.clone().unwrap_or_else(default_class);
+        Ok(Ruling { limits, grants, class })
     }
 }
 
@@ -205,11 +216,16 @@ fn input(at: &str, name: &str, value: &Value) -> Result<PathBuf, String> {
     }
     let text = part.text("path")?.ok_or_else(|| format!("{at} has no path"))?;
     let path = absolute(&part.place("path"), text)?;
-    match std::fs::metadata(&path) {
-        Ok(about) if about.is_dir() => Ok(path),
-        Ok(_) => Err(format!("{at}.path {text} is not a directory")),
-        Err(error) => Err(format!("{at}.path {text} cannot be used: {error}")),
+    let cannot = |error: std::io::Error| {
+        let hint = trusted::if_hardened(&error);
+        format!("{at}.path {text} cannot be used: {error}{hint}")
+    };
+    if !std::fs::metadata(&path).map_err(cannot)?.is_dir() {
+        return Err(format!("{at}.path {text} is not a directory"));
     }
+    // Opened: a hardened process may look at what it may not open.
+    std::fs::read_dir(&path).map_err(cannot)?;
+    Ok(path)
 }
 
 fn absolute(at: &str, text: &str) -> Result<PathBuf, String> {

@@ -233,3 +233,37 @@ fn a_variable_that_holds_a_secret_is_given_to_nobody_as_a_variable() {
     assert_eq!(refused(&resolved), [("env PATH", Why::NoValue)]);
     assert!(!resolved.granted.secrets["KEY"].expose().is_empty());
 }
+
+#[test]
+fn a_class_is_of_the_most_specific_table_that_names_one() {
+    let name = |name: &str| TaskName::new(name).unwrap();
+    assert_eq!(Policy::none().class(&name("any")).as_str(), "default");
+    let place = Place::new();
+    let handlers = r#"
+        handlers."acme.*".class = "untrusted"
+        handlers."acme.web.*".grants.kv = ["*:rw"]
+        handlers."acme.web.ours".class = "ours"
+        "#;
+    let policy = place.policy(handlers).unwrap();
+    let class = |policy: &Policy, task: &str| policy.class(&name(task)).to_string();
+    for (task, expected) in [
+        ("acme.x", "untrusted"),
+        ("acme.web.x", "untrusted"),
+        ("acme.web.ours", "ours"),
+        ("other", "default"),
+    ] {
+        assert_eq!(class(&policy, task), expected, "{task}");
+    }
+    let classes: Vec<_> = policy.classes().into_iter().map(TrustClass::as_str).collect();
+    assert_eq!(classes, ["default", "ours", "untrusted"]);
+    let policy = place.policy(&format!("class = \"general\"\n{handlers}")).unwrap();
+    assert_eq!(class(&policy, "other"), "general");
+    assert_eq!(class(&policy, "acme.x"), "untrusted");
+    for (bad, words) in [
+        ("class = 7", "class is integer, not text"),
+        ("handlers.x.class = \"a b\"", "handlers.x.class: trust class"),
+    ] {
+        let problem = place.policy(bad).unwrap_err().problem;
+        assert!(problem.contains(words), "{problem}");
+    }
+}

@@ -60,17 +60,20 @@ pub(crate) async fn changed<M: PartialEq>(seen: &M, look: impl Fn() -> M) -> M {
     }
 }
 
+/// What to add to an error that a process may have by what it has given up.
+pub(crate) fn if_hardened(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "; a hardened worker reads only where its files lay when it started, else it needs a restart"
+        }
+        _ => "",
+    }
+}
+
 /// Reads a plain file of this user or root that nobody else can write, of at most so many bytes. Follows symbolic links.
 pub(crate) fn read(path: &Path, most: u64) -> Result<Trusted, String> {
-    let unreadable = |error: std::io::Error| {
-        let hardened = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => {
-                "; a hardened worker reads only where its files lay when it started, else it needs a restart"
-            }
-            _ => "",
-        };
-        format!("it cannot be read: {error}{hardened}")
-    };
+    let unreadable =
+        |error: std::io::Error| format!("it cannot be read: {error}{}", if_hardened(&error));
     // A FIFO would be waited for.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file: File =

@@ -121,6 +121,9 @@ pub fn rotate(
         }
     }
     change.end(old, old_until);
+    // It may have ended earlier.
+    let ends = change.parts.iter().filter_map(|part| part.entry(old)?.terms.not_after);
+    let old_until = ends.min().unwrap_or(old_until);
     let written = change.write()?;
     Ok(Rotated { written, signs_from, old_until })
 }

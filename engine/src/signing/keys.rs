@@ -110,13 +110,17 @@ impl Keys {
         let Some(files) = &self.files else { return std::future::pending().await };
         let mut seen = self.ring().look().clone();
         loop {
-            seen = trusted::changed(&seen, || Look::now(files)).await;
-            self.read_again(files);
+            let now = trusted::changed(&seen, || Look::now(files)).await;
+            // What cannot be read is tried again, also while it stays as it is: a key that was ended must not be believed
+            // on because there was no memory, or no file to spare, at one moment.
+            if self.read_again(files) {
+                seen = now;
+            }
         }
     }
 
-    /// Reads them anew. Files that cannot be used are logged once, and what was known stays.
-    fn read_again(&self, files: &KeyFiles) {
+    /// Reads them anew; whether they can be used. Files that cannot are logged once, and what was known stays.
+    fn read_again(&self, files: &KeyFiles) -> bool {
         let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
         match Ring::open(files) {
             Ok(ring) => {
@@ -131,12 +135,14 @@ impl Keys {
                     );
                 }
                 self.current.send_replace(Arc::new(ring));
+                true
             }
             Err(error) => {
                 if problem.as_ref() != Some(&error) {
                     tracing::error!(problem = %error, "the signing keys have changed and cannot be used; the old ones stay until they can");
                 }
                 *problem = Some(error);
+                false
             }
         }
     }

@@ -44,24 +44,28 @@ impl TrustFile {
     /// Follows the file until dropped; never ends; cancel-safe.
     pub async fn follow(&self) {
         let Some((path, seen)) = &self.file else { return std::future::pending().await };
-        let mut seen = *seen;
+        let (mut seen, mut said) = (*seen, None);
         loop {
-            seen = trusted::changed(&seen, || Mark::now(path)).await;
-            self.read_again(path);
+            let now = trusted::changed(&seen, || Mark::now(path)).await;
+            match self.read_again(path) {
+                Ok(()) => (seen, said) = (now, None),
+                // It is tried again, also while it stays as it is: whoever is not trusted any more must not be because it
+                // could not be read at one moment.
+                Err(problem) if said.as_ref() == Some(&problem) => {}
+                Err(problem) => {
+                    tracing::warn!(file = %path.display(), problem, "the trust list has changed and cannot be used; the old one stays");
+                    said = Some(problem);
+                }
+            }
         }
     }
 
-    /// Reads it anew. One that cannot be used is logged, and what was known stays.
-    fn read_again(&self, path: &Path) {
-        match Trust::open(path) {
-            Ok(trust) => {
-                tracing::info!(file = %path.display(), "the trust list has changed");
-                self.current.send_replace(Arc::new(trust));
-            }
-            Err(problem) => {
-                tracing::warn!(file = %path.display(), problem, "the trust list has changed and cannot be used; the old one stays");
-            }
-        }
+    /// Reads it anew. Where it cannot be used, what was known stays.
+    fn read_again(&self, path: &Path) -> Result<(), String> {
+        let trust = Trust::open(path)?;
+        tracing::info!(file = %path.display(), "the trust list has changed");
+        self.current.send_replace(Arc::new(trust));
+        Ok(())
     }
 }
 
@@ -97,9 +101,9 @@ mod tests {
         }
         assert_eq!(names(), ["bob"]);
         write("nonsense");
-        file.read_again(&path);
+        file.read_again(&path).unwrap_err();
         std::fs::remove_file(&path).unwrap();
-        file.read_again(&path);
+        file.read_again(&path).unwrap_err();
         assert!(names() == ["bob"] && !news.has_changed().unwrap());
     }
 }

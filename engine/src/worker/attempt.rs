@@ -1,5 +1,6 @@
 //! One delivery in hand: feeds its machine with facts and performs its orders.
 
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,9 +14,11 @@ use stem_core::limits::Usage;
 use stem_core::machine::attempt::{Attempt, Effect, Event, Retirement, Rules};
 use stem_core::observe::{AttemptEnd, AttemptFacts, Ending, Seen, Service, Trace};
 use stem_core::outcome::{FailureKind, Outcome, StopReason};
+use stem_core::revoke::Revocation;
 use stem_core::seal::{Level, Purpose, Refused};
 use stem_core::settlement::{Settle, Settlement};
 use stem_core::task::ModuleRef;
+use stem_core::tenant::Tenant;
 use stem_core::time::Timestamp;
 use stem_core::trace::TraceParent;
 use stem_isolate::{Exit, TaskInfo};
@@ -27,7 +30,7 @@ use super::host::{FIRST, Host};
 use super::keeper::{RenewFor, RenewOrder, SettleOrder};
 use super::shared::{Counters, InHand, RevokedEnd, Running, Shared, whole_millis};
 use super::shipping::{self, Choice};
-use super::{recycle, slots};
+use super::{quota, recycle, slots};
 
 /// A delivery as the intake hands it over.
 #[derive(Debug)]
@@ -37,15 +40,18 @@ pub(super) struct Taken {
     pub(super) asked_at: Timestamp,
     /// Free again when this attempt is over.
     pub(super) place: slots::Taken,
+    /// Where there are quotas.
+    pub(super) hold: Option<quota::Hold>,
 }
 
 /// Sees a delivery through to its end. Runs as a task of its own; the driver waits for all of them.
 pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
-    let Taken { mut delivery, asked_at, place } = taken;
+    let Taken { mut delivery, asked_at, place, mut hold } = taken;
+    let broker_ahead = broker_ahead(&delivery, shared.config.lease, asked_at, shared.now());
     let (events, mut facts) = mpsc::unbounded_channel();
     let hand = Arc::new(InHand::new(
         delivery.receipt.clone(),
-        delivery.envelope.name.clone(),
+        (delivery.envelope.name.clone(), delivery.tenant.clone()),
         delivery.attempt,
         events,
     ));
@@ -79,7 +85,14 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         hard: limits.as_ref().map_or(Duration::from_secs(1), |limits| limits.hard),
     };
     let mut machine = Attempt::new(&delivery, rules, asked_at, seed());
-    let first = admission(&shared, &delivery).await;
+    let mut memory = None;
+    let mut fits = true;
+    if let Some((hold, handler)) = hold.as_mut().zip(handler.as_ref()) {
+        let granted = hold.reserve(handler.memory(&shared.config.limits_cap));
+        fits = granted.is_some();
+        memory = granted.filter(|bytes| *bytes > 0);
+    }
+    let first = admission(&shared, &delivery, fits).await;
     let module = handler.as_ref().and_then(Handler::module);
     if delivery.losses > 0 {
         let (queue, name) = (&delivery.envelope.queue, &delivery.envelope.name);
@@ -90,8 +103,11 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         hand: &hand,
         parent: delivery.envelope.trace_parent.as_deref().and_then(TraceParent::parse),
         delivery,
+        hold,
+        memory,
         handler,
         instead,
+        broker_ahead,
         module,
         exit: None,
         usage: None,
@@ -108,6 +124,8 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         let peak = driver.usage.map_or(0, |usage| usage.peak_memory_bytes);
         recycle::after(&shared, &handler, hand.running.get().is_some(), peak).await;
     }
+    // Before the place: whoever waits for that looks at the quotas.
+    drop(driver.hold.take());
     drop(place);
 }
 
@@ -159,10 +177,24 @@ async fn judge(shared: &Shared, delivery: &Delivery) -> Option<Outcome> {
         Err(refused) => refused,
     };
     shared.observer.saw(Seen::Refused { kind: Purpose::Task, reason: refused });
+    super::control::refused_task(shared, delivery, refused);
     let signed = delivery.envelope.seal.as_ref();
     let by = signed.map_or_else(String::new, |it| format!(" (key {})", it.seal().key));
     let words = format!("no code of it was run, since its signature is refused: {refused}{by}");
     Some(Outcome::fatal(FailureKind::Error, "signature-refused", &words))
+}
+
+/// By how many milliseconds the broker's clock is ahead of steady time, at least and at most: by that clock the lease began
+/// so long before its end, and it did so between the asking for the delivery and its coming.
+fn broker_ahead(
+    delivery: &Delivery,
+    lease: Duration,
+    asked_at: Timestamp,
+    came_at: Timestamp,
+) -> RangeInclusive<i64> {
+    let lease = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+    let began = delivery.lease_until.unix_millis().saturating_sub(lease);
+    began.saturating_sub(came_at.unix_millis())..=began.saturating_sub(asked_at.unix_millis())
 }
 
 /// Decides the jitter of a retry.
@@ -177,9 +209,14 @@ struct Driver<'a> {
     shared: &'a Arc<Shared>,
     hand: &'a Arc<InHand>,
     delivery: Box<Delivery>,
+    hold: Option<quota::Hold>,
+    /// The most memory that its quotas leave it, where there are some.
+    memory: Option<u64>,
     handler: Option<Handler>,
     /// What ends the attempt where there is no handler.
     instead: Option<Outcome>,
+    /// By how many milliseconds the broker's clock is ahead of steady time, at least and at most.
+    broker_ahead: RangeInclusive<i64>,
     module: Option<ModuleRef>,
     exit: Option<Pin<Box<dyn Future<Output = Exit> + Send>>>,
     usage: Option<Usage>,
@@ -206,29 +243,40 @@ async fn exited(exit: &mut Option<Pin<Box<dyn Future<Output = Exit> + Send>>>) -
 }
 
 /// Looks up what must be known before a start.
-async fn admission(shared: &Shared, delivery: &Delivery) -> Vec<Event> {
+async fn admission(shared: &Shared, delivery: &Delivery, fits: bool) -> Vec<Event> {
     let task = &delivery.envelope.id;
     let revocation = shared.revocations().get(task, shared.wall());
-    let mut already_final = false;
+    let mut instead = None;
+    if !fits {
+        tracing::debug!(%task, tenant = %delivery.tenant, "its memory does not fit beside what its tenant or queue has in hand; it goes back");
+        return give_back(revocation);
+    }
     if shared.records == Records::Elsewhere {
         match begin_elsewhere(shared, delivery).await {
-            Ok(is_final) => already_final = is_final,
+            Ok(known) => instead = known,
             Err(error) => {
                 shared.saw_failure(Service::Results, &error);
                 tracing::warn!(%task, %error, "the record cannot be written; the task goes back to its queue");
-                // For this delivery it is as if the worker drained: not started, given back, nothing counted.
-                return vec![
-                    Event::Draining { mode: Drain::Warm, grace: None },
-                    Event::Admitted { already_final: false, revocation },
-                ];
+                return give_back(revocation);
             }
         }
     }
-    vec![Event::Admitted { already_final, revocation }]
+    vec![Event::Admitted { instead, revocation }]
 }
 
-/// Writes the record where the broker does not; says whether it was final already.
-async fn begin_elsewhere(shared: &Shared, delivery: &Delivery) -> Result<bool, BackendError> {
+/// For this delivery it is as if the worker drained: not started, given back, nothing counted.
+fn give_back(revocation: Option<Revocation>) -> Vec<Event> {
+    vec![
+        Event::Draining { mode: Drain::Warm, grace: None },
+        Event::Admitted { instead: None, revocation },
+    ]
+}
+
+/// Writes the record where the broker does not; says what must become of a delivery by which the task must not run.
+async fn begin_elsewhere(
+    shared: &Shared,
+    delivery: &Delivery,
+) -> Result<Option<Settlement>, BackendError> {
     let results = &shared.backends.results;
     let begun = Begun {
         receipt: delivery.receipt.clone(),
@@ -239,15 +287,15 @@ async fn begin_elsewhere(shared: &Shared, delivery: &Delivery) -> Result<bool, B
     };
     let answer = results.record_begun(std::slice::from_ref(&begun)).await?;
     if answer.first() == Some(&Recorded::Stored) {
-        return Ok(false);
+        return Ok(None);
     }
     if let Some(record) = results.fetch(&delivery.envelope.id).await? {
-        return Ok(record.state.is_final());
+        return Ok(Some(Settlement::after_refusal(&record)));
     }
     // The producer died between its two writes, or the record's time ran out: the delivery is the truth.
     results.record_queued(std::slice::from_ref(&delivery.envelope)).await?;
     results.record_begun(&[begun]).await?;
-    Ok(false)
+    Ok(None)
 }
 
 impl Driver<'_> {
@@ -353,6 +401,12 @@ impl Driver<'_> {
         if let Some(hard_at) = machine.hard_at() {
             limits.hard = self.shared.now().until(hard_at);
         }
+        if let Some(hold) = &mut self.hold {
+            hold.started(self.shared.now());
+        }
+        if let Some(most) = self.memory {
+            limits.memory_bytes = limits.memory_bytes.min(most);
+        }
         let info = TaskInfo {
             task_id: envelope.id.to_string(),
             task_name: envelope.name.to_string(),
@@ -372,7 +426,8 @@ impl Driver<'_> {
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
         };
-        let parent = Parent::new(envelope, told);
+        let tenant = self.shared.quotas.as_ref().map(|_| Tenant::of(&envelope.headers));
+        let parent = Parent::new(envelope, told, tenant);
         let host = Arc::new(Host::new(self.shared, self.hand, &envelope.name, trace_id, parent));
         Counters::count(&self.shared.counters.started);
         let started =
@@ -461,9 +516,17 @@ impl Driver<'_> {
         }
     }
 
+    /// A steady time by the broker's clock: by our wall clock as far as that can be right. One that is minutes ahead would
+    /// put a retry off for minutes.
+    fn as_brokers(&self, at: Timestamp) -> Timestamp {
+        let ours = self.shared.as_wall(at).unix_millis().saturating_sub(at.unix_millis());
+        let ahead = ours.min(*self.broker_ahead.end()).max(*self.broker_ahead.start());
+        Timestamp::from_unix_millis(at.unix_millis().saturating_add(ahead))
+    }
+
     fn settle(&mut self, mut settlement: Settlement) -> Option<Event> {
         if let Settlement::Retry { not_before, .. } = &mut settlement {
-            *not_before = self.shared.as_wall(*not_before);
+            *not_before = self.as_brokers(*not_before);
         }
         self.ended = Some(settlement.clone());
         let children = if matches!(settlement, Settlement::Succeed(_)) {

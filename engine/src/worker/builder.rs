@@ -16,9 +16,11 @@ use stem_isolate::IsolateRuntime;
 use tokio::sync::watch;
 
 use super::ahead::Ahead;
+use super::classes::Classes;
 use super::config::WorkerConfig;
 use super::driver::{Worker, WorkerError};
 use super::handler::{Handler, Serving};
+use crate::audit::Auditor;
 use crate::clock::{SteadyClock, SystemClock};
 use crate::inline::{self, TaskContext, TaskError};
 use crate::modules::ModuleHandler;
@@ -90,6 +92,7 @@ pub struct WorkerBuilder {
     pub(super) pushed: Option<Publishers>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) keys: Arc<Keys>,
+    pub(super) audit: Option<Arc<Auditor>>,
     pub(super) clocks: Clocks,
     /// Where native handlers run; nowhere yet, if the worker is to have threads for them.
     pub(super) inline_on: Option<tokio::runtime::Handle>,
@@ -108,6 +111,7 @@ impl WorkerBuilder {
             pushed: None,
             observer: Arc::new(Unobserved),
             keys: Keys::none(),
+            audit: None,
             clocks: Clocks::default(),
             inline_on: None,
             ahead: None,
@@ -154,6 +158,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// Notes there which orders are obeyed, and what is refused. Whoever has made it closes it when the worker has ended.
+    #[must_use]
+    pub fn audit(mut self, auditor: Arc<Auditor>) -> Self {
+        self.audit = Some(auditor);
+        self
+    }
+
     /// Takes the time from these in place of the system's: `steady` for leases and limits, which must never step; `wall` for
     /// what others set or read. Before [`read_ahead`](Self::read_ahead).
     #[must_use]
@@ -194,7 +205,11 @@ impl WorkerBuilder {
         if let Some(runtime) = &self.isolates {
             let policy = self.config.policy.current();
             let cap = &self.config.limits_cap;
+            let classes = Classes::of(&self.config);
             for (name, found) in modules::find(&dir)? {
+                if !classes.serve(&name) {
+                    continue;
+                }
                 let handler = modules::load_found(runtime, &found, &policy, cap).await?;
                 let serving = Serving::of_directory(handler, Arc::new(found.manifest));
                 self.handlers.insert(name, Handler::Isolate(serving));
@@ -224,6 +239,11 @@ impl WorkerBuilder {
                 "modules need a sandbox: call isolates() first".to_owned(),
             ));
         }
+        if !self.config.classes.is_empty() && !self.config.policy.current().is_some() {
+            return Err(WorkerError::Config(
+                "names get their trust classes from a policy, and there is none".to_owned(),
+            ));
+        }
         if self.config.queues.is_empty() {
             return Err(WorkerError::Config("a worker needs at least one queue".to_owned()));
         }
@@ -251,6 +271,12 @@ impl WorkerBuilder {
         if self.config.max_revocation_staleness < STALENESS_LEAST {
             return Err(WorkerError::Config(format!(
                 "max_revocation_staleness must be at least {STALENESS_LEAST:?}: the revoke store is looked at twice a second"
+            )));
+        }
+        if self.config.quotas.is_some() && !self.backends.broker.knows_shares() {
+            return Err(WorkerError::Config(format!(
+                "the broker {} cannot give each tenant its share, so quotas would not hold",
+                self.backends.broker.service().0
             )));
         }
         if self.config.lease.as_millis() < 100 {

@@ -1,11 +1,13 @@
 //! Tasks that an attempt enqueues: what each inherits, how many there may be, and those that wait for its success.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 use stem_core::envelope::{DEPTH, Envelope, wire};
 use stem_core::id::{QueueName, TaskId};
 use stem_core::settlement::{CHILDREN, CHILDREN_BYTES};
+use stem_core::tenant::{self, Tenant};
 use stem_core::time::Timestamp;
 use stem_core::trace::TraceParent;
 use stem_isolate::{Child, Refusal};
@@ -21,11 +23,18 @@ pub(super) struct Parent {
     depth: u32,
     queue: QueueName,
     trace: Option<String>,
+    /// Whose all of them are; anybody's, where it is not known.
+    tenant: Option<Tenant>,
 }
 
 impl Parent {
-    /// Of this task, whose attempt is traced so, if it is.
-    pub(super) fn new(envelope: &Envelope, traced: Option<TraceParent>) -> Self {
+    /// Of this task, whose attempt is traced so, if it is; with its tenant where tenants have quotas, which a task would
+    /// leave by enqueueing others as somebody else.
+    pub(super) fn new(
+        envelope: &Envelope,
+        traced: Option<TraceParent>,
+        tenant: Option<Tenant>,
+    ) -> Self {
         Self {
             task: envelope.id.clone(),
             root: envelope.root_id.clone(),
@@ -34,7 +43,25 @@ impl Parent {
             trace: traced
                 .map(|traced| traced.to_string())
                 .or_else(|| envelope.trace_parent.clone()),
+            tenant: tenant.filter(|tenant| !tenant.is_unnamed()),
         }
+    }
+
+    /// The headers of a child: with its parent's tenant, and no other.
+    fn headers(
+        &self,
+        mut own: BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, Refusal> {
+        if let Some(tenant) = &self.tenant {
+            let named = own.entry(tenant::HEADER.to_owned()).or_insert_with(|| tenant.to_string());
+            if named != tenant.as_str() {
+                return Err(Refusal::Invalid(format!(
+                    "header {:?}: the tasks that a task enqueues are its tenant's, {tenant}",
+                    tenant::HEADER
+                )));
+            }
+        }
+        Ok(own)
     }
 
     /// The envelope of a child that is enqueued now.
@@ -52,7 +79,7 @@ impl Parent {
             parent_id: Some(self.task.clone()),
             root_id: self.root.clone(),
             depth,
-            headers: child.headers,
+            headers: self.headers(child.headers)?,
             ..Envelope::new(id, child.name, queue, child.input, now)
         };
         envelope.check().map_err(|error| Refusal::Invalid(error.to_string()))?;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use stem_core::id::{Namespace, QueueName, WorkerId};
+use stem_core::id::{Namespace, QueueName, TrustClass, WorkerId};
 use stem_core::limits::Limits;
 
 pub use stem_core::machine::autoscale::Rules as AutoscaleRules;
 
 use crate::policy::PolicyFile;
+use crate::quotas::QuotaFile;
 
 /// What a worker does while it cannot read the revocations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,6 +96,11 @@ pub struct WorkerConfig {
     pub limits_cap: Limits,
     /// What handlers may reach; followed while the worker runs.
     pub policy: Arc<PolicyFile>,
+    /// How much each tenant and queue may have; followed while the worker runs. Absent, tenants count for nothing.
+    pub quotas: Option<Arc<QuotaFile>>,
+    /// Only tasks whose names the policy gives one of these classes; none: whatever the class. Of other names nothing is
+    /// fetched, compiled or run.
+    pub classes: Vec<TrustClass>,
     /// Whether SIGTERM, SIGINT and SIGQUIT drain it warm, soft and hard.
     pub signal_handlers: bool,
     /// What `inspect` and `stats` say of its process; nothing if absent.
@@ -134,6 +140,8 @@ impl WorkerConfig {
                 ..Limits::DEFAULT
             },
             policy: Arc::default(),
+            quotas: None,
+            classes: Vec::new(),
             signal_handlers: false,
             hardening: None,
         }

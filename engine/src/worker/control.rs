@@ -3,6 +3,8 @@
 
 mod admission;
 mod answers;
+mod audit;
+mod quotas;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use stem_core::time::Timestamp;
 use tokio::task::JoinSet;
 
 use self::admission::{Admission, Admitted};
+pub(super) use self::audit::refused_task;
 use super::shared::Shared;
 
 /// How long one look at the log waits.

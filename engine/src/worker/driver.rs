@@ -25,8 +25,8 @@ use super::config::WorkerConfig;
 use super::handler::Threads;
 use super::shared::{Parts, Shared, whole_millis};
 use super::{
-    autoscale, control, intake, keeper, presence, progress, reload, revocations, shipping, signals,
-    watchdog,
+    autoscale, classes, control, intake, keeper, presence, progress, reload, revocations, shipping,
+    signals, watchdog,
 };
 use crate::Backends;
 use crate::modules::ModulesError;
@@ -138,6 +138,7 @@ impl Worker {
             config: builder.config,
             backends: builder.backends,
             keys: builder.keys,
+            audit: builder.audit,
             threads: Threads::new(builder.isolates.clone(), builder.inline_on)?,
             handlers: builder.handlers,
             observer: builder.observer,
@@ -252,6 +253,12 @@ impl Worker {
             let policy = Arc::clone(&shared.config.policy);
             async move { policy.follow().await }
         });
+        if !shared.config.classes.is_empty() {
+            parts.spawn(classes::follow(Arc::clone(&shared)));
+        }
+        if let Some(quotas) = shared.config.quotas.clone() {
+            parts.spawn(async move { quotas.follow().await });
+        }
         parts.spawn({
             let keys = Arc::clone(&shared.keys);
             async move { keys.follow().await }

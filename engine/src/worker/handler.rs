@@ -268,6 +268,14 @@ impl Handler {
         }
     }
 
+    /// The most memory that an attempt may have of its own; native code is not bounded by any.
+    pub(super) fn memory(&self, cap: &Limits) -> u64 {
+        match self {
+            Self::Inline(_) => 0,
+            Self::Isolate(_) => self.limits(cap).memory_bytes,
+        }
+    }
+
     /// Starts an attempt.
     pub(super) fn start(
         &self,

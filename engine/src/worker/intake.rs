@@ -6,6 +6,7 @@ use std::time::Duration;
 use stem_core::backend::broker::ReceiveRequest;
 use stem_core::control::WorkerState;
 use stem_core::machine::intake::Intake;
+use stem_core::machine::share::Shares;
 use stem_core::observe::Service;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -14,8 +15,15 @@ use super::attempt::Taken;
 use super::pace::{MOMENT, Pace};
 use super::shared::{Shared, whole_millis};
 
-/// How long one request waits for a delivery; also the longest that a drain waits for a request under way.
+/// How long one request waits for a delivery; also the longest that a drain waits for a request under way. With short
+/// leases a quarter of one: a lease is taken to begin when its request was sent.
 const WAIT: Duration = Duration::from_millis(500);
+/// While quotas hold somebody back, a request does not wait: what it may take would be out of date. The pause after one
+/// that found nothing; doubles up to [`LOOK_CAP`], and is over when an attempt ends.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOK_CAP: Duration = Duration::from_millis(80);
+/// Starts are reckoned in whole milliseconds.
+const TICK: Duration = Duration::from_millis(1);
 /// The pause after a request that failed; doubles up to [`PAUSE_CAP`].
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_CAP: Duration = Duration::from_secs(2);
@@ -24,7 +32,7 @@ const PAUSE_CAP: Duration = Duration::from_secs(2);
 /// its lease ran out.
 pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
     let mut state = shared.state.subscribe();
-    let mut pause = PAUSE;
+    let (mut pause, mut look) = (PAUSE, LOOK);
     let mut pace = Pace::default();
     let mut was_blind = false;
     while running(&mut state).await {
@@ -56,19 +64,34 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
             tokio::time::sleep_until(next).await;
             continue;
         }
+        let shares = shared
+            .quotas
+            .as_ref()
+            .map(|quotas| quotas.shares(shared.now(), ask, &*shared.observer));
+        let holds_back = shares.as_ref().is_some_and(Shares::holds_back);
+        let mut queues = shared.config.queues.clone();
+        if let Some(shares) = &shares {
+            queues.retain(|queue| shares.room_of(queue) > 0);
+            if queues.is_empty() {
+                first_end(&shared, intake.busy, until_start(&shared, LOOK_CAP)).await;
+                continue;
+            }
+        }
         pace.step(Instant::now());
         let mut places = shared.slots.take(ask);
         let names = shared.names();
         let request = ReceiveRequest {
-            queues: shared.config.queues.clone(),
+            queues,
             names,
             max: ask,
             lease: shared.config.lease,
             owner: shared.incarnation,
             worker: shared.config.id.clone(),
-            wait: WAIT,
+            wait: if holds_back { Duration::ZERO } else { WAIT.min(shared.config.lease / 4) },
             records: shared.records,
+            shares: shares.map(Arc::new),
         };
+        // No lease began before this. When exactly only the broker's clock says, which may be any time ahead of ours.
         let asked_at = shared.now();
         match shared.backends.broker.receive(&request).await {
             Ok(deliveries) => {
@@ -76,26 +99,26 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                     tracing::info!("the broker answers again");
                     pause = PAUSE;
                 }
-                // A request may have waited; the lease began when it was answered, and not before this.
-                let asked_at = if deliveries.is_empty() {
-                    asked_at
-                } else {
-                    asked_at.max(earliest(&shared, &deliveries))
-                };
                 let came = deliveries.len();
                 for delivery in deliveries {
                     let place = places.split_one().expect("no more deliveries than were asked for");
-                    if taken
-                        .send(Taken { delivery: Box::new(delivery), asked_at, place })
-                        .await
-                        .is_err()
-                    {
+                    let hold = shared.quotas.as_ref().map(|quotas| {
+                        quotas.take(shared.now(), &delivery.receipt.queue, &delivery.tenant)
+                    });
+                    let one = Taken { delivery: Box::new(delivery), asked_at, place, hold };
+                    if taken.send(one).await.is_err() {
                         return;
                     }
                 }
                 drop(places);
                 if (1..ask).contains(&came) {
-                    first_end(&shared).await;
+                    first_end(&shared, shared.slots.taken(), MOMENT).await;
+                }
+                if came > 0 {
+                    look = LOOK;
+                } else if holds_back {
+                    first_end(&shared, intake.busy, until_start(&shared, look)).await;
+                    look = (look * 2).min(LOOK_CAP);
                 }
             }
             Err(error) => {
@@ -112,11 +135,17 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
 
 /// A broker that gave less than was asked has no more for now. Another look at once would only get in the way of what
 /// was taken: a task that ends within a moment is settled first. One that comes within that moment waits so long.
-async fn first_end(shared: &Shared) {
-    let (in_hand, moment) = (shared.slots.taken(), Instant::now() + MOMENT);
+async fn first_end(shared: &Shared, in_hand: usize, moment: Duration) {
+    let moment = Instant::now() + moment;
     while shared.slots.taken() >= in_hand
         && tokio::time::timeout_at(moment, shared.slots.freed()).await.is_ok()
     {}
+}
+
+/// So long, or until somebody who has used up what may start has one start more.
+fn until_start(shared: &Shared, pause: Duration) -> Duration {
+    let next = shared.quotas.as_ref().and_then(|quotas| quotas.next_start());
+    next.map_or(pause, |next| shared.now().until(next).clamp(TICK, pause))
 }
 
 fn say_blind(shared: &Shared, blind: bool) {
@@ -129,21 +158,6 @@ fn say_blind(shared: &Shared, blind: bool) {
     } else {
         tracing::info!(age_ms, "the revocations are known again; tasks are taken");
     }
-}
-
-/// When the leases of these deliveries began, by our clock: no earlier than their end less their length, and never later
-/// than now. Where the broker's clock is ahead of ours this errs to the safe side only up to now.
-fn earliest(
-    shared: &Shared,
-    deliveries: &[stem_core::backend::broker::Delivery],
-) -> stem_core::time::Timestamp {
-    let lease = i64::try_from(shared.config.lease.as_millis()).unwrap_or(i64::MAX);
-    let began = deliveries
-        .iter()
-        .map(|delivery| shared.steady(delivery.lease_until).unix_millis().saturating_sub(lease))
-        .min()
-        .unwrap_or(0);
-    stem_core::time::Timestamp::from_unix_millis(began).min(shared.now())
 }
 
 /// Waits for the worker to run; `false` once it drains.

@@ -265,7 +265,7 @@ async fn settle_elsewhere(
     settles: Vec<Settle>,
 ) -> Result<Vec<Settled>, BackendError> {
     let (settles, held) = publish_first(shared, settles).await?;
-    // The record first. A crash before the next line makes a redelivery that finds a final record and is discarded.
+    // The record first. A crash before the next line makes a redelivery that finds a final record and is not run.
     shared.backends.results.record_settled(&settles).await?;
     let mut settled = shared.backends.broker.settle(&settles, shared.records).await?.into_iter();
     Ok(held

@@ -23,6 +23,10 @@ pub(super) async fn watch(shared: Arc<Shared>, runtime: Arc<IsolateRuntime>, dir
             () = tokio::time::sleep(LOOK) => {}
             Ok(()) = policy.changed() => {
                 apply_policy(&shared);
+                if shared.routes().classes().are_some() {
+                    // Other names may be ours now.
+                    reload(&shared, &runtime, &dir).await;
+                }
                 continue;
             }
         }
@@ -66,13 +70,16 @@ async fn reload(shared: &Shared, runtime: &IsolateRuntime, dir: &std::path::Path
         }
     };
     let policy = shared.config.policy.current();
-    let old = shared.routes().local();
+    let (old, classes) = {
+        let routes = shared.routes();
+        (routes.local(), routes.classes().clone())
+    };
     let mut new: std::collections::BTreeMap<_, _> = old
         .iter()
         .filter(|(_, handler)| matches!(handler, Handler::Inline(_)))
         .map(|(name, handler)| (name.clone(), handler.clone()))
         .collect();
-    for (name, found) in &found {
+    for (name, found) in found.iter().filter(|(name, _)| classes.serve(name)) {
         let before = match old.get(name) {
             Some(Handler::Isolate(before)) => Some(before),
             _ => None,
@@ -95,7 +102,7 @@ async fn reload(shared: &Shared, runtime: &IsolateRuntime, dir: &std::path::Path
         }
     }
     for name in old.keys().filter(|name| !new.contains_key(*name)) {
-        tracing::info!(task = %name, "module removed; its tasks wait for a worker that has it");
+        tracing::info!(task = %name, "module removed, or of another trust class; its tasks wait for a worker that has it");
     }
     shared.change_routes(|routes| routes.set_local(new));
     shared.routes_changed.notify_one();

@@ -1,5 +1,6 @@
 //! Which handler serves a task: those that the worker was given, those of its directory, and releases that were pushed.
-//! What the worker has itself wins over what was pushed, unless it was recalled; a build that was recalled serves nothing.
+//! What the worker has itself wins over what was pushed, unless it was recalled; a build that was recalled serves nothing,
+//! nor does anything under a name that is of another trust class than the worker's.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use stem_core::envelope::Envelope;
 use stem_core::id::{Digest, TaskName};
 use stem_core::release::{AtHand, Release};
 
+use super::classes::Classes;
 use super::handler::{Handler, Serving};
 
 /// So many builds that only pinned tasks ask for stay prepared; the one that was asked for the longest ago goes first.
@@ -32,13 +34,14 @@ pub(super) struct Routes {
     pushed: Pushed,
     pinned: VecDeque<Arc<Serving>>,
     recalled: BTreeSet<Digest>,
+    classes: Classes,
     names: Arc<[TaskName]>,
 }
 
 impl Routes {
     /// What the worker was given.
-    pub(super) fn new(local: BTreeMap<TaskName, Handler>) -> Self {
-        let mut routes = Self { local: Arc::new(local), ..Self::default() };
+    pub(super) fn new(local: BTreeMap<TaskName, Handler>, classes: Classes) -> Self {
+        let mut routes = Self { local: Arc::new(local), classes, ..Self::default() };
         routes.draw_names();
         routes
     }
@@ -54,9 +57,22 @@ impl Routes {
         }
     }
 
+    /// Which names are this worker's at all.
+    pub(super) fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
     /// What the worker has itself for a name and may run: it goes before what was pushed.
     fn own(&self, name: &TaskName) -> Option<&Handler> {
-        self.local.get(name).filter(|handler| self.may_run(handler))
+        let local = self.local.get(name).filter(|handler| self.may_run(handler));
+        local.filter(|_| self.classes.serve(name))
+    }
+
+    /// What was pushed for a name, if it serves anything and goes behind nothing.
+    fn pushed_for(&self, name: &TaskName) -> Option<&AtHand<Arc<Serving>>> {
+        let good = |build: &Arc<Serving>| self.may_serve(&build.module.digest());
+        let builds = self.pushed.get(name).filter(|builds| builds.serves(good))?;
+        (self.own(name).is_none() && self.classes.serve(name)).then_some(builds)
     }
 
     /// The names that the worker serves with what it has itself.
@@ -75,12 +91,16 @@ impl Routes {
             return Some(own.clone());
         }
         let usable = |build: &Arc<Serving>| self.may_serve(&build.module.digest());
-        let build = self.pushed.get(&envelope.name)?.build_for(&envelope.id, usable)?;
+        let pushed = self.pushed.get(&envelope.name).filter(|_| self.classes.serve(&envelope.name));
+        let build = pushed?.build_for(&envelope.id, usable)?;
         Some(Handler::Isolate(Arc::clone(build)))
     }
 
-    /// A build of a task name that is prepared, whether it serves or not; recalled or not.
+    /// A build of a task name of ours that is prepared, whether it serves or not; recalled or not.
     pub(super) fn build(&mut self, name: &TaskName, digest: &Digest) -> Option<Handler> {
+        if !self.classes.serve(name) {
+            return None;
+        }
         let meant = |build: &Serving| build.name == *name && build.module.digest() == *digest;
         if let Some(Handler::Isolate(local)) = self.local.get(name)
             && meant(local)
@@ -109,17 +129,14 @@ impl Routes {
 
     /// Every build in service.
     pub(super) fn rows(&self) -> Vec<Row> {
-        let local = self.local.iter().filter(|(_, handler)| self.may_run(handler));
-        let local = local.map(|(name, handler)| Row {
+        let own = self.local.keys().filter_map(|name| Some((name, self.own(name)?)));
+        let local = own.map(|(name, handler)| Row {
             task: name.clone(),
             handler: handler.clone(),
             percent: None,
         });
         let good = |build: &Arc<Serving>| self.may_serve(&build.module.digest());
-        let served = self
-            .pushed
-            .iter()
-            .filter(|(name, builds)| self.own(name).is_none() && builds.serves(good));
+        let served = self.pushed.keys().filter_map(|name| Some((name, self.pushed_for(name)?)));
         let pushed = served.flat_map(|(name, builds)| {
             builds.builds().filter(move |(_, build, _)| good(build)).map(|(_, build, percent)| {
                 let handler = Handler::Isolate(Arc::clone(build));
@@ -214,15 +231,10 @@ impl Routes {
     }
 
     /// Works out which names something serves.
-    fn draw_names(&mut self) {
-        let local = self.local.iter().filter(|(_, handler)| self.may_run(handler));
-        let good = |build: &Arc<Serving>| self.may_serve(&build.module.digest());
-        let pushed = self
-            .pushed
-            .iter()
-            .filter(|(name, builds)| self.own(name).is_none() && builds.serves(good));
-        let mut names: Vec<_> = local.map(|(name, _)| name.clone()).collect();
-        names.extend(pushed.map(|(name, _)| name.clone()));
+    pub(super) fn draw_names(&mut self) {
+        let own = self.local.keys().filter(|name| self.own(name).is_some());
+        let pushed = self.pushed.keys().filter(|name| self.pushed_for(name).is_some());
+        let mut names: Vec<_> = own.chain(pushed).cloned().collect();
         names.sort();
         if *names != *self.names {
             self.names = names.into();

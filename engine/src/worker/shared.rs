@@ -15,20 +15,24 @@ use stem_core::observe::{Gauges, Observer, Seen, Service};
 use stem_core::outcome::StopHow;
 use stem_core::revoke::{Revocations, TRACE_TTL, Version};
 use stem_core::settlement::Receipt;
+use stem_core::tenant::Tenant;
 use stem_core::time::Timestamp;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::builder::Clocks;
 use super::children::Children;
+use super::classes::Classes;
 use super::config::{RevokePolicy, WorkerConfig};
 use super::handler::{Handler, Interrupt, Threads};
 use super::keeper::{RenewOrder, SettleOrder};
 use super::progress::ProgressBook;
+use super::quota::Quotas;
 use super::recycle::{Guards, Recycling};
 use super::routes::Routes;
 use super::shipping::PinOrder;
 use super::slots::Slots;
 use crate::Backends;
+use crate::audit::Auditor;
 use crate::signing::Keys;
 
 /// As a number that JSON can hold, for the log.
@@ -67,6 +71,7 @@ impl Counters {
 pub(super) struct InHand {
     pub(super) receipt: Receipt,
     pub(super) name: TaskName,
+    pub(super) tenant: Tenant,
     pub(super) attempt: u32,
     /// Boxed, since a channel makes room for 32 at once, and a delivery gets a few.
     pub(super) events: mpsc::UnboundedSender<Box<attempt::Event>>,
@@ -98,13 +103,14 @@ pub(super) struct Running {
 impl InHand {
     pub(super) fn new(
         receipt: Receipt,
-        name: TaskName,
+        (name, tenant): (TaskName, Tenant),
         attempt: u32,
         events: mpsc::UnboundedSender<Box<attempt::Event>>,
     ) -> Self {
         Self {
             receipt,
             name,
+            tenant,
             attempt,
             events,
             running: OnceLock::new(),
@@ -160,6 +166,8 @@ pub(super) struct Shared {
     pub(super) backends: Backends,
     /// What it signs with, and whom it believes.
     pub(super) keys: Arc<Keys>,
+    /// Where it notes what it obeys and refuses.
+    pub(super) audit: Option<Arc<Auditor>>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) records: Records,
     clocks: Clocks,
@@ -167,6 +175,8 @@ pub(super) struct Shared {
     pub(super) started_at: Timestamp,
     pub(super) threads: Threads,
     pub(super) slots: Arc<Slots>,
+    /// What each tenant and queue has of the places; absent, nobody counts.
+    pub(super) quotas: Option<Arc<Quotas>>,
     pub(super) recycling: Recycling,
     pub(super) counters: Counters,
     pub(super) progress: ProgressBook,
@@ -209,6 +219,7 @@ pub(super) struct Parts {
     pub(super) config: WorkerConfig,
     pub(super) backends: Backends,
     pub(super) keys: Arc<Keys>,
+    pub(super) audit: Option<Arc<Auditor>>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) clocks: Clocks,
     pub(super) threads: Threads,
@@ -227,6 +238,7 @@ impl Shared {
             config,
             backends,
             keys: Keys::none(),
+            audit: None,
             observer: std::sync::Arc::new(stem_core::observe::Unobserved),
             clocks: Clocks::default(),
             threads: Threads::new(None, None).unwrap(),
@@ -243,9 +255,11 @@ impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         Self {
             records: parts.backends.records(),
+            routes: RwLock::new(Routes::new(parts.handlers, Classes::of(&parts.config))),
             slots: Slots::new(
                 parts.config.autoscale.as_ref().map_or(parts.config.concurrency, |rules| rules.min),
             ),
+            quotas: parts.config.quotas.clone().map(Quotas::new),
             recycling: Recycling::new(Guards {
                 max_tasks: parts.config.max_tasks_per_isolate,
                 max_memory_bytes: parts.config.max_memory_per_isolate,
@@ -254,6 +268,7 @@ impl Shared {
             config: parts.config,
             backends: parts.backends,
             keys: parts.keys,
+            audit: parts.audit,
             observer: parts.observer,
             incarnation: Incarnation(uuid::Uuid::now_v7()),
             started_at: parts.clocks.wall.now(),
@@ -271,7 +286,6 @@ impl Shared {
             in_hand_changed: watch::channel(0).0,
             replying: watch::channel(0).0,
             drain: Mutex::new(None),
-            routes: RwLock::new(Routes::new(parts.handlers)),
             routes_changed: Notify::new(),
             names_changed: Notify::new(),
             pins: parts.pins,

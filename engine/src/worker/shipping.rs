@@ -96,7 +96,7 @@ pub(super) async fn follow(
                             tracing::info!("the module store can be read again");
                         }
                         seen = Some(catalogue.revision);
-                        follower.catalogue = catalogue;
+                        follower.take(catalogue);
                         shared.set_awaits_releases(false);
                         PACE
                     }
@@ -169,6 +169,15 @@ impl Follower {
         }
     }
 
+    /// Takes in what the store says now.
+    fn take(&mut self, catalogue: Catalogue) {
+        let known = |name: &&TaskName| self.catalogue.unreadable.contains(name);
+        for name in catalogue.unreadable.iter().filter(|name| !known(name)) {
+            tracing::warn!(task = %name, "what serves this name cannot be read from the module store; what is at hand goes on serving it");
+        }
+        self.catalogue = catalogue;
+    }
+
     /// Puts what is at hand in the places where it should be, and begins to fetch what is missing.
     fn plan(&mut self) {
         let missing = self.follow_catalogue();
@@ -201,15 +210,16 @@ impl Follower {
 
     /// Follows what should serve; says what of it is not at hand and may run.
     fn follow_catalogue(&mut self) -> Vec<(Job, Arc<Release>)> {
-        let (own, recalled) = {
+        let (own, recalled, classes) = {
             let routes = self.shared.routes();
-            (routes.own_names(), routes.recalled().clone())
+            (routes.own_names(), routes.recalled().clone(), routes.classes().clone())
         };
         let served: BTreeMap<_, _> = self
             .catalogue
             .served
             .iter()
             .filter_map(|served| Some((name_of(served)?, served)))
+            .filter(|(name, _)| classes.serve(name))
             .collect();
         let shadowed: BTreeSet<_> =
             served.keys().filter(|name| own.contains(**name)).map(|name| (*name).clone()).collect();
@@ -217,13 +227,15 @@ impl Follower {
             tracing::info!(task = %name, "releases of this name are not used: the worker has a handler of its own for it");
         }
         self.shadowed = shadowed;
+        let unreadable = &self.catalogue.unreadable;
         let mut missing = Vec::new();
         self.shared.change_routes(|routes| {
             routes.change_pushed(|pushed| {
                 pushed.retain(|name, _| {
-                    let stays = served.contains_key(name) && !own.contains(name);
+                    let is_known = served.contains_key(name) || unreadable.contains(name);
+                    let stays = is_known && !own.contains(name);
                     if !stays && !own.contains(name) {
-                        tracing::info!(task = %name, "no release serves this name any more; its tasks wait");
+                        tracing::info!(task = %name, "no release serves this name here any more; its tasks wait");
                     }
                     stays
                 });

@@ -110,6 +110,7 @@ metrics! {
     COMMANDS = Kind::Counter, "stem.control.commands", "{command}", ["command", "outcome"], "Commands of operators carried out (ok) or not (error).";
     REFUSED = Kind::Counter, "stem.signing.refused", "{message}", ["kind", "reason"], "Messages (task, command, reply) that were refused for want of a good signature, time or right.";
     UNSIGNED = Kind::Counter, "stem.signing.unsigned", "{message}", ["kind"], "Messages without a signature that were let through where that is permitted.";
+    QUOTA_REACHED = Kind::Counter, "stem.quota.reached", "{time}", ["bound"], "Times that a tenant or a queue had all that its quota allows (concurrency, rate or memory) and got nothing more.";
     SERVICE_ERRORS = Kind::Counter, "stem.service.errors", "{call}", ["service", "class"], "Calls to the broker and the stores that failed.";
     COMPILED = Kind::Histogram(COMPILES), "stem.module.compile.duration", "s", ["outcome"], "Modules compiled (ok) or refused by the compiler (refused), and how long it took.";
     CACHE = Kind::Counter, "stem.module.cache.lookups", "{lookup}", ["outcome"], "Compiled code looked for in the cache, and found (hit) or not (miss).";
@@ -136,7 +137,7 @@ mod tests {
             for label in metric.labels {
                 let bounded = [
                     "queue", "task", "kind", "outcome", "reason", "how", "command", "service",
-                    "class",
+                    "class", "bound",
                 ];
                 assert!(bounded.contains(label), "{metric:?}");
             }

@@ -83,6 +83,9 @@ impl Observer for Told {
                 on.refused.add(1, &[label("kind", kind.as_str()), label("reason", why.as_str())]);
             }
             Seen::Unsigned(kind) => on.unsigned.add(1, &[label("kind", kind.as_str())]),
+            Seen::QuotaReached(bound) => {
+                on.quota_reached.add(1, &[label("bound", bound.as_str())]);
+            }
             Seen::ServiceFailed(service, failed) => on
                 .service_errors
                 .add(1, &[label("service", service.as_str()), label("class", class(failed))]),

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stem_core::control::wire::{self, CommandFrame};
-use stem_core::control::{Answer, Command, Drain, Order};
-use stem_core::id::{Namespace, QueueName, RequestId, WorkerId};
+use stem_core::control::{Answer, Command, Drain, Order, REVOCATIONS};
+use stem_core::id::{Namespace, QueueName, RequestId, TaskId, WorkerId};
 use stem_core::observe::{AttemptEnd, AttemptFacts, Observer, Seen, Trace};
+use stem_core::revoke::{Revocation, RevokeRequest, Version};
 use stem_core::time::{Clock, Timestamp};
 use stem_engine::signing::Keys;
 use stem_engine::{Backends, SystemClock};
@@ -168,5 +169,34 @@ async fn a_command_is_judged_by_what_it_says_and_not_by_what_the_log_says() {
     assert_eq!(replies.len(), 1);
     let reply = wire::reply(replies[0].1.as_bytes()).unwrap();
     assert!(matches!(reply.answer, Answer::Ok { .. }), "{reply:?}");
+    scene.bench.stop(Drain::Warm).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_with_more_revocations_than_one_tells_is_refused_and_none_of_them_holds() {
+    let scene = Scene::set().await;
+    let revocation = |n: u64| Revocation {
+        namespace: namespace("stem"),
+        task_id: TaskId::new(format!("t{n}")).unwrap(),
+        version: Version(n),
+        issued_at: SystemClock.now(),
+        request: RevokeRequest::default(),
+    };
+    let revocations = (1..=REVOCATIONS as u64 + 1).map(revocation).collect();
+    let order = Order::Revoke { revocations };
+    scene.plant("many", text(&Command { order, ..pause("many") })).await;
+    let many = RequestId::new("many").unwrap();
+    let first = stem_core::backend::control::Position(0);
+    let replies =
+        scene.backends.control.replies(&namespace("stem"), &many, first, PATIENCE).await.unwrap();
+    match wire::reply(replies[0].1.as_bytes()).unwrap().answer {
+        Answer::Error { error } => {
+            assert_eq!(error.code, "refused");
+            assert!(error.message.contains("10001 revocations"), "{error:?}");
+        }
+        Answer::Ok { payload } => panic!("{payload}"),
+    }
+    let inspect = Order::Inspect { include_revoked: true };
+    assert_eq!(command(&scene.backends, "inspect", inspect).await["revokedCount"], 0);
     scene.bench.stop(Drain::Warm).await;
 }

@@ -114,6 +114,7 @@ async fn work(path: PathBuf, args: Args) -> Result<()> {
         compiler: Compiler::Child {
             program: std::env::current_exe()?,
             args: vec![COMPILE.to_owned()],
+            env: Vec::new(),
         },
         cache_dir: Some(args.cache),
         scratch_dir: None,

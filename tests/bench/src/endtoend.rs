@@ -9,7 +9,7 @@ use stem_core::task::TaskState;
 use stem_engine::{Backends, Client, EnqueueOptions, SystemClock, Worker, WorkerConfig};
 
 use crate::figure::Goal;
-use crate::{Cost, Row, row, spread};
+use crate::{Cost, Row, messages, row, spread};
 
 /// Tasks in one throughput figure.
 const TASKS: u32 = 20_000;
@@ -43,6 +43,12 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     let url = server.url();
     let open = async || crate::redis(&url).await.map(Backends::all_in_one);
     measure("Redis, AOF everysec", open().await?, open().await?, REDIS, &mut rows).await?;
+    let mut bare =
+        tokio::task::spawn_blocking(move || messages::rounds(&server, SINGLES)).await??;
+    let (p50, p99, _) = spread(&mut bare);
+    let what = "  control: the same messages from bare sockets, nothing else done";
+    rows.push(row(format!("{what}: p50"), p50, "ms"));
+    rows.push(row(format!("{what}: p99"), p99, "ms"));
     let server = stem_services::PostgresServer::start();
     let url = server.database();
     let open = async || crate::postgres(&url).await.map(Backends::all_in_one);

@@ -22,6 +22,7 @@ mod kernels;
 mod languages;
 mod machine;
 mod measure;
+mod messages;
 mod options;
 mod peer;
 mod peers;

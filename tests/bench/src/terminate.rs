@@ -3,7 +3,8 @@
 //! Both use the same store by connections of their own, as two processes do. Every place of the worker is taken, and a
 //! native task waits for one: when it begins, the place is free. Over Redis the one guest is alone, as peers are measured.
 
-use std::sync::Arc;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,6 +14,8 @@ use stem_core::control::wire::{self, CommandFrame};
 use stem_core::control::{Answer, Command, Drain, Order};
 use stem_core::envelope::{Envelope, Payload};
 use stem_core::id::{Namespace, RequestId, TaskId, TaskName};
+use stem_core::observe::{AttemptEnd, AttemptFacts, Ending, Observer, Seen, Trace};
+use stem_core::outcome::StopReason;
 use stem_core::revoke::RevokeRequest;
 use stem_core::time::Clock;
 use stem_engine::manifest::HandlerManifest;
@@ -51,13 +54,58 @@ fn counting() -> String {
     )
 }
 
+/// Sees the last runaway's end from within the worker.
+#[derive(Debug, Default)]
+struct Witness(Mutex<Ends>);
+
+#[derive(Debug, Default)]
+struct Ends {
+    /// When the worker had the order.
+    received: Option<Instant>,
+    /// When the delivery had left its hands, and with it the place.
+    left: Option<Instant>,
+}
+
+impl Witness {
+    /// From the receipt until the place was free, of the one since the last call.
+    fn take(&self) -> Option<Duration> {
+        let ends = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        Some(ends.left?.duration_since(ends.received?))
+    }
+}
+
+impl Observer for Witness {
+    fn is_watching(&self) -> bool {
+        true
+    }
+
+    fn started(&self, _: &AttemptFacts<'_>) -> Option<Box<dyn Trace>> {
+        None
+    }
+
+    fn ended(&self, _: &AttemptFacts<'_>, end: &AttemptEnd<'_>) {
+        if end.ending == Ending::Revoked {
+            let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            ends.left = Some(Instant::now());
+        }
+    }
+
+    fn saw(&self, seen: Seen<'_>) {
+        if let Seen::Stopped { reason: StopReason::Revoked, took, .. } = seen {
+            let mut ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            ends.received = Instant::now().checked_sub(took);
+        }
+    }
+}
+
 struct Bench {
     worker: WorkerHandle,
+    witness: Arc<Witness>,
     running: tokio::task::JoinHandle<Result<(), stem_engine::WorkerError>>,
     operator: Client,
     probes: mpsc::UnboundedReceiver<Instant>,
     namespace: Namespace,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     server: Option<RedisServer>,
 }
 
@@ -84,7 +132,10 @@ impl Bench {
             ..WorkerConfig::new("bench".parse()?)
         };
         let cap = config.limits_cap.clone();
-        let mut builder = Worker::builder(open().await?, config).isolates(Arc::clone(&isolates));
+        let witness = Arc::new(Witness::default());
+        let mut builder = Worker::builder(open().await?, config)
+            .isolates(Arc::clone(&isolates))
+            .observer(Arc::clone(&witness) as Arc<dyn Observer>);
         for (name, text) in [("endless", ENDLESS.to_owned()), ("counting", counting())] {
             let path = dir.path().join(format!("{name}.wasm"));
             std::fs::write(&path, wat::parse_str(text)?)?;
@@ -110,7 +161,7 @@ impl Bench {
         let running = tokio::spawn(worker.run());
         let operator = Client::new(open().await?, Arc::new(SystemClock));
         let namespace = Namespace::new("stem")?;
-        Ok(Self { worker: handle, running, operator, probes, namespace, _dir: dir, server })
+        Ok(Self { worker: handle, witness, running, operator, probes, namespace, dir, server })
     }
 
     async fn enqueue(&self, name: &str, count: usize) -> anyhow::Result<Vec<TaskId>> {
@@ -173,6 +224,19 @@ impl Bench {
         self.ask(Order::Revoke { revocations }).await
     }
 
+    /// A page written to the disk of the store, beside everything else: no durable settlement is faster.
+    async fn sync(&self) -> anyhow::Result<Duration> {
+        let path = self.dir.path().join("control");
+        tokio::task::spawn_blocking(move || {
+            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+            let at = Instant::now();
+            file.write_all(&[1; 4096])?;
+            file.sync_data()?;
+            anyhow::Ok(at.elapsed())
+        })
+        .await?
+    }
+
     async fn stop(self, mode: Drain) -> anyhow::Result<()> {
         self.worker.shutdown(mode, None);
         self.running.await??;
@@ -188,10 +252,12 @@ pub(crate) async fn run() -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// What one situation is called, and what it is held against: for the trap, the reply and the place, p50 and p99.
+/// What one situation is called, and what it is held against: for the trap, the free place, the reply and the next task
+/// in that place, p50 and p99.
 struct Situation {
     name: &'static str,
     trap: [Option<f64>; 2],
+    free: [Option<f64>; 2],
     reply: [Option<f64>; 2],
     place: [Option<f64>; 2],
 }
@@ -199,13 +265,15 @@ struct Situation {
 const AMONG: Situation = Situation {
     name: "terminate among 100, SQLite, durable",
     trap: [None, Some(5.0)],
+    free: [None, Some(10.0)],
     reply: [None, None],
-    place: [None, Some(10.0)],
+    place: [None, None],
 };
 /// The reply is written after the guest's end, so it bounds what is promised of that.
 const ALONE: Situation = Situation {
     name: "terminate over Redis, AOF everysec",
     trap: [None, None],
+    free: [None, None],
     reply: [Some(2.0), Some(6.0)],
     place: [Some(3.0), Some(8.0)],
 };
@@ -220,6 +288,7 @@ async fn latencies(
         bench.until_computing(&task).await?;
     }
     let (mut freed, mut replied, mut trapped) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut left, mut synced) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let victim = bench.enqueue("endless", 1).await?.remove(0);
         bench.until_computing(&victim).await?;
@@ -234,11 +303,17 @@ async fn latencies(
         let ended = &payload["terminated"][0];
         anyhow::ensure!(ended["how"] == "preempted", "{payload}");
         trapped.push(ended["elapsedMs"].as_f64().unwrap_or(f64::NAN));
+        let free = bench.witness.take().context("the worker did not tell of its end")?;
+        left.push(free.as_secs_f64() * 1e3);
+        if matches!(store, Store::Sqlite) {
+            synced.push(bench.sync().await?.as_secs_f64() * 1e3);
+        }
     }
     bench.stop(Drain::Hard).await?;
     let mut rows = Vec::new();
     for (what, bounds, figures) in [
         ("worker's receipt → trap", situation.trap, &mut trapped),
+        ("worker's receipt → place free, settled", situation.free, &mut left),
         ("operator's write → place runs another task", situation.place, &mut freed),
         ("operator's write → reply", situation.reply, &mut replied),
     ] {
@@ -249,6 +324,12 @@ async fn latencies(
             rows.push(Row { goal: bound.map(Goal::AtMost), ..part });
         }
         rows.push(row(format!("{what}: max"), max, "ms"));
+    }
+    if !synced.is_empty() {
+        let (p50, p99, _) = spread(&mut synced);
+        let what = "  control beside it: one page written and synced";
+        rows.push(row(format!("{what}: p50"), p50, "ms"));
+        rows.push(row(format!("{what}: p99"), p99, "ms"));
     }
     Ok(rows)
 }

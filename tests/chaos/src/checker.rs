@@ -5,25 +5,32 @@
 //! | conservation | a task that was acknowledged and has no final record, or one that says something else than was accepted; a record of a task that nobody enqueued |
 //! | single winner | a task with two accepted final settlements, or that started after one |
 //! | one lease, one start | two starts of a task although the earlier one's lease was not over |
-//! | fencing | an accepted settlement with a token that is not the newest |
+//! | fencing | an accepted settlement or checkpoint with a token that is not the newest; children of an attempt whose lease was over |
+//! | revocation honoured | a start of a task that its process knew, or had to know, to be revoked; another end of one that was to be terminated; an end as revoked that nobody asked for; a look at the store that misses what was acknowledged |
+//! | store before broadcast | workers that are told of a revocation which the store has not acknowledged |
 //! | liveness | a run that does not come to its end within the bound after the last fault |
 //!
 //! What is found is there: where a history leaves open in which order a store did two things, the rules take the order
-//! that is legal. The other way round a defect may slip through one run; it does not slip through many.
+//! that is legal. The other way round a defect may slip through one run; it does not slip through many. No rule but the
+//! last asks how long anything took.
 
+mod mind;
+mod revoked;
 mod run;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
-use stem_core::id::{LeaseToken, TaskId};
+use stem_core::id::TaskId;
 use stem_core::task::TaskState;
 
 use crate::history::{Answered, History, Moment};
 use run::{Accepted, Attempt, Run, Task};
+
+pub use verdict::{Counts, Verdict, Violation};
 
 /// Deadlines are kept in milliseconds, so one may have passed this much before it seems to have.
 const SLACK: Duration = Duration::from_millis(5);
@@ -37,11 +44,14 @@ pub struct Rules {
     /// everysec` holds writes back for up to two seconds while it waits for the disk; after that it answers nobody until
     /// they are written, however long that takes. Such losses are counted apart.
     pub forgets: Option<Duration>,
+    /// Records are in another service than deliveries. Then a task that was not acknowledged may have a record and no
+    /// delivery, and what is newest among tokens is what the record was told.
+    pub apart: bool,
 }
 
 impl Rules {
     /// Of a server that forgets nothing; 30 seconds to drain.
-    pub const STRICT: Self = Self { drain: Duration::from_secs(30), forgets: None };
+    pub const STRICT: Self = Self { drain: Duration::from_secs(30), forgets: None, apart: false };
 }
 
 /// What the stores hold at the end of a run.
@@ -55,145 +65,6 @@ pub struct Stored {
     pub drained: Option<Moment>,
 }
 
-/// Something that must not be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Violation {
-    /// Acknowledged, and there is no record.
-    Lost(TaskId),
-    /// There is a record, and it is not final.
-    Unfinished(TaskId, TaskState),
-    /// A record of a task that nobody enqueued.
-    Unexpected(TaskId),
-    /// The record says something else than the settlement that was accepted.
-    Differs(TaskId, TaskState),
-    /// More than one final settlement was accepted, by these tokens.
-    TwoWinners(TaskId, Vec<LeaseToken>),
-    /// It started, under the second token, after the settlement by the first had made it final.
-    StartedAfterEnd(TaskId, LeaseToken, LeaseToken),
-    /// The first lease had not ended and was not given up when the task started under the second.
-    StartedTwice(TaskId, LeaseToken, LeaseToken),
-    /// A handler ran without a lease.
-    StartedWithoutLease(TaskId, LeaseToken),
-    /// A settlement by the first token was accepted although the second is newer.
-    StaleAccepted(TaskId, LeaseToken, LeaseToken),
-    /// Deliveries are left in the queues of a run that is over.
-    Left(u64),
-    /// It took so long.
-    Late(Duration),
-    /// It never came to its end.
-    NeverDrained,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Lost(task) => write!(f, "lost: {task} was acknowledged and has no record"),
-            Self::Unfinished(task, state) => write!(f, "unfinished: {task} is still {state}"),
-            Self::Unexpected(task) => write!(f, "unexpected: nobody enqueued {task}"),
-            Self::Differs(task, state) => {
-                write!(f, "differs: {task} is {state}, and another end was accepted")
-            }
-            Self::TwoWinners(task, tokens) => {
-                let tokens: Vec<_> = tokens.iter().map(ToString::to_string).collect();
-                write!(f, "two winners: {task} was ended by tokens {}", tokens.join(", "))
-            }
-            Self::StartedAfterEnd(task, end, start) => {
-                write!(f, "started after its end: {task}, ended by token {end}, started by {start}")
-            }
-            Self::StartedTwice(task, earlier, later) => write!(
-                f,
-                "started twice: {task} by token {later} while token {earlier} had its lease"
-            ),
-            Self::StartedWithoutLease(task, token) => {
-                write!(f, "started without a lease: {task} by token {token}")
-            }
-            Self::StaleAccepted(task, stale, newer) => {
-                write!(f, "stale accepted: {task} by token {stale} while {newer} is newer")
-            }
-            Self::Left(deliveries) => write!(f, "{deliveries} deliveries are left in queues"),
-            Self::Late(took) => {
-                write!(f, "late: all were final only {took:?} after the last fault")
-            }
-            Self::NeverDrained => write!(f, "the run never came to its end"),
-        }
-    }
-}
-
-/// Figures of a run, and what was found.
-#[derive(Clone, Debug, Default)]
-pub struct Verdict {
-    /// Tasks that a producer tried to enqueue.
-    pub enqueued: usize,
-    /// Of these, those that were acknowledged.
-    pub acknowledged: usize,
-    /// Handlers that ran.
-    pub starts: usize,
-    /// Of these, those of a task that had started before.
-    pub duplicates: usize,
-    /// Settlements and renewals that were refused since their token was stale.
-    pub refused: usize,
-    /// What a killed server forgot, within [`Rules::forgets`].
-    pub forgotten: usize,
-    /// Faults, kills and freezes.
-    pub faults: usize,
-    /// From the last fault, or the last enqueue after it, until all was final.
-    pub drained_after: Option<Duration>,
-    /// What must not be.
-    pub violations: Vec<Violation>,
-}
-
-impl Verdict {
-    fn count(&self, meant: impl Fn(&Violation) -> bool) -> usize {
-        self.violations.iter().filter(|violation| meant(violation)).count()
-    }
-
-    /// Acknowledged tasks without a final record.
-    pub fn lost(&self) -> usize {
-        self.count(|found| matches!(found, Violation::Lost(_) | Violation::Unfinished(..)))
-    }
-
-    /// Tasks that ended twice.
-    pub fn double_terminal(&self) -> usize {
-        self.count(|found| matches!(found, Violation::TwoWinners(..)))
-    }
-
-    /// Settlements by a stale token that were accepted.
-    pub fn stale_accepted(&self) -> usize {
-        self.count(|found| matches!(found, Violation::StaleAccepted(..)))
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "enqueued {}, acknowledged {}, starts {}, duplicates {}, lost {}, double-terminal {}, stale accepted {}, \
-             stale refused {}, forgotten by a killed server {}, faults {}, drained after ",
-            self.enqueued,
-            self.acknowledged,
-            self.starts,
-            self.duplicates,
-            self.lost(),
-            self.double_terminal(),
-            self.stale_accepted(),
-            self.refused,
-            self.forgotten,
-            self.faults,
-        )?;
-        match self.drained_after {
-            Some(took) => write!(f, "{took:.1?}")?,
-            None => write!(f, "never")?,
-        }
-        for violation in self.violations.iter().take(20) {
-            write!(f, "\n  {violation}")?;
-        }
-        match self.violations.len().checked_sub(20) {
-            Some(more) if more > 0 => write!(f, "\n  and {more} more"),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// Holds a run against the rules.
 pub fn check(histories: &[History], stored: &Stored, rules: Rules) -> Verdict {
     let run = Run::of(histories);
@@ -203,19 +74,26 @@ pub fn check(histories: &[History], stored: &Stored, rules: Rules) -> Verdict {
         checker.single_winner(id, task);
         checker.one_lease_one_start(id, task);
         checker.fencing(id, task);
-        checker.verdict.enqueued += usize::from(task.tried > 0);
-        checker.verdict.acknowledged += usize::from(task.acknowledged.is_some());
-        checker.verdict.starts += task.starts();
-        checker.verdict.duplicates += task.starts().saturating_sub(1);
+        checker.effects(id, task);
+        checker.revocation(id, task, stored.records.get(id).copied());
+        let counts = &mut checker.verdict.counts;
+        counts.enqueued += usize::from(task.tried > 0);
+        counts.acknowledged += usize::from(task.acknowledged.is_some());
+        counts.starts += task.starts();
+        counts.duplicates += task.starts().saturating_sub(1);
+        counts.effects += task.effects();
     }
     for id in stored.records.keys() {
         if run.tasks.get(id).is_none_or(|task| task.tried == 0) {
             checker.verdict.violations.push(Violation::Unexpected(id.clone()));
         }
     }
+    checker.looks();
+    checker.tellings();
     checker.liveness(stored);
-    checker.verdict.refused = run.refused;
-    checker.verdict.faults = run.faults;
+    checker.verdict.counts.refused = run.refused;
+    checker.verdict.counts.revoked = run.acknowledged.len();
+    checker.verdict.faults.clone_from(&run.faults);
     checker.verdict
 }
 
@@ -230,13 +108,13 @@ impl Checker<'_> {
     fn may_be_forgotten(&self, at: Moment) -> bool {
         let Some(window) = self.rules.forgets else { return false };
         let mut kills = self.run.server_kills.iter();
-        kills.any(|kill| at <= kill.at && kill.last_answer <= at.after(window))
+        kills.any(|kill| at <= kill.back && kill.last_answer <= at.after(window))
     }
 
     /// Notes a violation, or counts it where a killed server explains it by what it forgot.
     fn found(&mut self, violation: Violation, forgettable: &[Moment]) {
         if forgettable.iter().any(|at| self.may_be_forgotten(*at)) {
-            self.verdict.forgotten += 1;
+            self.verdict.counts.forgotten += 1;
         } else {
             self.verdict.violations.push(violation);
         }
@@ -249,6 +127,8 @@ impl Checker<'_> {
                     self.found(Violation::Lost(id.clone()), &[at]);
                 }
             }
+            // Between its two writes somebody was killed.
+            Some(TaskState::Queued) if self.rules.apart && task.is_unborn() => {}
             Some(state) if !state.is_final() => {
                 self.verdict.violations.push(Violation::Unfinished(id.clone(), state));
             }
@@ -280,7 +160,7 @@ impl Checker<'_> {
                 let tokens = ends.iter().map(|end| end.settle.token).collect();
                 self.found(Violation::TwoWinners(id.clone(), tokens), &[kept.at]);
             } else {
-                self.verdict.forgotten += ends.len().saturating_sub(1);
+                self.verdict.counts.forgotten += ends.len().saturating_sub(1);
             }
         }
         for end in task.ends() {
@@ -352,6 +232,36 @@ impl Checker<'_> {
                 let violation = Violation::StaleAccepted(id.clone(), token, newer.token);
                 let begun = newer.begun.unwrap_or_default();
                 self.found(violation, &[begun, accepted.at]);
+            }
+        }
+    }
+
+    fn effects(&mut self, id: &TaskId, task: &Task) {
+        for attempt in &task.attempts {
+            for (sent, at) in &attempt.checkpoints {
+                let newer = task.attempts.iter().find(|other| {
+                    let known = if self.rules.apart {
+                        other.begun.is_some_and(|begun| begun < *sent)
+                    } else {
+                        other.leased.iter().any(|leased| leased < sent)
+                    };
+                    other.token > attempt.token && known
+                });
+                if let Some(newer) = newer {
+                    let violation =
+                        Violation::StaleCheckpoint(id.clone(), attempt.token, newer.token);
+                    let mut forgettable = newer.leased.clone();
+                    forgettable.extend(newer.begun);
+                    forgettable.push(*at);
+                    self.found(violation, &forgettable);
+                }
+            }
+            // Who asks when the lease is over is refused, whatever happens between asking and doing.
+            let late =
+                |asked: &Moment| attempt.until.is_none_or(|until| until.after(SLACK) < *asked);
+            if attempt.children.iter().any(late) {
+                let violation = Violation::StaleChildren(id.clone(), attempt.token);
+                self.verdict.violations.push(violation);
             }
         }
     }

@@ -19,11 +19,16 @@ impl Dice {
     /// If the variable holds no whole number.
     pub fn from_env() -> Self {
         let seed = std::env::var("STEM_TEST_SEED").map_or_else(
-            |_| SystemTime::UNIX_EPOCH.elapsed().map_or(1, |time| time.subsec_nanos().into()),
+            |_| Self::another_seed(),
             |text| text.parse().expect("STEM_TEST_SEED is a whole number"),
         );
         println!("STEM_TEST_SEED={seed}");
         Self(seed)
+    }
+
+    /// One that is hardly ever the same.
+    pub fn another_seed() -> u64 {
+        SystemTime::UNIX_EPOCH.elapsed().map_or(1, |time| time.subsec_nanos().into())
     }
 
     /// A number below `end`, which is above 0.

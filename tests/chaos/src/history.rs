@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use stem_core::id::{LeaseToken, RequestId, TaskId};
+use stem_core::revoke::Version;
 use stem_core::settlement::Settlement;
 use stem_core::task::TaskState;
 use stem_core::time::Timestamp;
@@ -149,11 +150,24 @@ pub struct Held {
     pub token: LeaseToken,
 }
 
+/// A revocation as a store has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// The task.
+    pub task: TaskId,
+    /// The store's.
+    pub version: Version,
+    /// Whether a running attempt is stopped too.
+    pub terminate: bool,
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
-    /// A producer is about to enqueue these.
+    /// A worker's process begins, and has asked no service anything.
+    Boots,
+    /// Somebody is about to enqueue these.
     EnqTry(Vec<TaskId>),
     /// The store has acknowledged them.
     EnqOk(Vec<TaskId>),
@@ -196,6 +210,43 @@ pub enum Event {
     RecordOk(Answered),
     /// It has refused that.
     RecordStale(Answered),
+    /// A handler is about to enqueue children at once.
+    WantsChildren(Held),
+    /// Its worker says that they are enqueued.
+    ChildrenOk(Held),
+    /// A checkpoint was stored.
+    CheckpointOk {
+        /// By whom.
+        held: Held,
+        /// When the call began.
+        sent: Moment,
+    },
+    /// One was refused.
+    CheckpointStale(Held),
+    /// An operator is about to revoke this.
+    RevokeTry(TaskId),
+    /// The store has acknowledged it.
+    RevokeOk(Revoked),
+    /// A worker was told of revocations by a command.
+    Told {
+        /// Which.
+        request: RequestId,
+        /// What it says.
+        revoked: Vec<Revoked>,
+    },
+    /// A worker has read revocations from the store, and has not yet taken them in.
+    Looked {
+        /// When the call began.
+        sent: Moment,
+        /// It asked for what comes after this.
+        after: Version,
+        /// Whether there was no more.
+        whole: bool,
+        /// What there was.
+        revoked: Vec<Revoked>,
+    },
+    /// A worker has taken in everything that it has read before.
+    Knows,
     /// A worker was handed a command.
     CtlRecv(RequestId),
     /// A worker's reply to it is stored.

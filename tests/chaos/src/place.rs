@@ -56,11 +56,13 @@ impl Place {
         })
     }
 
-    /// Connects, however long that takes; only a service that is away is waited for.
+    /// Connects, however long that takes: a service that is away is waited for, and one that refuses.
     pub async fn open_patiently(&self) -> Result<Backends, BackendError> {
         loop {
             match self.open().await {
-                Err(error) if error.class() == ErrorClass::Transient => {
+                Err(error)
+                    if matches!(error.class(), ErrorClass::Transient | ErrorClass::Refused) =>
+                {
                     tokio::time::sleep(PAUSE).await;
                 }
                 opened => return opened,

@@ -1,25 +1,25 @@
 //! [`recorded`]: stands between a worker and its backends, and writes down what they answer.
 
+mod orders;
+mod results;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use stem_core::backend::broker::{
     Delivery, Pause, Published, QueueStatus, ReceiveRequest, Renewal, Renewed, Settled,
 };
-use stem_core::backend::control::Position;
-use stem_core::backend::result::{Begun, RecordFilter, Recorded, Until};
-use stem_core::backend::{
-    BackendError, Broker, ControlPlane, Health, Records, ResultBackend, ServiceId,
-};
-use stem_core::control::wire::{self, CommandFrame, ReplyFrame};
+use stem_core::backend::{BackendError, Broker, Health, Records, ServiceId};
 use stem_core::envelope::Envelope;
-use stem_core::id::{LeaseToken, Namespace, QueueName, RequestId, TaskId, TaskName};
+use stem_core::id::{LeaseToken, QueueName, TaskId, TaskName};
 use stem_core::settlement::{Receipt, Settle};
-use stem_core::task::{FailedAttempt, Progress, TaskRecord};
 use stem_core::time::Timestamp;
 use stem_engine::Backends;
+
+pub(crate) use orders::revoked;
+use orders::{RecordedControl, RecordedRevokes};
+use results::RecordedResults;
 
 use crate::history::{Answered, Event, Held, Journal, Moment, Move};
 
@@ -40,7 +40,6 @@ impl Tokens {
 
 /// The same backends; what matters to the checker is written to the journal before the caller learns it.
 pub fn recorded(backends: Backends, journal: &Arc<Journal>, tokens: &Arc<Tokens>) -> Backends {
-    let here = backends.records() == Records::Here;
     let journal = || Arc::clone(journal);
     Backends {
         broker: Arc::new(RecordedBroker {
@@ -48,12 +47,8 @@ pub fn recorded(backends: Backends, journal: &Arc<Journal>, tokens: &Arc<Tokens>
             journal: journal(),
             tokens: Arc::clone(tokens),
         }),
-        // Where one step does both, the worker writes no records.
-        results: if here {
-            backends.results
-        } else {
-            Arc::new(RecordedResults { inner: backends.results, journal: journal() })
-        },
+        results: Arc::new(RecordedResults { inner: backends.results, journal: journal() }),
+        revokes: Arc::new(RecordedRevokes::new(backends.revokes, journal())),
         control: Arc::new(RecordedControl { inner: backends.control, journal: journal() }),
         ..backends
     }
@@ -61,6 +56,10 @@ pub fn recorded(backends: Backends, journal: &Arc<Journal>, tokens: &Arc<Tokens>
 
 fn held(receipt: &Receipt) -> Held {
     Held { task: receipt.task.clone(), token: receipt.token }
+}
+
+fn ids(envelopes: &[Envelope]) -> Vec<TaskId> {
+    envelopes.iter().map(|envelope| envelope.id.clone()).collect()
 }
 
 fn answered(settle: &Settle, sent: Moment) -> Answered {
@@ -85,12 +84,22 @@ impl Broker for RecordedBroker {
         self.inner.service()
     }
 
+    fn knows_shares(&self) -> bool {
+        self.inner.knows_shares()
+    }
+
     async fn publish(
         &self,
         envelopes: &[Envelope],
         records: Records,
     ) -> Result<Vec<Published>, BackendError> {
-        self.inner.publish(envelopes, records).await
+        // Elsewhere their records have been written before.
+        if records == Records::Here {
+            self.journal.write(Event::EnqTry(ids(envelopes)));
+        }
+        let published = self.inner.publish(envelopes, records).await?;
+        self.journal.write(Event::EnqOk(ids(envelopes)));
+        Ok(published)
     }
 
     async fn receive(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, BackendError> {
@@ -168,156 +177,5 @@ impl Broker for RecordedBroker {
 
     async fn health(&self) -> Result<Health, BackendError> {
         Broker::health(&*self.inner).await
-    }
-}
-
-#[derive(Debug)]
-struct RecordedResults {
-    inner: Arc<dyn ResultBackend>,
-    journal: Arc<Journal>,
-}
-
-#[async_trait]
-impl ResultBackend for RecordedResults {
-    fn service(&self) -> &ServiceId {
-        self.inner.service()
-    }
-
-    async fn record_queued(&self, envelopes: &[Envelope]) -> Result<(), BackendError> {
-        self.inner.record_queued(envelopes).await
-    }
-
-    async fn record_begun(&self, begun: &[Begun]) -> Result<Vec<Recorded>, BackendError> {
-        let answers = self.inner.record_begun(begun).await?;
-        for (begun, answer) in begun.iter().zip(&answers) {
-            if *answer == Recorded::Stored {
-                self.journal.write(Event::Begun(held(&begun.receipt)));
-            }
-        }
-        Ok(answers)
-    }
-
-    async fn record_settled(&self, batch: &[Settle]) -> Result<Vec<Recorded>, BackendError> {
-        let sent = Moment::now();
-        let answers = self.inner.record_settled(batch).await?;
-        for (settle, answer) in batch.iter().zip(&answers) {
-            let answered = answered(settle, sent);
-            self.journal.write(match answer {
-                Recorded::Stored => Event::RecordOk(answered),
-                Recorded::Stale => Event::RecordStale(answered),
-            });
-        }
-        Ok(answers)
-    }
-
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
-        self.inner.record_replayed(tasks).await
-    }
-
-    async fn record_progress(
-        &self,
-        updates: &[(Receipt, Progress)],
-    ) -> Result<Vec<Recorded>, BackendError> {
-        self.inner.record_progress(updates).await
-    }
-
-    async fn save_checkpoint(
-        &self,
-        receipt: &Receipt,
-        state: &[u8],
-    ) -> Result<Recorded, BackendError> {
-        self.inner.save_checkpoint(receipt, state).await
-    }
-
-    async fn load_checkpoint(&self, task: &TaskId) -> Result<Option<Vec<u8>>, BackendError> {
-        self.inner.load_checkpoint(task).await
-    }
-
-    async fn fetch(&self, task: &TaskId) -> Result<Option<TaskRecord>, BackendError> {
-        self.inner.fetch(task).await
-    }
-
-    async fn history(&self, task: &TaskId) -> Result<Vec<FailedAttempt>, BackendError> {
-        self.inner.history(task).await
-    }
-
-    async fn list(&self, filter: &RecordFilter) -> Result<Vec<TaskRecord>, BackendError> {
-        self.inner.list(filter).await
-    }
-
-    async fn watch(
-        &self,
-        task: &TaskId,
-        until: Until<'_>,
-        wait: Duration,
-    ) -> Result<Option<TaskRecord>, BackendError> {
-        self.inner.watch(task, until, wait).await
-    }
-
-    async fn forget(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {
-        self.inner.forget(tasks).await
-    }
-
-    async fn prune(&self) -> Result<u64, BackendError> {
-        self.inner.prune().await
-    }
-
-    async fn health(&self) -> Result<Health, BackendError> {
-        self.inner.health().await
-    }
-}
-
-#[derive(Debug)]
-struct RecordedControl {
-    inner: Arc<dyn ControlPlane>,
-    journal: Arc<Journal>,
-}
-
-#[async_trait]
-impl ControlPlane for RecordedControl {
-    fn service(&self) -> &ServiceId {
-        self.inner.service()
-    }
-
-    async fn position(&self, namespace: &Namespace) -> Result<Position, BackendError> {
-        self.inner.position(namespace).await
-    }
-
-    async fn send(&self, command: &CommandFrame) -> Result<Position, BackendError> {
-        self.inner.send(command).await
-    }
-
-    async fn commands(
-        &self,
-        namespace: &Namespace,
-        after: Position,
-        wait: Duration,
-    ) -> Result<Vec<(Position, String)>, BackendError> {
-        let commands = self.inner.commands(namespace, after, wait).await?;
-        let readable = commands.iter().filter_map(|(_, text)| wire::command(text.as_bytes()).ok());
-        for command in readable {
-            self.journal.write(Event::CtlRecv(command.request_id));
-        }
-        Ok(commands)
-    }
-
-    async fn reply(&self, namespace: &Namespace, reply: &ReplyFrame) -> Result<(), BackendError> {
-        self.inner.reply(namespace, reply).await?;
-        self.journal.write(Event::CtlReply(reply.request_id.clone()));
-        Ok(())
-    }
-
-    async fn replies(
-        &self,
-        namespace: &Namespace,
-        request: &RequestId,
-        after: Position,
-        wait: Duration,
-    ) -> Result<Vec<(Position, String)>, BackendError> {
-        self.inner.replies(namespace, request, after, wait).await
-    }
-
-    async fn prune(&self) -> Result<u64, BackendError> {
-        self.inner.prune().await
     }
 }

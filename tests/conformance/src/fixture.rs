@@ -65,6 +65,7 @@ pub(crate) fn asking(max: usize) -> ReceiveRequest {
         worker: worker("w"),
         wait: Duration::ZERO,
         records: Records::Here,
+        shares: None,
     }
 }
 

@@ -34,6 +34,7 @@ pub mod queue;
 pub mod result;
 pub mod revoke;
 pub mod settle;
+pub mod tenants;
 pub mod watch;
 
 pub use faulty::{Faults, Faulty, FaultyHarness, Injected};
@@ -84,6 +85,7 @@ macro_rules! every_suite {
         $crate::queue_suite!($make);
         $crate::lease_suite!($make);
         $crate::settle_suite!($make);
+        $crate::tenants_suite!($make);
         $crate::children_suite!($make);
         $crate::result_suite!($make);
         $crate::progress_suite!($make);

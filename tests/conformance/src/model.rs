@@ -1,6 +1,8 @@
 //! Random sequences against a tiny reference model: three workers, leases that run out between any two steps, and every
 //! receipt a worker ever had tried again later. A stale operation must be refused and change nothing.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -10,9 +12,12 @@ use stem_core::backend::Records;
 use stem_core::backend::broker::{Delivery, ReceiveRequest, Renewal, Renewed, Settled};
 use stem_core::backend::dead_letter::Replayed;
 use stem_core::backend::result::Recorded;
+use stem_core::envelope::Envelope;
 use stem_core::id::{Incarnation, TaskId};
+use stem_core::machine::share::{Share, Shares};
 use stem_core::settlement::Settlement;
 use stem_core::task::{Progress, TaskState};
+use stem_core::tenant::{HEADER, Tenant};
 use stem_core::time::Timestamp;
 use uuid::Uuid;
 
@@ -24,12 +29,21 @@ use crate::{Backends, Harness};
 #[derive(Clone, Debug)]
 enum Step {
     Advance(u64),
-    Receive(u8),
+    Receive(u8, Turn),
     Renew(usize),
     Settle(usize, End),
     Progress(usize),
     Checkpoint(usize),
     Replay,
+}
+
+/// What a claim says of the task's tenant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Turn {
+    /// Nothing: it goes by no shares.
+    Unsaid,
+    HasRoom,
+    HasNone,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,9 +67,14 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(End::Release),
         1 => Just(End::Discard),
     ];
+    let turn = prop_oneof![
+        4 => Just(Turn::Unsaid),
+        2 => Just(Turn::HasRoom),
+        1 => Just(Turn::HasNone),
+    ];
     prop_oneof![
         3 => (0u64..15_000).prop_map(Step::Advance),
-        6 => (0u8..3).prop_map(Step::Receive),
+        6 => (0u8..3, turn).prop_map(|(worker, turn)| Step::Receive(worker, turn)),
         3 => any::<usize>().prop_map(Step::Renew),
         4 => (any::<usize>(), end).prop_map(|(pick, end)| Step::Settle(pick, end)),
         2 => any::<usize>().prop_map(Step::Progress),
@@ -128,6 +147,7 @@ struct Life<'a> {
     harness: &'a dyn Harness,
     backends: &'a Backends,
     id: TaskId,
+    tenant: Tenant,
     model: Model,
     given: Vec<Delivery>,
     refused: usize,
@@ -137,7 +157,7 @@ impl Life<'_> {
     async fn take(&mut self, step: &Step) {
         match *step {
             Step::Advance(millis) => self.harness.advance(Duration::from_millis(millis)),
-            Step::Receive(worker) => self.receive(worker).await,
+            Step::Receive(worker, turn) => self.receive(worker, turn).await,
             Step::Replay => self.replay().await,
             Step::Renew(pick) => {
                 if let Some(delivery) = self.pick(pick) {
@@ -169,13 +189,22 @@ impl Life<'_> {
         (count > 0).then(|| self.given[pick % count].clone())
     }
 
-    async fn receive(&mut self, worker: u8) {
+    async fn receive(&mut self, worker: u8, turn: Turn) {
         let owner = Incarnation(Uuid::from_u128(u128::from(worker) + 1));
-        let request = ReceiveRequest { queues: vec![queue(self.id.as_str())], owner, ..asking(2) };
+        let share = Share { room: usize::from(turn == Turn::HasRoom), held: 1 };
+        let shares = Shares {
+            queues: BTreeMap::new(),
+            tenants: [(self.tenant.clone(), share)].into(),
+            others: 1,
+            from: Tenant::UNNAMED,
+        };
+        let shares = (turn != Turn::Unsaid).then(|| Arc::new(shares));
+        let queues = vec![queue(self.id.as_str())];
+        let request = ReceiveRequest { queues, owner, shares, ..asking(2) };
         let deliveries = self.backends.broker.receive(&request).await.unwrap();
         let now = self.harness.now();
         self.model.promote(now);
-        if self.model.phase != Phase::Ready {
+        if self.model.phase != Phase::Ready || turn == Turn::HasNone {
             assert_eq!(deliveries, []);
             return;
         }
@@ -300,12 +329,16 @@ pub async fn fencing_holds(harness: &dyn Harness, sequences: u32) -> usize {
     for number in 0..sequences {
         let steps = proptest::collection::vec(step(), 60).new_tree(&mut runner).unwrap().current();
         let id = format!("model-{number}");
-        let sent = stem_core::envelope::Envelope { queue: queue(&id), ..envelope(harness, &id) };
+        let mut sent = Envelope { queue: queue(&id), ..envelope(harness, &id) };
+        if number % 2 == 1 {
+            sent.headers.insert(HEADER.to_owned(), "acme".to_owned());
+        }
         put(&backends, std::slice::from_ref(&sent)).await;
         let mut life = Life {
             harness,
             backends: &backends,
             id: sent.id.clone(),
+            tenant: Tenant::of(&sent.headers),
             model: Model {
                 phase: Phase::Ready,
                 state: TaskState::Queued,

@@ -50,7 +50,7 @@ crate::cases! { ($) modules_suite modules for ModuleHarness:
     what_is_too_large_is_refused,
 }
 
-type Store = Arc<dyn ModuleStore>;
+pub(crate) type Store = Arc<dyn ModuleStore>;
 
 /// Any digest; stores count on their callers.
 fn digest(n: u8) -> Digest {
@@ -77,7 +77,7 @@ async fn pushed(b: &Store, push: &Push, rollout: Rollout) -> Release {
 }
 
 /// Stores bytes that are nothing but this number, and pushes them.
-async fn release(b: &Store, job: &str, n: u8, rollout: Rollout) -> Release {
+pub(crate) async fn release(b: &Store, job: &str, n: u8, rollout: Rollout) -> Release {
     b.put(&digest(n), &[n]).await.unwrap();
     pushed(b, &push_of(job, n), rollout).await
 }

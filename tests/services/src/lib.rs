@@ -7,6 +7,8 @@
 //! | [`PrometheusServer`] | [`PrometheusServer::start`] | one test that reads metrics |
 //! | [`Shared`] | [`PostgresServer::shared`] | every test that needs no more than a database of its own |
 //!
+//! A [`Proxy`] before a server is a network that can be bad.
+//!
 //! Each server listens on a port of 127.0.0.1 and keeps its data in a directory of its own, directly under `/tmp`. It
 //! is gone with its directory when its value is dropped, and also when the test process dies in any other way: see
 //! `server.rs`. The services that a system package starts are never used.
@@ -23,6 +25,7 @@ mod account;
 mod postgres;
 mod programs;
 mod prometheus;
+mod proxy;
 mod redis;
 mod server;
 mod shared;
@@ -31,6 +34,7 @@ mod workshop;
 
 pub use postgres::{PostgresServer, PostgresSettings};
 pub use prometheus::PrometheusServer;
+pub use proxy::{Network, Proxy};
 pub use redis::{Fsync, RedisServer, RedisSettings};
 pub use shared::{Database, Shared};
 pub use workshop::Workshop;

@@ -125,6 +125,17 @@ impl RedisServer {
         self.server.freeze().unwrap_or_else(|error| panic!("{error:#}"));
     }
 
+    /// Lets none of its files grow beyond so many bytes, as on a full disk, or lets them grow again.
+    #[track_caller]
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        self.server.limit_files(bytes).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Whether it runs; one that ended by itself does not.
+    pub fn is_running(&self) -> bool {
+        self.server.is_running()
+    }
+
     /// Lets it go on after [`RedisServer::freeze`].
     pub fn thaw(&self) {
         self.server.thaw();
@@ -146,8 +157,11 @@ impl RedisServer {
 
     fn launch(&self) -> Result<()> {
         let settings = &self.settings;
-        let mut command = Command::new(programs::redis_server()?);
+        // A file that may grow no more is an error to it, as on a full disk, and not its end.
+        let mut command = Command::new("sh");
         command
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+            .arg(programs::redis_server()?)
             .args(["--bind", "127.0.0.1", "--port", &self.port().to_string()])
             .args(["--daemonize", "no", "--save", "", "--dir"])
             .arg(self.server.directory())

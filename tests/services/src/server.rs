@@ -22,7 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 /// Nothing that is waited for here takes longer, also on a machine that is busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -167,6 +167,25 @@ impl Server {
     /// Lets every process go on.
     pub(crate) fn thaw(&self) {
         send(&self.processes(), Signal::CONT);
+    }
+
+    /// Lets no file of its processes grow beyond so many bytes, as on a full disk; also of those that they start later.
+    pub(crate) fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
+        for pid in self.processes() {
+            let limit = Rlimit { current: bytes, maximum: None };
+            match rustix::process::prlimit(Some(pid), Resource::Fsize, limit) {
+                // It has ended meanwhile.
+                Err(rustix::io::Errno::SRCH) => {}
+                done => drop(done.with_context(|| format!("cannot limit {}", self.name))?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether its first process runs, or is stopped.
+    pub(crate) fn is_running(&self) -> bool {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     fn processes(&self) -> Vec<Pid> {

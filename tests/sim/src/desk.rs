@@ -34,6 +34,9 @@ struct Inner {
     calls: BTreeMap<(Method, u64), u64>,
     /// The newest delivery of each task that came here: what a handler, which is told no token, runs under.
     tokens: BTreeMap<TaskId, LeaseToken>,
+    /// Deliveries whose records were said to run at this time. Their handlers begin in that moment or not at all, and a task
+    /// may come again in it.
+    begun: (Ms, Vec<Held>),
     /// The process is dead, and what still falls is told at this time.
     frozen: Option<Ms>,
     /// A script asked for the death of the process.
@@ -114,6 +117,28 @@ impl Desk {
         for held in deliveries {
             inner.tokens.insert(held.task.clone(), held.token);
         }
+    }
+
+    /// A record says that this delivery runs.
+    pub fn begun(&self, held: &Held) {
+        let mut inner = self.inner();
+        let now = self.now_unless(inner.frozen);
+        if inner.begun.0 != now {
+            inner.begun = (now, Vec::new());
+        }
+        inner.begun.1.push(held.clone());
+    }
+
+    /// The delivery whose handler begins.
+    pub fn start(&self, task: &TaskId) -> Held {
+        let mut inner = self.inner();
+        let now = self.now_unless(inner.frozen);
+        let (at, begun) = &mut inner.begun;
+        // Of two it is the later one: the lease of the other is over.
+        let last = begun.iter().rposition(|held| held.task == *task).filter(|_| *at == now);
+        let last = last.map(|last| begun.remove(last));
+        drop(inner);
+        last.unwrap_or_else(|| self.held(task))
     }
 
     /// The newest delivery of a task that came here.

@@ -61,6 +61,12 @@ pub fn leave() {
     IN_WORLD.set(false);
 }
 
+/// The same after the world itself panicked; what it said.
+pub fn leave_broken() -> Option<String> {
+    leave();
+    panicked()
+}
+
 /// What panicked since the last time.
 fn panicked() -> Option<String> {
     PANICS.with_borrow_mut(Vec::pop)
@@ -117,6 +123,8 @@ pub struct Host {
     client: Option<Client>,
     /// How far it has come.
     at: Ms,
+    /// How long its runtime has run by then, in milliseconds.
+    lived: u64,
     /// By how much its clocks are off.
     wall_off: Arc<AtomicI64>,
     steady_off: Arc<AtomicI64>,
@@ -145,6 +153,7 @@ impl Host {
             process: None,
             client: None,
             at: Ms(0),
+            lived: 0,
             wall_off: Arc::new(AtomicI64::new(skew)),
             steady_off: Arc::default(),
             waiting: Vec::new(),
@@ -168,7 +177,7 @@ impl Host {
     /// Begins a process. Tells the world that it did; a worker under this name in place of its own.
     pub fn boot(&mut self, at: Ms, name: Option<WorkerId>) -> Fact {
         self.start += 1;
-        self.at = at;
+        (self.at, self.lived) = (at, 0);
         self.is = Is::Up;
         let runtime = Builder::new_current_thread()
             .enable_time()
@@ -247,30 +256,30 @@ impl Host {
         Process { main, handle, gauges }
     }
 
-    /// Delivers answers, and lets the process run until then. One that is stopped keeps them for later.
-    pub fn step(&mut self, until: Ms, replies: Vec<Deliver>) {
-        match (self.is, &self.runtime, &self.desk) {
-            (Is::Up, Some(runtime), Some(desk)) => {
-                let passed = until.since(self.at);
-                let end = desk.zero() + Duration::from_millis(passed + self.lived());
-                runtime.block_on(async {
-                    for deliver in self.waiting.drain(..).chain(replies) {
-                        deliver();
-                    }
-                    tokio::time::sleep_until(end).await;
-                });
-                self.at = until;
-            }
-            (Is::Paused(_), ..) => self.waiting.extend(replies),
-            _ => {}
+    /// Takes its own of these answers, and lets the process run from then until then. One that is stopped keeps them for
+    /// later, and a client that does nothing is not run. Whether it ran.
+    pub fn step(&mut self, from: Ms, until: Ms, replies: &mut Vec<(Caller, Deliver)>) -> bool {
+        let (Some(runtime), Some(desk)) = (&self.runtime, &self.desk) else { return false };
+        let me = Caller { host: self.id, start: self.start };
+        let mine = replies.extract_if(.., |(caller, _)| *caller == me);
+        self.waiting.extend(mine.map(|(_, deliver)| deliver));
+        let idle = self.client.is_some() && runtime.metrics().num_alive_tasks() == 0;
+        if self.is != Is::Up || (idle && self.waiting.is_empty()) {
+            return false;
         }
-    }
-
-    /// How long the process has run, in milliseconds of its runtime.
-    fn lived(&self) -> u64 {
-        let (Some(runtime), Some(desk)) = (&self.runtime, &self.desk) else { return 0 };
-        let _in = runtime.enter();
-        u64::try_from(desk.zero().elapsed().as_millis()).unwrap_or(u64::MAX)
+        let slept = from.since(self.at);
+        self.lived += until.since(self.at);
+        let end = desk.zero() + Duration::from_millis(self.lived);
+        let waiting = &mut self.waiting;
+        runtime.block_on(async {
+            if slept > 0 {
+                tokio::time::advance(Duration::from_millis(slept)).await;
+            }
+            waiting.drain(..).for_each(|deliver| deliver());
+            tokio::time::sleep_until(end).await;
+        });
+        self.at = until;
+        true
     }
 
     /// Stops the process; time goes on without it.
@@ -292,6 +301,7 @@ impl Host {
             let passed = i64::try_from(passed).unwrap_or(i64::MAX);
             self.steady_off.fetch_sub(passed, Ordering::Relaxed);
         }
+        self.lived += passed;
         self.at = at;
         self.is = Is::Up;
     }

@@ -52,11 +52,13 @@ pub use bench::{Rule, Violation};
 
 use crate::fact::{Audit, Call, Caller, Fact, HostId, Ms};
 use crate::plan::Plan;
+use crate::tally::Tally;
 use crate::trace::Trace;
 use setting::Setting;
 
 /// Everything that is known of the world.
 struct Court {
+    tally: Tally,
     call: Call,
     bench: bench::Bench,
     setting: Setting,
@@ -92,6 +94,7 @@ impl Judge {
             sent: Ms(0),
         };
         let court = Court {
+            tally: Tally::default(),
             call,
             bench: bench::Bench::default(),
             ledger: ledger::Ledger::new(setting.records_apart),
@@ -135,6 +138,7 @@ impl Judge {
     pub fn tell(&self, at: Ms, caller: Option<Caller>, fact: Fact) {
         self.trace.note(at, caller, &fact);
         let mut court = self.court();
+        court.tally.count(caller, &fact);
         if court.bench.first().is_none() {
             court.hear(at, caller, &fact);
         }
@@ -166,9 +170,12 @@ impl Judge {
         self.court().bench.first().cloned()
     }
 
-    /// How often each rule was asked, how often it was excused, and what else was seen.
+    /// How often each kind of fact was told and each rule asked, how often it was excused, and what else was seen; also what
+    /// never was, and is promised.
     pub fn counts(&self) -> BTreeMap<String, u64> {
-        self.court().bench.counts()
+        let court = self.court();
+        let told = court.tally.by_name().map(|(name, count)| (format!("fact: {name}"), count));
+        told.chain(court.bench.counts()).collect()
     }
 
     /// What happened.
@@ -185,15 +192,26 @@ impl Court {
     }
 
     fn hear(&mut self, at: Ms, caller: Option<Caller>, fact: &Fact) {
-        let Self { call, bench, setting, health, ledger, leases, ends, revokes, orders, bounds } =
-            self;
+        let Self {
+            call,
+            bench,
+            setting,
+            health,
+            ledger,
+            leases,
+            ends,
+            revokes,
+            orders,
+            bounds,
+            ..
+        } = self;
         let told = (at, caller, fact);
         bench.turn_to(at, caller);
         setting.hear(told);
         health.hear(at, caller, fact);
         // Before the ledger: what a fact is compared with is as it was before.
         ends.hear(bench, setting, ledger, told);
-        leases.hear(bench, (setting, health), *call, told);
+        leases.hear(bench, setting, *call, told);
         ledger.hear(bench, *call, fact);
         records::hear(bench, ledger, *call, fact);
         revokes.hear(bench, (setting, health, ends), told);

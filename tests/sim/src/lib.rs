@@ -21,7 +21,8 @@
 //! | [`script`], [`operator`] | what tasks, producers and operators do |
 //! | [`judge`], [`witness`] | the rules, and who tells what the services did |
 //! | [`tap`], [`plants`] | faults put in on purpose, each to be found by its rule |
-//! | [`trace`], [`shrink`], [`soak`] | facts as text, what a violation needs, many seeds at once |
+//! | [`trace`], [`tally`] | facts as text, and how often each was |
+//! | [`shrink`], [`soak`] | what a violation needs, many seeds at once |
 
 pub mod clock;
 pub mod desk;
@@ -39,6 +40,7 @@ pub mod script;
 pub mod server;
 pub mod shrink;
 pub mod soak;
+pub mod tally;
 pub mod tap;
 pub mod trace;
 pub mod witness;

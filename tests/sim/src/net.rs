@@ -112,17 +112,21 @@ pub struct Net {
     longest: u64,
     odds: Odds,
     links: BTreeMap<(HostId, ServiceKind), State>,
-    /// By when they arrive, then in the order in which they were sent.
+    /// What arrives when it is next looked at, as nearly everything does, in the order in which it was sent.
+    there_next: Vec<Sent>,
+    back_next: Vec<Due>,
+    /// The others: by when they arrive, then in that order.
     there: BTreeMap<(Ms, u64), Sent>,
     back: BTreeMap<(Ms, u64), Due>,
     held: Vec<Sent>,
     count: u64,
-    counts: BTreeMap<&'static str, u64>,
+    packets: u64,
 }
 
 impl fmt::Debug for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Net({} there, {} back)", self.there.len(), self.back.len())
+        let there = self.there_next.len() + self.there.len();
+        write!(f, "Net({there} there, {} back)", self.back_next.len() + self.back.len())
     }
 }
 
@@ -136,17 +140,19 @@ impl Net {
             longest,
             odds: plan.odds,
             links: BTreeMap::new(),
+            there_next: Vec::new(),
+            back_next: Vec::new(),
             there: BTreeMap::new(),
             back: BTreeMap::new(),
             held: Vec::new(),
             count: 0,
-            counts: BTreeMap::new(),
+            packets: 0,
         }
     }
 
-    /// How many calls there were, and how many met each fault.
-    pub fn counts(&self) -> &BTreeMap<&'static str, u64> {
-        &self.counts
+    /// How many calls there were.
+    pub fn packets(&self) -> u64 {
+        self.packets
     }
 
     /// From now on everything arrives.
@@ -156,9 +162,9 @@ impl Net {
     }
 
     /// Changes a link; what waited there goes on its way when it is good again.
-    pub fn link(&mut self, host: HostId, service: ServiceKind, state: State, now: Ms) {
+    pub fn link(&mut self, host: HostId, service: ServiceKind, state: State) {
         self.links.insert((host, service), state);
-        self.release(now);
+        self.release();
     }
 
     fn state(&self, host: HostId, service: ServiceKind) -> State {
@@ -166,23 +172,20 @@ impl Net {
     }
 
     /// Sends on what was held up by a link that is good again.
-    pub fn release(&mut self, now: Ms) {
+    pub fn release(&mut self) {
         for sent in std::mem::take(&mut self.held) {
             if self.state(sent.packet.caller.host, sent.packet.service()) == State::Held {
                 self.held.push(sent);
             } else {
-                self.put_there(now, sent);
+                self.there_next.push(sent);
             }
         }
     }
 
+    /// Later than when it is next looked at.
     fn put_there(&mut self, at: Ms, sent: Sent) {
         self.count += 1;
         self.there.insert((at, self.count), sent);
-    }
-
-    fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
     }
 
     /// How late what is slow comes.
@@ -193,12 +196,11 @@ impl Net {
     /// Takes what a host sent in a step that ended at `now`.
     pub fn send(&mut self, packets: Vec<Packet>, now: Ms, told: &mut Vec<(Ms, Caller, Fact)>) {
         for packet in packets {
-            self.count("packets");
+            self.packets += 1;
             let mut arrives = now;
             let mut fate = Fate::default();
             let fault = self.draw(&packet);
             if let Some(fault) = fault {
-                self.count(name_of(fault));
                 let until = self.meet(&packet, fault, now, &mut arrives, &mut fate);
                 let (method, nth) = (packet.method, packet.nth);
                 told.push((packet.sent, packet.caller, Fact::Met { method, nth, fault, until }));
@@ -250,7 +252,7 @@ impl Net {
         match trouble {
             Some(Some(trouble)) => {
                 let deliver = packet.remote.answer(Some(trouble));
-                self.reply(packet.caller, packet.service(), deliver, now);
+                self.reply(packet.caller, packet.service(), deliver);
             }
             // It is dropped, and its caller waits until it has had enough.
             Some(None) => {}
@@ -262,6 +264,8 @@ impl Net {
                 let sent = Sent { packet, fate, again: false };
                 if link == State::Held {
                     self.held.push(sent);
+                } else if arrives == now {
+                    self.there_next.push(sent);
                 } else {
                     self.put_there(arrives, sent);
                 }
@@ -303,8 +307,12 @@ impl Net {
 
     /// What arrives now, in order.
     pub fn arrived(&mut self, now: Ms) -> Vec<Sent> {
-        let later = self.there.split_off(&(now.after(1), 0));
-        std::mem::replace(&mut self.there, later).into_values().collect()
+        let mut arrived = Vec::new();
+        while let Some(first) = self.there.first_entry().filter(|first| first.key().0 <= now) {
+            arrived.push(first.remove());
+        }
+        arrived.append(&mut self.there_next);
+        arrived
     }
 
     /// Takes a call that was made, and sends its answer.
@@ -314,60 +322,63 @@ impl Net {
             match sent.fate.lost {
                 Some(true) => {
                     let deliver = sent.packet.remote.answer(Some(Trouble::Reset));
-                    self.reply(caller, service, deliver, now);
+                    self.reply(caller, service, deliver);
                 }
                 Some(false) => {}
                 // What the second call of these answers is what holds.
                 None if sent.fate.again.is_some() && sent.packet.method == "revokes.revoke" => {}
                 None => {
                     let deliver = sent.packet.remote.answer(None);
-                    self.reply(caller, service, deliver, now.after(sent.fate.back));
+                    self.reply_after(sent.fate.back, now, (caller, service, deliver));
                 }
             }
             if let Some(ms) = sent.fate.again {
                 self.put_there(now.after(ms.max(1)), Sent { again: true, ..sent });
             }
         } else if let Some(deliver) = sent.packet.remote.answer(None) {
-            self.reply(sent.packet.caller, sent.packet.service(), Some(deliver), now);
+            self.reply(sent.packet.caller, sent.packet.service(), Some(deliver));
         }
     }
 
     /// Sends the word that a service refuses a call.
-    pub fn refuse(&mut self, mut sent: Sent, trouble: Option<Trouble>, now: Ms) {
+    pub fn refuse(&mut self, mut sent: Sent, trouble: Option<Trouble>) {
         if let Some(trouble) = trouble {
             let deliver = sent.packet.remote.answer(Some(trouble));
-            self.reply(sent.packet.caller, sent.packet.service(), deliver, now);
+            self.reply(sent.packet.caller, sent.packet.service(), deliver);
         }
     }
 
-    fn reply(&mut self, caller: Caller, service: ServiceKind, deliver: Option<Deliver>, at: Ms) {
-        if let Some(deliver) = deliver {
-            self.count += 1;
-            self.back.insert((at, self.count), Due { caller, service, deliver });
+    fn reply(&mut self, caller: Caller, service: ServiceKind, deliver: Option<Deliver>) {
+        self.back_next.extend(deliver.map(|deliver| Due { caller, service, deliver }));
+    }
+
+    fn reply_after(
+        &mut self,
+        ms: u64,
+        now: Ms,
+        (caller, service, deliver): (Caller, ServiceKind, Option<Deliver>),
+    ) {
+        match deliver {
+            Some(deliver) if ms > 0 => {
+                self.count += 1;
+                let due = Due { caller, service, deliver };
+                self.back.insert((now.after(ms), self.count), due);
+            }
+            deliver => self.reply(caller, service, deliver),
         }
     }
 
-    /// What each process is to be told now. What belongs to a process that is no more is thrown away, also what a link
-    /// that is down does not let through.
-    pub fn replies(&mut self, now: Ms) -> BTreeMap<Caller, Vec<Deliver>> {
-        let later = self.back.split_off(&(now.after(1), 0));
-        let mut replies: BTreeMap<Caller, Vec<Deliver>> = BTreeMap::new();
-        for due in std::mem::replace(&mut self.back, later).into_values() {
+    /// Puts what each process is to be told now there. What a link that is down does not let through is thrown away.
+    pub fn replies(&mut self, now: Ms, told: &mut Vec<(Caller, Deliver)>) {
+        let mut due = Vec::new();
+        while let Some(first) = self.back.first_entry().filter(|first| first.key().0 <= now) {
+            due.push(first.remove());
+        }
+        due.append(&mut self.back_next);
+        for due in due {
             if !matches!(self.state(due.caller.host, due.service), State::Down { .. }) {
-                replies.entry(due.caller).or_default().push(due.deliver);
+                told.push((due.caller, due.deliver));
             }
         }
-        replies
-    }
-}
-
-fn name_of(fault: Fault) -> &'static str {
-    match fault {
-        Fault::SlowThere(_) => "fault.slow-there",
-        Fault::SlowBack(_) => "fault.slow-back",
-        Fault::LostRequest { .. } => "fault.lost-request",
-        Fault::LostReply { .. } => "fault.lost-reply",
-        Fault::Twice(_) => "fault.twice",
-        Fault::Refused => "fault.refused",
     }
 }

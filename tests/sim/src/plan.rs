@@ -254,6 +254,8 @@ pub struct Plan {
     pub strict_expiry: bool,
 }
 
+/// Of 1000 seeds, so many have a crowd of workers.
+const CROWDS: u64 = 20;
 /// So many tasks does every plan enqueue, beside bursts and children.
 pub const TASKS: usize = 200;
 
@@ -266,7 +268,9 @@ impl Plan {
     /// The same with these kinds of trouble.
     pub fn of_kinds(seed: u64, kinds: Kinds, strict_expiry: bool) -> Self {
         let mut dice = Dice::of(seed, &["plan"]);
-        let window = *dice.pick(&[2, 5, 10, 10, 10, 20]);
+        let window = *dice.pick(&[5, 10, 10, 20, 20, 25]);
+        // Rarely: such a world has many of them.
+        let window = if dice.chance(30) { 2 } else { window };
         let layout = match dice.below(10) {
             0..4 => Layout::Together,
             4..7 => Layout::RecordsApart,
@@ -352,7 +356,9 @@ impl Plan {
 
 fn workers(seed: u64, kinds: Kinds, queues: &[QueueName]) -> Vec<Declared> {
     let mut dice = Dice::of(seed, &["workers"]);
-    let count = dice.between(1, 4);
+    let few = dice.between(1, 4);
+    let mut crowd = Dice::of(seed, &["crowd"]);
+    let count = if crowd.chance(CROWDS) { crowd.between(8, 16) } else { few };
     let lease = *dice.pick(&[1_000, 2_000, 4_000]);
     let max_losses = *dice.pick(&[3, 5]);
     let staleness = dice.between(2_000, 4_000);
@@ -370,8 +376,7 @@ fn workers(seed: u64, kinds: Kinds, queues: &[QueueName]) -> Vec<Declared> {
                 scale_down_cooldown: Duration::from_millis(dice.between(1_000, 3_000)),
                 ..AutoscaleRules::between(1, concurrency)
             });
-            // A worker says by its own clock when a retry is due: one that is minutes ahead puts it off for minutes.
-            let skew = *dice.pick(&[0, 50, -50, 3_000, -600_000]);
+            let skew = *dice.pick(&[0, 50, -50, 3_000, -600_000, 600_000]);
             let ppm = i64::try_from(dice.below(20_001)).expect("small") - 10_000;
             let clocks = kinds.has(Kinds::CLOCKS);
             Declared {

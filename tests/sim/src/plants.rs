@@ -1,12 +1,14 @@
 //! [`PLANTS`]: bugs that are planted on purpose, each with the rule that must find it. No product code knows of them: each
 //! stands between a worker and its line, between a witness and its store, or is a wrong clock or a wrong setting.
 
+mod scale;
 mod store;
 mod worker;
 
 use std::fmt;
 use std::sync::Arc;
 
+use stem_core::control::Drain;
 use stem_core::id::TaskId;
 use stem_core::revoke::RevokeRequest;
 use stem_engine::WorkerConfig;
@@ -138,6 +140,17 @@ fn revocations_at_start(plan: &mut Plan) {
     }
 }
 
+/// What comes in the first seconds is revoked, one task every few milliseconds, before any worker runs: all read ahead.
+fn revocations_before_running(plan: &mut Plan) {
+    calm(plan);
+    plan.workers.iter_mut().for_each(|worker| worker.ahead = Some(3_000));
+    let tasks = plan.tasks.iter().filter(|task| task.at < Ms(3_000));
+    let tasks: Vec<TaskId> = tasks.map(|task| task.id.clone()).collect();
+    for (at, task) in (200..2_000).step_by(20).zip(tasks) {
+        put(plan, at, Act::Revoke(vec![task], RevokeRequest::default(), None));
+    }
+}
+
 /// Twice a second ten tasks, which are to end wherever they are.
 fn many_revocations(plan: &mut Plan) {
     calm(plan);
@@ -184,6 +197,19 @@ fn drains(plan: &mut Plan) {
     only(plan, Kinds::DRAINS);
 }
 
+/// Long tasks, and a worker that is told to finish them, and then to stop at once.
+fn escalations(plan: &mut Plan) {
+    calm(plan);
+    plan.call_limit = 1_000;
+    for task in plan.tasks.iter_mut().step_by(3) {
+        task.script = Script(vec![Step::Work(9_000)]);
+    }
+    let host = HostId::Worker(0);
+    for (at, mode) in [(4_000, Drain::Warm), (5_000, Drain::Hard)] {
+        put(plan, at, Act::Drain { host, mode, grace: None, remote: true });
+    }
+}
+
 /// With a short patience, so that what a lost call has held up is over soon.
 fn lost_calls(plan: &mut Plan) {
     only(plan, Kinds::LOST_REQUEST);
@@ -217,6 +243,7 @@ pub static PLANTS: &[Plant] = &[
     plant!("two-holders", I4, Store, store::two_holders, calm),
     plant!("token-stands-still", I4, Store, store::token_stands_still, crashes),
     plant!("long-leases", I7, Store, store::long_leases, calm),
+    plant!("sleeps-on-work", I7, Store, store::sleeps_on_work, calm),
     plant!("forgets-losses", I10, Store, store::forgets_losses, crashes),
     plant!("replays-twice", I11, Store, store::replays_twice, poison),
     plant!("shared-group", I16, Store, store::shared_group, commands),
@@ -226,6 +253,7 @@ pub static PLANTS: &[Plant] = &[
     plant!("never-renews", I5, Worker, worker::never_renews, calm),
     plant!("renews-too-late", I5, Worker, worker::renews_too_late, calm).with(worker::long_belief),
     plant!("poison-at-once", I10, Config, nothing, crashes).with(worker::impatient),
+    plant!("patient-with-poison", I10, Config, nothing, crashes).with(worker::patient),
     plant!("hoards", I12, Worker, worker::hoards, calm),
     plant!("tells-first", I13, Client, worker::tells_first, revocations),
     plant!(
@@ -241,6 +269,13 @@ pub static PLANTS: &[Plant] = &[
         Worker,
         worker::subscribes_late,
         revocations_at_start
+    ),
+    plant!(
+        "trusts-the-reading-ahead",
+        I15 + I14 + I17 + I19,
+        Worker,
+        worker::trusts_the_reading_ahead,
+        revocations_before_running
     ),
     plant!("executes-twice", I16, Worker, worker::executes_twice, commands),
     plant!("ignores-undo", I17 + I15, Worker, worker::ignores_undo, revocations),
@@ -258,11 +293,16 @@ pub static PLANTS: &[Plant] = &[
     plant!("too-gentle", I21, Worker, worker::too_gentle, many_revocations),
     plant!("burns-attempts", I23, Worker, worker::burns_attempts, drains),
     plant!("deaf-to-shutdown", I23, Worker, worker::deaf_to_shutdown, drains),
-    plant!("flaps", I24, Worker, worker::flaps, worker::scales).with(worker::restless),
-    plant!("beyond-bounds", I24 + I12, Config, nothing, calm).with(worker::boundless),
+    plant!("deaf-to-escalation", I23, Worker, worker::deaf_to_escalation, escalations),
+    plant!("flaps", I24, Worker, scale::flaps, scale::scales).with(scale::restless),
+    plant!("beyond-bounds", I24 + I12, Config, nothing, calm).with(scale::boundless),
     plant!("waits-politely", I28, Worker, worker::waits_politely, lost_calls),
     plant!("unbounded-call", I28, Worker, worker::unbounded_call, lost_calls),
 ];
+
+/// Not a bug by itself, and so none of the rules finds it: a store that hands out each batch in an order that no seed
+/// repeats. It is to be seen in the hash of the facts.
+pub static THROWS_DICE: Plant = plant!("throws-dice", Broke, Store, store::throws_dice, calm);
 
 impl Plant {
     /// With these settings.

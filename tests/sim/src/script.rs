@@ -107,7 +107,7 @@ pub async fn run(
     script: Script,
 ) -> Result<String, TaskError> {
     let task = TaskId::new(&context.info().task_id).expect("a task's id");
-    let held = desk.held(&task);
+    let held = desk.start(&task);
     let attempt = context.info().attempt;
     desk.tell(Fact::Started { held: held.clone(), attempt });
     let running = Running { desk: Arc::clone(&desk), held: held.clone(), told: false };

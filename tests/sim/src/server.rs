@@ -18,13 +18,52 @@ use crate::ready::ready;
 use crate::tap::tap;
 use crate::witness::witness;
 
-/// Between two looks for what waits, in milliseconds.
-const LOOK_AGAIN: u64 = 20;
+/// Between two looks for deliveries, in milliseconds: some come by themselves, when a lease or a delay is over.
+const LOOK_AGAIN: u64 = 40;
 
 struct Parked {
     sent: Sent,
     until: Ms,
     looked: Ms,
+    /// How often what it waits for had changed then.
+    seen: u64,
+}
+
+/// How often each thing was written that calls wait for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    work: u64,
+    commands: u64,
+    replies: u64,
+    revocations: u64,
+}
+
+impl Written {
+    /// A method was executed.
+    fn note(&mut self, method: Method) {
+        match method {
+            "control.send" => self.commands += 1,
+            "control.reply" => self.replies += 1,
+            "revokes.revoke" | "revokes.undo" => self.revocations += 1,
+            "broker.publish"
+            | "broker.settle"
+            | "broker.bury_unroutable"
+            | "broker.purge"
+            | "broker.set_paused"
+            | "dead.replay" => self.work += 1,
+            _ => {}
+        }
+    }
+
+    /// What a method waits for.
+    fn of(&self, method: Method) -> u64 {
+        match method {
+            "control.commands" => self.commands,
+            "control.replies" => self.replies,
+            "revokes.changed" => self.revocations,
+            _ => self.work,
+        }
+    }
 }
 
 /// The services.
@@ -38,9 +77,8 @@ pub struct Server {
     states: BTreeMap<ServiceKind, State>,
     parked: Vec<Parked>,
     held: Vec<Sent>,
-    dirty: bool,
-    /// Changes of the revocations, and how many of them each process was told of.
-    changes: u64,
+    written: Written,
+    /// How many changes of the revocations each process was told of.
     told: BTreeMap<Caller, u64>,
 }
 
@@ -78,8 +116,7 @@ impl Server {
             states: BTreeMap::new(),
             parked: Vec::new(),
             held: Vec::new(),
-            dirty: false,
-            changes: 0,
+            written: Written::default(),
             told: BTreeMap::new(),
         }
     }
@@ -129,7 +166,7 @@ impl Server {
     fn take(&mut self, sent: Sent, now: Ms, net: &mut Net) {
         match self.state(sent.packet.service()) {
             State::Held => self.held.push(sent),
-            State::Down { quick } => net.refuse(sent, quick.then_some(Trouble::Reset), now),
+            State::Down { quick } => net.refuse(sent, quick.then_some(Trouble::Reset)),
             State::ReadOnly if writes(sent.packet.method) => {
                 let trouble = if sent.packet.method == "broker.renew"
                     || sent.packet.method == "broker.receive"
@@ -138,11 +175,11 @@ impl Server {
                 } else {
                     Trouble::Refused
                 };
-                net.refuse(sent, Some(trouble), now);
+                net.refuse(sent, Some(trouble));
             }
             State::Good | State::Slow(_) | State::ReadOnly => {
                 let until = now.after(sent.packet.wait);
-                self.execute(Parked { sent, until, looked: now }, now, net);
+                self.execute(Parked { sent, until, looked: now, seen: 0 }, now, net);
             }
         }
     }
@@ -154,42 +191,41 @@ impl Server {
         self.judge.calling(Call { at: now, clock, caller, sent: packet.sent });
         let mut found = packet.remote.execute(&self.stack);
         if method == "revokes.changed" {
-            found = self.told.insert(caller, self.changes) != Some(self.changes);
+            let changes = self.written.revocations;
+            found = self.told.insert(caller, changes) != Some(changes);
         }
-        if writes(method) && (found || method != "broker.receive") {
-            self.dirty = true;
-        }
-        if matches!(method, "revokes.revoke" | "revokes.undo") {
-            self.changes += 1;
-        }
+        self.written.note(method);
         if found || now >= parked.until || parked.sent.again {
             net.answer(parked.sent, now);
         } else {
-            parked.looked = now;
+            (parked.looked, parked.seen) = (now, self.written.of(method));
             self.parked.push(parked);
         }
     }
 
     fn look_again(&mut self, now: Ms, net: &mut Net) {
-        let dirty = std::mem::take(&mut self.dirty);
         for parked in std::mem::take(&mut self.parked) {
-            let service = parked.sent.packet.service();
+            let (service, method) = (parked.sent.packet.service(), parked.sent.packet.method);
+            let again = method == "broker.receive" && now.since(parked.looked) >= LOOK_AGAIN;
+            let due = again || now >= parked.until || parked.seen != self.written.of(method);
             if parked.sent.packet.remote.is_abandoned() {
                 continue;
             }
             match self.state(service) {
                 State::Down { quick } => {
-                    net.refuse(parked.sent, quick.then_some(Trouble::Reset), now);
+                    net.refuse(parked.sent, quick.then_some(Trouble::Reset));
                 }
-                State::Good | State::Slow(_)
-                    if dirty || now >= parked.until || now.since(parked.looked) >= LOOK_AGAIN =>
-                {
-                    self.execute(parked, now, net);
-                }
+                State::Good | State::Slow(_) if due => self.execute(parked, now, net),
                 State::ReadOnly if now >= parked.until => net.answer(parked.sent, now),
                 _ => self.parked.push(parked),
             }
         }
+    }
+
+    /// Whether nothing waits or runs.
+    pub fn is_idle(&self) -> bool {
+        let queues = ready(self.bare.broker.queues()).expect("memory lists its queues");
+        queues.iter().all(|queue| queue.ready + queue.delayed + queue.inflight == 0)
     }
 
     /// What the services hold. Their records only if `whole`.

@@ -58,6 +58,10 @@ impl Broker for Witness<dyn Broker> {
         self.inner.service()
     }
 
+    fn knows_shares(&self) -> bool {
+        self.inner.knows_shares()
+    }
+
     async fn publish(
         &self,
         envelopes: &[Envelope],

@@ -4,32 +4,50 @@
 //! host runs alone to the window's end, and what it sent goes on its way. Nothing else moves, so a seed repeats itself.
 
 mod acts;
+mod phases;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use stem_core::control::{Drain, Order};
-use stem_core::id::RequestId;
 use stem_core::time::Clock;
 
 use crate::fact::{Caller, Fact, HostId, Ms, Phase, Why};
 use crate::host::{self, Common, Host, Is};
 use crate::judge::{Judge, Violation};
-use crate::net::Net;
-use crate::operator;
-use crate::plan::{Kinds, Plan};
+use crate::net::{Deliver, Net};
+use crate::plan::{Kinds, Layout, Plan, Planned};
 use crate::plants::Plant;
 use crate::server::Server;
 use crate::trace::{Keep, Trace};
 
-/// A worker that should be there and is not is started again after so many milliseconds, once all is well.
-const RESTART: u64 = 1_000;
-/// The last question to the workers is open for so many milliseconds; then they are told to stop.
-const LAST_WORD: u64 = 2_000;
-/// An order to stop is obeyed within so many milliseconds once all is well, beside what is in hand.
-const FAREWELL: u64 = 15_000;
+/// What a world does by its plan, and counts.
+const DONE: [&str; 23] = [
+    "tasks",
+    "attempts",
+    "services together",
+    "records apart",
+    "revokes apart",
+    "all apart",
+    "crowds of workers",
+    "workers that scale",
+    "workers that fail open",
+    "crashes",
+    "doomed",
+    "pauses",
+    "links",
+    "services",
+    "steps",
+    "pings",
+    "revokes",
+    "undos",
+    "queue-pauses",
+    "replays",
+    "replays from two at once",
+    "drains",
+    "bursts",
+];
 
 /// How a seed is run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,9 +97,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
     }
     let (kinds, ended) = (world.plan.kinds, world.now);
     let mut counts = judge.counts();
-    for (what, count) in world.counts() {
-        *counts.entry(what.to_owned()).or_default() += count;
-    }
+    counts.extend(world.counts().map(|(what, count)| (what.to_owned(), count)));
     drop(world);
     host::leave();
     let (violation, took) = (judge.violation(), began.elapsed());
@@ -94,12 +110,16 @@ struct World {
     server: Server,
     net: Net,
     hosts: BTreeMap<HostId, Host>,
+    /// What is to be enqueued and is not yet; the next comes last.
+    to_come: Vec<Planned>,
     now: Ms,
     phase: Phase,
     calm: Arc<AtomicBool>,
     /// What ends by itself, and when.
     endings: BTreeMap<Ms, Vec<Ending>>,
     told: Vec<(Ms, Caller, Fact)>,
+    /// Answers that arrive in this window.
+    replies: Vec<(Caller, Deliver)>,
     counts: BTreeMap<&'static str, u64>,
     /// Producers that have not been told yet that their tasks are there.
     waiting: usize,
@@ -137,16 +157,20 @@ impl World {
             (id, Host::new(id, None, &common))
         });
         let hosts = workers.chain(clients).collect();
+        let mut to_come = plan.tasks.clone();
+        to_come.sort_by_key(|task| std::cmp::Reverse(task.at));
         let mut world = Self {
             net: Net::new(&plan),
             judge: Arc::clone(judge),
             server,
             hosts,
+            to_come,
             now: Ms(0),
             phase: Phase::Storm,
             calm,
             endings: BTreeMap::new(),
             told: Vec::new(),
+            replies: Vec::new(),
             counts: BTreeMap::new(),
             waiting: 0,
             commands: 0,
@@ -154,6 +178,7 @@ impl World {
             plan,
         };
         world.server.clock().set(Ms(0));
+        world.count_plan();
         let ids: Vec<HostId> = world.hosts.keys().copied().collect();
         for id in ids {
             world.boot(id, None);
@@ -161,14 +186,35 @@ impl World {
         world
     }
 
+    fn count_plan(&mut self) {
+        self.count(match self.plan.layout {
+            Layout::Together => "services together",
+            Layout::RecordsApart => "records apart",
+            Layout::RevokesApart => "revokes apart",
+            Layout::AllApart => "all apart",
+        });
+        let workers = &self.plan.workers;
+        let (crowd, scale) = (workers.len() > 4, workers.iter().any(|it| it.autoscale.is_some()));
+        let open = workers.iter().any(|it| it.fail_open);
+        let kinds = [
+            ("crowds of workers", crowd),
+            ("workers that scale", scale),
+            ("workers that fail open", open),
+        ];
+        kinds.into_iter().filter(|(_, is)| *is).for_each(|(what, _)| self.count(what));
+    }
+
     fn is_over(&self) -> bool {
         self.phase == Phase::Over || self.judge.violation().is_some()
     }
 
+    /// What was done, also what never was.
     fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.counts.iter().chain(self.net.counts()).map(|(what, count)| (*what, *count))
+        let done = DONE.iter().map(|what| (*what, self.counts.get(what).copied().unwrap_or(0)));
+        done.chain([("packets", self.net.packets())])
     }
 
+    /// Counts one of [`DONE`].
     fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
@@ -184,14 +230,17 @@ impl World {
         self.move_on();
         self.server.work(self.now, &mut self.net);
         let until = self.now.after(self.plan.window);
-        let mut replies = self.net.replies(self.now);
+        self.net.replies(self.now, &mut self.replies);
         for host in self.hosts.values_mut() {
-            host.step(until, replies.remove(&host.caller()).unwrap_or_default());
-            let (packets, facts) = host.take();
             let caller = host.caller();
-            self.told.extend(facts.into_iter().map(|(at, fact)| (at, caller, fact)));
-            self.net.send(packets, until, &mut self.told);
+            if host.step(self.now, until, &mut self.replies) {
+                let (packets, facts) = host.take();
+                self.told.extend(facts.into_iter().map(|(at, fact)| (at, caller, fact)));
+                self.net.send(packets, until, &mut self.told);
+            }
         }
+        // What came for processes that are no more.
+        self.replies.clear();
         self.hear();
         self.now = until;
         self.reap();
@@ -204,7 +253,7 @@ impl World {
     fn hear(&mut self) {
         let mut told = std::mem::take(&mut self.told);
         told.sort_by_key(|(at, ..)| *at);
-        for (at, caller, fact) in told {
+        for (at, caller, fact) in told.drain(..) {
             match &fact {
                 Fact::Tried { .. } => self.count("tasks"),
                 Fact::Started { .. } => self.count("attempts"),
@@ -213,28 +262,36 @@ impl World {
             }
             self.judge.tell(at, Some(caller), fact);
         }
+        self.told = told;
     }
 
     /// Hosts whose process has ended or is to die, and those that were stopped long enough.
     fn reap(&mut self) {
-        let ids: Vec<HostId> = self.hosts.keys().copied().collect();
-        for id in ids {
-            let host = self.hosts.get_mut(&id).expect("hosts stay");
-            if let Is::Paused(until) = host.is {
-                if until <= self.now {
-                    self.resume(id);
+        let now = self.now;
+        let due: Vec<(HostId, Option<Why>)> = self
+            .hosts
+            .values_mut()
+            .filter_map(|host| match host.is {
+                Is::Paused(until) => (until <= now).then_some((host.id, None)),
+                Is::Up if host.is_doomed() => Some((host.id, Some(Why::Crash))),
+                Is::Up => host.ended().map(|why| (host.id, Some(why))),
+                Is::Down => None,
+            })
+            .collect();
+        for (id, why) in due {
+            match why {
+                None => self.resume(id),
+                Some(Why::Crash) => {
+                    self.count("doomed");
+                    self.crash(id);
                 }
-                continue;
-            }
-            if host.is_doomed() {
-                self.count("doomed");
-                self.crash(id);
-            } else if let Some(why) = host.ended() {
-                let caller = host.caller();
-                if let Why::Broke(words) = &why {
-                    self.judge.broke(self.now, Some(caller), words.clone());
+                Some(why) => {
+                    if let Why::Broke(words) = &why {
+                        let caller = self.hosts[&id].caller();
+                        self.judge.broke(now, Some(caller), words.clone());
+                    }
+                    self.gone(id, why);
                 }
-                self.gone(id, why);
             }
         }
     }
@@ -288,146 +345,6 @@ impl World {
         let clock = self.server.clock().now();
         if self.judge.look(now, clock, &gauges, &audit) {
             self.judge.look(now, clock, &[], &self.server.audit(true));
-        }
-    }
-
-    /// From one phase to the next, when its work is done or its time is over.
-    fn move_on(&mut self) {
-        match self.phase {
-            Phase::Storm if self.now >= self.plan.heal => self.heal(),
-            Phase::Healed { bound } => {
-                self.keep_up();
-                if self.at_rest(bound) {
-                    self.replay();
-                }
-            }
-            Phase::Replayed { bound } => {
-                self.keep_up();
-                if self.at_rest(bound) {
-                    self.say_farewell();
-                }
-            }
-            Phase::Draining => {
-                let passed = self.now.since(self.since);
-                if (LAST_WORD..LAST_WORD + self.plan.window).contains(&passed) {
-                    self.drain_all();
-                }
-                let mut workers = self.hosts.values().filter(|host| host.declared.is_some());
-                if passed > FAREWELL || workers.all(|host| host.is == Is::Down) {
-                    self.enter(Phase::Over);
-                }
-            }
-            Phase::Storm | Phase::Over => {}
-        }
-    }
-
-    fn enter(&mut self, phase: Phase) {
-        self.look(true);
-        self.phase = phase;
-        self.since = self.now;
-        self.tell(None, Fact::Phase(phase));
-    }
-
-    /// Whether nothing waits or runs any more, or the time for it is over. Looked at twice a second.
-    fn at_rest(&mut self, bound: Ms) -> bool {
-        if self.now >= bound {
-            return true;
-        }
-        // Commands of the storm are over by then, and what was sent in it has arrived.
-        if self.now.since(self.since) < 3_000 || !self.now.0.is_multiple_of(500) || self.waiting > 0
-        {
-            return false;
-        }
-        let audit = self.server.audit(false);
-        audit.ready + audit.delayed + audit.inflight == 0
-    }
-
-    /// Ends all trouble: everything is as it should be from now on.
-    fn heal(&mut self) {
-        self.endings.clear();
-        self.net.heal();
-        self.net.release(self.now);
-        self.server.heal();
-        for service in crate::fact::ServiceKind::ALL {
-            self.tell(None, Fact::Service { service, state: crate::fact::State::Good });
-        }
-        let behind = self.server.clock().off().min(0);
-        if behind < 0 {
-            self.server.clock().step(-behind);
-            self.tell(None, Fact::Stepped(-behind));
-        }
-        let ids: Vec<HostId> = self.hosts.keys().copied().collect();
-        for id in ids {
-            for service in crate::fact::ServiceKind::ALL {
-                let state = crate::fact::State::Good;
-                self.tell(Some(self.hosts[&id].caller()), Fact::Link { service, state });
-            }
-            let off = self.hosts[&id].set_clock_right();
-            if off != 0 {
-                self.tell(Some(self.hosts[&id].caller()), Fact::Stepped(-off));
-            }
-            if matches!(self.hosts[&id].is, Is::Paused(_)) {
-                self.resume(id);
-            }
-        }
-        for queue in self.plan.workers[0].queues.clone() {
-            let client = &self.hosts[&HostId::Client(0)];
-            client.does(|client, desk| operator::set_paused(client, desk, queue, false));
-        }
-        let bound = self.now.after(self.plan.patience());
-        self.enter(Phase::Healed { bound });
-        let lives = 4_000;
-        self.order(0, None, Order::Ping {}, lives);
-    }
-
-    /// Starts workers that are not there.
-    fn keep_up(&mut self) {
-        if !self.now.0.is_multiple_of(RESTART) {
-            return;
-        }
-        let down: Vec<HostId> =
-            self.hosts.values().filter(|host| host.is == Is::Down).map(|host| host.id).collect();
-        for id in down {
-            self.boot(id, None);
-        }
-    }
-
-    /// Everything that was given up gets another life, in which it succeeds.
-    fn replay(&mut self) {
-        self.calm.store(true, Ordering::Relaxed);
-        let bound = self.now.after(self.plan.patience());
-        self.enter(Phase::Replayed { bound });
-        self.hosts[&HostId::Client(0)].does(|client, _| operator::replay(client, true));
-    }
-
-    fn say_farewell(&mut self) {
-        self.order(1, None, Order::Inspect { include_revoked: true }, LAST_WORD);
-        self.enter(Phase::Draining);
-    }
-
-    /// Sends a command from a client.
-    fn order(
-        &mut self,
-        client: u8,
-        targets: Option<Vec<stem_core::id::WorkerId>>,
-        order: Order,
-        lives: u64,
-    ) {
-        let id = self.request();
-        self.hosts[&HostId::Client(client)]
-            .does(|client, desk| operator::order(client, desk, id, targets, order, lives));
-    }
-
-    fn request(&mut self) -> RequestId {
-        self.commands += 1;
-        RequestId::new(format!("r{:03}", self.commands)).expect("a short name")
-    }
-
-    /// In the last phase, once the operator has seen what the workers know.
-    fn drain_all(&mut self) {
-        let ids: Vec<HostId> = self.hosts.keys().copied().collect();
-        for id in ids {
-            self.drain(id, Drain::Warm, None, false);
         }
     }
 }

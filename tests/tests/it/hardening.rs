@@ -1,7 +1,7 @@
 //! What a worker's process gives up: as `/proc` shows it, as the worker says it, and as it is when something is tried.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use serde_json::Value;
 
@@ -75,6 +75,34 @@ fn with_off_nothing_is_given_up() {
     }
     let text = lab.stem(&["worker", "inspect"]).ok().stdout;
     assert!(text.contains("  hardening: off"), "{text}");
+}
+
+/// The directories are those of the start; the files in them may be replaced.
+#[test]
+fn a_policy_that_names_what_cannot_be_reached_any_more_changes_nothing_and_says_so() {
+    let lab = Lab::new();
+    for name in ["policies", "elsewhere"] {
+        fs::create_dir(lab.path(name)).unwrap();
+    }
+    let policy = |text: &str| {
+        fs::write(lab.path("policies/new"), text).unwrap();
+        fs::set_permissions(lab.path("policies/new"), PermissionsExt::from_mode(0o600)).unwrap();
+        fs::rename(lab.path("policies/new"), lab.path("policies/policy.toml")).unwrap();
+    };
+    policy("[config]\nA = \"1\"");
+    let _worker = lab.worker_from(&["worker", "start", "--policy", "policies/policy.toml"]);
+    if said(&lab, "stats")["landlockAbi"].is_null() {
+        return;
+    }
+    let problem = |lab: &Lab| {
+        let said = lab.stem(&["worker", "stats", "--json"]).ok().json();
+        said["replies"][0]["payload"]["policyProblem"].as_str().map(str::to_owned)
+    };
+    policy(&format!("[inputs.models]\npath = {:?}", lab.path("elsewhere")));
+    let said = lab.wait_for("the problem", problem, Option::is_some).unwrap();
+    assert!(said.contains("inputs.models.path") && said.contains("needs a restart"), "{said}");
+    policy("[config]\nA = \"2\"");
+    lab.wait_for("its end", problem, Option::is_none);
 }
 
 /// A new module means the compiler as a child; scratch, the cache, the PID file and the page of metrics lie elsewhere than

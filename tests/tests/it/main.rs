@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
 
 mod children;
+mod classes;
 mod control;
 mod delivery;
 mod draining;
+mod flood;
 mod guards;
 mod hardening;
 mod http;

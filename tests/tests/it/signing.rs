@@ -90,6 +90,49 @@ fn who_holds_no_key_is_not_obeyed_and_who_holds_one_may_what_its_role_says() {
 }
 
 #[test]
+fn what_a_worker_obeys_and_refuses_is_in_the_audit_log_of_its_machine() {
+    let lab = lab("required");
+    let (public, private) = (lab.path("signers.toml"), lab.path("w"));
+    let env = [
+        ("STEM_SIGNING_PUBLIC_KEYS", text(&public)),
+        ("STEM_SIGNING_PRIVATE_KEYS", text(&private)),
+    ];
+    let (audit, elsewhere) = (lab.path("audit.jsonl"), lab.path("absent/audit.jsonl"));
+    let start = |log: &Path| ["worker", "start", "--audit-log", text(log)].map(str::to_owned);
+    let refused = start(&elsewhere);
+    lab.stem(&refused.each_ref().map(String::as_str)).exits(5);
+    // As hard as this machine can: the log is written all the same.
+    let mut worker = lab.worker_with(&["--name", "w", "--audit-log", text(&audit)], &env);
+    lab.stem(&["worker", "shutdown", "--mode", "hard", "--timeout", "500ms"]).exits(3);
+    let json = ["--timeout", "1m", "--json"];
+    for words in [&["worker", "ping"][..], &["worker", "pause", "--queue", "mail"]] {
+        stem_as(&lab, Some("ops"), &[words, &json[..]].concat()).ok();
+    }
+    let said = stem_as(&lab, Some("eyes"), &[&["worker", "stats"], &json[..]].concat()).ok();
+    let told = &reply(&said)["payload"]["audit"];
+    assert_eq!(told, &json!({"file": text(&audit), "lost": 0}));
+    stem_as(&lab, Some("ops"), &[&["worker", "shutdown"], &json[..]].concat()).ok();
+    assert_eq!(worker.wait(), 0);
+
+    let document = lab.stem(&["audit", "--file", text(&audit), "--json"]).ok().json();
+    let entries = document["entries"].as_array().unwrap();
+    let word = |entry: &Value, key: &str| entry[key].as_str().unwrap_or("-").to_owned();
+    let lines: Vec<String> = entries
+        .iter()
+        .map(|entry| ["verdict", "what", "key", "reason"].map(|key| word(entry, key)).join(" "))
+        .collect();
+    assert_eq!(
+        lines,
+        ["refused command - unsigned", "accepted pause ops -", "accepted shutdown ops -"]
+    );
+    assert_eq!(entries[1]["about"]["queues"], json!(["mail"]));
+    for (key, value) in [("side", "worker"), ("by", "w"), ("namespace", "stem")] {
+        assert!(entries.iter().all(|entry| entry[key] == value), "{document}");
+    }
+    lab.stem(&["audit", "--file", text(&audit), "--verify"]).ok();
+}
+
+#[test]
 fn a_running_worker_asks_for_signatures_when_its_file_does() {
     let lab = lab("permitted");
     let worker = worker(&lab);

@@ -6,11 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use stem_core::backend::Records;
+use stem_core::backend::broker::Published;
 use stem_core::backend::control::Position;
+use stem_core::backend::result::RecordFilter;
 use stem_core::control::wire::{self, CommandFrame};
 use stem_core::control::{Command, Order};
+use stem_core::envelope::Envelope;
 use stem_core::id::{Namespace, RequestId, TaskId, WorkerId};
 use stem_core::revoke::{Revocation, RevokeRequest};
+use stem_core::task::{TaskRecord, TaskState};
 use stem_core::time::{Clock, Timestamp};
 use stem_engine::{Backends, SystemClock};
 use stem_sql::{Sqlite, SqliteOptions};
@@ -70,6 +75,19 @@ impl Store {
             }
             worker.signal("-CONT");
         }
+    }
+
+    /// Enqueues these, all at once.
+    pub(crate) fn publish(&self, envelopes: &[Envelope]) {
+        let published =
+            self.runtime.block_on(self.backends.broker.publish(envelopes, Records::Here));
+        assert_eq!(published.unwrap(), vec![Published::Stored; envelopes.len()]);
+    }
+
+    /// Every record; in one state, if it is named.
+    pub(crate) fn records(&self, state: Option<TaskState>) -> Vec<TaskRecord> {
+        let filter = RecordFilter { state, limit: 100_000, ..RecordFilter::default() };
+        self.runtime.block_on(self.backends.results.list(&filter)).unwrap()
     }
 
     /// Every command that lies in the log, can be read and has not expired.

@@ -1,5 +1,5 @@
 //! What `cargo deny check bans licenses sources` would say, from `deny.toml` itself, so that it is checked where that
-//! tool is not installed too. Of the dependencies that are built here; advisories are not looked at.
+//! tool is not installed too. Of the dependencies that are built here; advisories are what `cargo xtask audit` looks for.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::step::Step;
-use crate::{guests, published, setup, target_dir};
+use crate::{counts, guests, published, setup, target_dir};
 
 /// Cargo on the example tasks, which are a workspace of their own.
 fn guests_cargo(root: &Path, command: &str) -> Step {
@@ -48,9 +48,12 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     Step::cargo(root).args(["test", "--quiet", "--doc", "--workspace", "--locked"]).run()?;
     // Most tests wait for servers, leases and other processes for most of their time.
     let threads =
-        std::thread::available_parallelism().map_or(2, |cores| cores.get() * 2).to_string();
+        std::thread::available_parallelism().map_or(2, |cores| cores.get() * 5 / 2).to_string();
     let words = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--test-threads"];
-    Step::cargo(root).args(words).args([threads]).run()
+    let counted = target_dir(root).join("test-counts");
+    counts::begin(&counted)?;
+    Step::cargo(root).args(words).args([threads]).env(counts::FILE, &counted).run()?;
+    counts::end(&counted)
 }
 
 /// The demonstration; `tests/demo` is the program that shows it.
@@ -104,6 +107,28 @@ pub(crate) fn sim(root: &Path, words: &[String]) -> Result<()> {
     setup::compiler(root)?;
     let program = ["run", "--quiet", "--release", "--locked", "--package", "stem-sim", "--"];
     Step::cargo(root).args(program).args(words).run()
+}
+
+/// What a database of advisories holds against the lock files; the program understands these words.
+pub(crate) fn audit(root: &Path, words: &[String]) -> Result<()> {
+    // As part of the whole workspace, so that nothing is built that the tests do not use too.
+    let program = ["build", "--quiet", "--locked", "--workspace", "--bin", "stem-audit"];
+    Step::cargo(root).args(program).run()?;
+    Step::new(root, target_dir(root).join("debug/stem-audit")).args(words).run()
+}
+
+/// Tasks under every kind of fault, by the program of `tests/chaos`, which understands these words.
+pub(crate) fn chaos(root: &Path, words: &[String]) -> Result<()> {
+    setup::compiler(root)?;
+    setup::services(root)?;
+    // Beside its own processes, which are the same program.
+    Step::cargo(root).args(["build", "--release", "--locked", "-p", "stem-chaos"]).run()?;
+    let directory = target_dir(root).join("chaos");
+    Step::new(root, target_dir(root).join("release/stem-chaos"))
+        .args(["soak", "--directory"])
+        .args([directory])
+        .args(words)
+        .run()
 }
 
 /// What runs before a change is taken.

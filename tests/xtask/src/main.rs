@@ -1,6 +1,8 @@
 //! Set-up, tests, demonstrations, benchmarks and guests in one command each: `cargo xtask <command>`.
 
 mod commands;
+mod counts;
+mod fuzz;
 mod go;
 mod guests;
 mod published;
@@ -21,6 +23,9 @@ usage: cargo xtask <command>
   setup     install what builds and tests need and this machine lacks; the others do so by themselves
   bench     measure, with the release build: everything, or the groups that are named; see bench --help
   sim       whole fleets in simulated time, by seeds; see sim --help
+  audit     what is known against the versions in the lock files; [--db DIRECTORY]
+  chaos     a million tasks while everything is killed, frozen and cut off, with the release build; see chaos --help
+  fuzz      libFuzzer on what reads bytes from outside; see fuzz --help
   ci        what runs before a change is taken: .ci/run
 
 What is missing is installed: a C compiler, and for the tests Redis, Postgres, tmux,
@@ -34,8 +39,8 @@ fn main() -> ExitCode {
     let command = arguments.next();
     let words: Vec<String> = arguments.collect();
     let root = root();
-    // Only these two take more words.
-    let takes_words = |name: &str| matches!(name, "bench" | "sim");
+    // Only these take more words.
+    let takes_words = |name: &str| matches!(name, "audit" | "bench" | "chaos" | "fuzz" | "sim");
     let done = match command.as_deref().filter(|name| words.is_empty() || takes_words(name)) {
         Some("setup") => commands::setup(&root),
         Some("guests") => guests::build(&root),
@@ -45,6 +50,9 @@ fn main() -> ExitCode {
         Some("autoscale") => commands::autoscale(&root),
         Some("bench") => commands::bench(&root, &words),
         Some("sim") => commands::sim(&root, &words),
+        Some("audit") => commands::audit(&root, &words),
+        Some("chaos") => commands::chaos(&root, &words),
+        Some("fuzz") => fuzz::run(&root, &words),
         Some("ci") => commands::ci(&root),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

@@ -84,6 +84,13 @@ const COMPILER: Need = Need {
     },
 };
 
+/// What libFuzzer is written in.
+const CPP_COMPILER: Need = Need {
+    name: "a C++ compiler",
+    is_there: |root| runs(root, &env::var("CXX").unwrap_or_else(|_| "c++".to_owned())),
+    packages: Packages { apt: &["g++"], dnf: &["gcc-c++"], apk: &["g++"], pacman: &["gcc"] },
+};
+
 /// Valkey is the same to us; Arch and newer Fedoras have it instead. dnf finds whichever has the file.
 const REDIS: Need = Need {
     name: "redis-server",
@@ -208,6 +215,11 @@ const NPM: Need = Need {
 /// Sees to it that there is what a build needs.
 pub(crate) fn compiler(root: &Path) -> Result<()> {
     see_to(root, &[COMPILER])
+}
+
+/// The same for libFuzzer.
+pub(crate) fn compilers(root: &Path) -> Result<()> {
+    see_to(root, &[COMPILER, CPP_COMPILER])
 }
 
 /// Sees to it that there are the servers that tests start for themselves, and the terminal. A service that a package brings is not used;

@@ -61,6 +61,12 @@ impl Step {
         self
     }
 
+    /// With this variable.
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Says what runs, and runs it.
     pub(crate) fn run(mut self) -> Result<()> {
         let step = self.shown.join(" ");

@@ -98,6 +98,12 @@ pub(super) fn rotate(context: &Context, args: &RotateArgs) -> Outcome {
             rotated.signs_from
         ));
     }
+    if rotated.old_until < rotated.signs_from {
+        say(format!(
+            "warning: {} ends at {}, before {new} signs: nothing is signed in between; a shorter --lead, for a key of another id, closes the gap",
+            args.id, rotated.old_until
+        ));
+    }
     warn(&files);
     Ok(Ending::Done)
 }

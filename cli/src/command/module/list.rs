@@ -37,7 +37,13 @@ pub(super) async fn run(context: &Context, json: JsonArg) -> Outcome {
     let printer = Printer::new(json.json);
     let empty = rows.is_empty();
     printer.print(&documents, || if empty { String::new() } else { table(&HEADER, rows) })?;
-    if empty && !printer.is_json() {
+    for name in &catalogue.unreadable {
+        say(format!(
+            "warning: what serves {name} cannot be read: somebody else wrote there, or a newer version of this program"
+        ));
+        say(format!("hint: `stem module show {name}` lists what can be read of it"));
+    }
+    if empty && catalogue.unreadable.is_empty() && !printer.is_json() {
         say("nothing that was pushed serves; `stem module push` ships a module");
     }
     Ok(Ending::Done)

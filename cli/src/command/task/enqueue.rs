@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use stem_core::id::{QueueName, TaskName};
 use stem_core::retry::RetryPolicy;
+use stem_core::tenant;
 use stem_core::time::Clock;
 use stem_engine::{Client, EnqueueOptions, SystemClock};
 
@@ -90,6 +91,14 @@ fn options(args: &EnqueueArgs, settings: &Settings) -> Result<EnqueueOptions, Cl
                 "give each header once",
             ));
         }
+    }
+    if let Some(tenant) = &args.tenant
+        && headers.insert(tenant::HEADER.to_owned(), tenant.to_string()).is_some()
+    {
+        return Err(CliError::usage(
+            "--tenant and --header tenant=… say the same thing",
+            "give one of them",
+        ));
     }
     Ok(EnqueueOptions {
         queue: settings.default_queue.value.clone(),

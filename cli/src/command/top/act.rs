@@ -3,17 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use stem_core::backend::broker::Pause;
 use stem_core::control::{Drain, Order, WorkerState};
 use stem_core::id::{Incarnation, Namespace, QueueName, TaskId, WorkerId};
 use stem_core::revoke::RevokeRequest;
 use stem_core::seal::Role;
 use stem_core::time::Clock;
+use stem_engine::audit::Verdict;
 use stem_engine::signing::Keys;
 use stem_engine::{Backends, SystemClock};
+use tokio::task::spawn_blocking;
 
 use super::deed::{Deed, Report};
+use super::rows::Tone;
 use crate::args::Expiry;
+use crate::audit::Ledger;
 use crate::command::{queue, worker};
 use crate::control::{Request, ask, may_order};
 use crate::error::CliError;
@@ -29,11 +34,32 @@ pub(super) struct Hand {
     pub(super) requester: String,
     /// What the order is signed with.
     pub(super) keys: Arc<Keys>,
+    /// Where it is written down before it is given.
+    pub(super) ledger: Ledger,
 }
 
 impl Hand {
-    /// Does it, and says what became of it.
+    /// Does it, and says what became of it. Nothing is done that cannot be written down where that is wanted.
     pub(super) async fn carry_out(&self, deed: Deed, reason: Option<String>) -> Report {
+        let (what, about) = noted(&deed, reason.as_deref());
+        let (ledger, namespace) = (self.ledger.clone(), self.namespace.clone());
+        let ask = spawn_blocking(move || ledger.ask(what, Some(namespace), about));
+        let asked = match ask.await {
+            Ok(Ok(asked)) => asked,
+            Ok(Err(error)) => return Report::failed(&deed, &error.what),
+            Err(error) => return Report::failed(&deed, &error.to_string()),
+        };
+        let mut report = self.obey(deed, reason).await;
+        let failed = (report.tone != Tone::Plain).then(|| report.text.clone());
+        let verdict = if failed.is_some() { Verdict::Failed } else { Verdict::Done };
+        let end = spawn_blocking(move || asked.end(verdict, None, failed.as_deref()));
+        if let Ok(Err(problem)) = end.await {
+            report.text = format!("{}; {problem}", report.text);
+        }
+        report
+    }
+
+    async fn obey(&self, deed: Deed, reason: Option<String>) -> Report {
         let done = match &deed {
             Deed::Revoke { task, terminate } => {
                 let request = RevokeRequest {
@@ -128,6 +154,20 @@ impl Hand {
     }
 }
 
+/// A deed as the same command would be noted.
+fn noted(deed: &Deed, reason: Option<&str>) -> (&'static str, Value) {
+    match deed {
+        Deed::Revoke { task, terminate } => {
+            ("worker revoke", json!({ "tasks": [task], "terminate": terminate, "reason": reason }))
+        }
+        Deed::Pause(queue) => ("queue pause", json!({ "queues": [queue], "reason": reason })),
+        Deed::Resume(queue) => ("queue resume", json!({ "queues": [queue] })),
+        Deed::Drain { worker, .. } => {
+            ("worker shutdown", json!({ "mode": "warm", "workers": [worker] }))
+        }
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use stem_core::control::Heartbeat;
@@ -144,6 +184,7 @@ pub(super) mod tests {
             timeout: Duration::from_millis(10),
             requester: "operator".to_owned(),
             keys: Keys::none(),
+            ledger: Ledger::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! `stem worker diagnose`: everything a worker of this machine needs, looked at without starting one.
 
 mod policy;
+mod signing;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -11,7 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 use serde::Serialize;
 use stem_core::time::Clock;
-use stem_engine::{SystemClock, units};
+use stem_engine::{QuotaFile, SystemClock, units};
+use stem_harden::Mode;
 
 use super::super::{Context, health};
 use crate::args::DiagnoseArgs;
@@ -101,14 +103,21 @@ pub(super) async fn run(context: &Context, args: DiagnoseArgs) -> Outcome {
     }
     command(&environment, variables.as_ref(), &mut findings);
     let context = Context { services: context.services.clone(), environment };
-    match context.settings(|flags| flags.policy.clone_from(&args.policy.policy)) {
+    let read = context.settings(|flags| {
+        flags.policy.clone_from(&args.policy.policy);
+        flags.quotas.clone_from(&args.quotas);
+    });
+    match read {
         Ok(_) if !known => findings.warn(
             "settings",
             "no service was asked, since the environment file may name others",
             "mend the environment file first",
         ),
         Ok(settings) => {
+            hardening(settings.hardening.value, &mut findings);
             let asked = policy::look(&settings, args.modules.as_deref(), &mut findings);
+            signing::look(&settings, &mut findings);
+            quotas(&settings, &mut findings);
             services(&settings, &mut findings).await;
             if let Some(asked) = asked.filter(|_| names_a_service(&settings)) {
                 asked.of_releases(&settings, &mut findings).await;
@@ -128,6 +137,18 @@ pub(super) async fn run(context: &Context, args: DiagnoseArgs) -> Outcome {
         format!("{count} {checks} failed"),
         "each says above what to do; warnings do not count",
     ))
+}
+
+/// The quotas, if there are any.
+fn quotas(settings: &Settings, findings: &mut Findings) {
+    let Some(path) = &settings.quotas.value else { return };
+    match QuotaFile::open(path) {
+        Ok(_) => findings.fine("quotas", format!("{} can be used", path.display())),
+        Err(problem) => {
+            let hint = "correct the file; docs/operations.md has a whole one";
+            findings.fail("quotas", problem, hint);
+        }
+    }
 }
 
 fn text(report: &Report) -> String {
@@ -339,6 +360,41 @@ fn logfile(path: &Path, findings: &mut Findings) {
 fn unfit_log(about: &Metadata) -> Option<String> {
     let names = about.nlink();
     safe::problem_of_file(about).or_else(|| (names > 1).then(|| format!("it has {names} names")))
+}
+
+/// What a worker's process would give up here, and what it could not.
+fn hardening(mode: Mode, findings: &mut Findings) {
+    const CHECK: &str = "hardening";
+    if rustix::process::geteuid().is_root() {
+        findings.warn(
+            CHECK,
+            "a worker of this user runs as root",
+            "give workers a user of their own; the systemd unit of docs/operations.md does",
+        );
+    }
+    if mode == Mode::Off {
+        return findings.warn(
+            CHECK,
+            "it is off: a module that got out of the sandbox has everything of this user",
+            "use --hardening auto, or leave STEM_HARDENING out",
+        );
+    }
+    match stem_harden::try_out() {
+        Ok(report) if report.off.is_empty() => {
+            findings.fine(CHECK, format!("{}: {report}", mode.as_str()));
+        }
+        Ok(report) if mode == Mode::Require => findings.fail(
+            CHECK,
+            format!("require, and a worker would not start: {report}"),
+            "use Linux 5.19 or later with Landlock switched on, or --hardening auto",
+        ),
+        Ok(report) => findings.warn(
+            CHECK,
+            format!("{}: {report}", mode.as_str()),
+            "use Linux 5.19 or later with Landlock switched on; containers may deny it",
+        ),
+        Err(error) => findings.warn(CHECK, format!("it cannot be tried out: {error}"), ""),
+    }
 }
 
 /// What `stem worker multi` would start.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 use stem_core::control::{Answer, Order};
 use stem_core::text::printable;
+use stem_engine::units;
 
 use super::super::Context;
 use super::{Control, cell, span};
@@ -61,6 +62,9 @@ fn text(answers: &Answers) -> String {
         if let Some(hardening) = hardening(&payload["hardening"]) {
             let _ = writeln!(text, "  hardening: {hardening}");
         }
+        if !payload["classes"].is_null() {
+            let _ = writeln!(text, "  trust classes: {}", cell(payload, "classes"));
+        }
         let paused = items(payload, "pausedQueues");
         if !paused.is_empty() {
             let _ = writeln!(text, "  paused queues: {}", cell(payload, "pausedQueues"));
@@ -93,6 +97,22 @@ fn text(answers: &Answers) -> String {
                 &["  ID", "TASK", "QUEUE", "ATTEMPT", "KIND", "RUNTIME", "CHECKPOINT", "LEASE", ""],
                 rows,
             );
+        }
+        let quotas = items(payload, "quotas");
+        if !quotas.is_empty() {
+            let size = |row: &Value, key: &str| {
+                row[key].as_u64().map_or_else(|| "-".to_owned(), units::write_bytes)
+            };
+            let rows = quotas.iter().map(|row| {
+                vec![
+                    format!("  {} {}", cell(row, "scope"), cell(row, "name")),
+                    format!("{}/{}", cell(row, "inflight"), cell(row, "concurrency")),
+                    cell(row, "rate"),
+                    format!("{}/{}", size(row, "memoryBytes"), size(row, "memoryQuotaBytes")),
+                    cell(row, "heldBackBy"),
+                ]
+            });
+            text += &table(&["  QUOTA OF", "RUNNING", "RATE", "MEMORY", "HELD BACK BY"], rows);
         }
         let serves =
             |release: &&Value| release["state"] != "serving" && release["state"] != "canary";

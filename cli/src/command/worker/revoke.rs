@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 use stem_core::backend::{BackendError, RevokeStore};
-use stem_core::control::Order;
+use stem_core::control::{Order, REVOCATIONS};
 use stem_core::id::{Namespace, TaskId};
 use stem_core::revoke::{Revocation, RevokeRequest, module_key, module_of};
 use stem_core::seal::Role;
@@ -39,6 +39,15 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
         return Err(CliError::usage(
             format!("--task module:{build} is no task's id: it stands for a build"),
             format!("recall the build with --module {build}"),
+        ));
+    }
+    let named = args.task.len() + args.module.len();
+    if named > REVOCATIONS {
+        return Err(CliError::usage(
+            format!(
+                "{named} tasks and builds are named, and one order takes {REVOCATIONS} at most"
+            ),
+            "revoke them by several commands",
         ));
     }
     let settings = Control::settings(context, &args.control)?;

@@ -1,19 +1,24 @@
 //! `stem worker start`
 
+mod classes;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use stem_core::control::{Drain, WorkerState};
-use stem_core::id::{QueueName, TaskName};
+use stem_core::id::{QueueName, TaskName, TrustClass};
+use stem_engine::audit::{AuditFile, Auditor};
 use stem_engine::worker::Ready;
 use stem_engine::{
-    AutoscaleRules, Backends, RevokePolicy, Worker, WorkerConfig, WorkerError, WorkerHandle,
+    AutoscaleRules, Backends, QuotaFile, RevokePolicy, SystemClock, Worker, WorkerConfig,
+    WorkerError, WorkerHandle,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::super::{Context, config, with_runtime};
 use crate::args::WorkerStart;
+use crate::audit;
 use crate::connect::{self, ServiceUrl};
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
@@ -41,18 +46,23 @@ pub(super) fn run(context: &Context, args: WorkerStart) -> Outcome {
         flags.worker_queues.clone_from(&args.queue);
         flags.metrics = args.metrics;
         flags.policy.clone_from(&args.policy.policy);
+        flags.quotas.clone_from(&args.quotas);
         flags.module_trust.clone_from(&args.trust);
         flags.hardening = args.hardening.map(Into::into);
         flags.signers.clone_from(&args.signers);
+        flags.audit_log.clone_from(&args.audit_log);
     })?;
     let own = Own::read(args.pidfile.clone(), &context.environment)?;
-    let mut plan = plan(&args, &settings, &own)?;
+    let classes = classes::read(&args, &settings, &context.environment)?;
+    let mut plan = plan(&args, &settings, &own, &classes)?;
     let printer = Printer::new(args.json.json);
     if args.print_config {
         return print_config(printer, &settings, &plan, &own);
     }
     // Before the services: what is wrong with a file is known at once.
     plan.config.policy = sandbox::policy(&settings)?;
+    plan.config.quotas = quotas(&settings)?;
+    classes::warn(&plan.config);
     // Before the runtime: each of its threads is hardened as the one that makes it.
     let raised = hardening::raise(&Needs {
         settings: &settings,
@@ -76,8 +86,9 @@ async fn work(
     let mut orders = Orders::listen(!args.no_signal_handlers)?;
     // Before any service is asked: of two starts one ends at once.
     let pidfile = own.take_up(&config.id, &config.namespace)?;
+    let auditor = auditor(settings, &config)?;
     let (worker, telemetry) = tokio::select! {
-        prepared = prepare(args, settings, config, own, printer) => prepared?,
+        prepared = prepare(args, settings, config, own, printer, auditor.clone()) => prepared?,
         () = orders.stop() => {
             tracing::info!("a signal came before the worker was ready; it ends");
             service_manager::stopping();
@@ -91,11 +102,24 @@ async fn work(
     }
     let ended = worker.run().await;
     service_manager::stopping();
+    if let Some(auditor) = auditor {
+        // What it notes last is written, too.
+        tokio::task::block_in_place(|| auditor.close());
+    }
     if let Some(telemetry) = telemetry {
         telemetry.end().await;
     }
     ended.map_err(explain)?;
     Ok(Ending::Done)
+}
+
+/// What notes what the worker obeys and refuses. It does not start where nothing could be noted.
+fn auditor(settings: &Settings, config: &WorkerConfig) -> Result<Option<Arc<Auditor>>, CliError> {
+    let Some(path) = &settings.audit_log.value else { return Ok(None) };
+    let file = AuditFile::open(path)
+        .map_err(|problem| CliError::new(Ending::Unavailable, problem, audit::HINT))?;
+    let auditor = Auditor::start(file, config.id.as_str(), Arc::new(SystemClock));
+    auditor.map(Some).map_err(|error| explain(WorkerError::System(error)))
 }
 
 /// Opens the services, compiles the modules and puts the worker together. Dropped, it leaves nothing behind.
@@ -105,6 +129,7 @@ async fn prepare(
     config: WorkerConfig,
     own: &Own,
     printer: Printer,
+    auditor: Option<Arc<Auditor>>,
 ) -> Result<(Worker, Option<OfWorker>), CliError> {
     // Before the services, as the policy was.
     let trust = sandbox::trust(settings)?;
@@ -120,6 +145,9 @@ async fn prepare(
     let telemetry = OfWorker::start(settings, &config, &own.host.value)?;
     // The sandbox and the modules are prepared meanwhile.
     let mut builder = Worker::builder(backends, config).keys(keys).read_ahead();
+    if let Some(auditor) = auditor {
+        builder = builder.audit(auditor);
+    }
     if let Some(telemetry) = &telemetry {
         builder = builder.observer(telemetry.telemetry().observer());
     }
@@ -142,6 +170,18 @@ async fn prepare(
         telemetry.telemetry().watch(worker.gauges());
     }
     Ok((worker, telemetry))
+}
+
+/// Who may have how much of the worker, where a file says so.
+fn quotas(settings: &Settings) -> Result<Option<Arc<QuotaFile>>, CliError> {
+    let Some(path) = &settings.quotas.value else { return Ok(None) };
+    let file = QuotaFile::open(path).map_err(|problem| {
+        CliError::usage(
+            format!("the quotas {problem}"),
+            "correct the file, or name another with --quotas; docs/operations.md has a whole one",
+        )
+    })?;
+    Ok(Some(Arc::new(file)))
 }
 
 /// The signals that end a worker, until it listens to them itself: SIGTERM, SIGINT, SIGQUIT; none of them with
@@ -224,7 +264,12 @@ async fn warn_of_unsafe(backends: &Backends, strict: bool) -> Result<(), CliErro
     Ok(())
 }
 
-fn plan(args: &WorkerStart, settings: &Settings, own: &Own) -> Result<Plan, CliError> {
+fn plan(
+    args: &WorkerStart,
+    settings: &Settings,
+    own: &Own,
+    classes: &Setting<Vec<TrustClass>>,
+) -> Result<Plan, CliError> {
     let name = match &args.name {
         Some(name) => Setting { value: name.clone(), source: Source::Flag("--name") },
         None => match &own.node {
@@ -240,6 +285,7 @@ fn plan(args: &WorkerStart, settings: &Settings, own: &Own) -> Result<Plan, CliE
     };
     config.namespace = settings.namespace.value.clone();
     config.queues.clone_from(&settings.worker_queues.value);
+    config.classes.clone_from(&classes.value);
     config.heartbeat_interval = settings.heartbeat_interval.value;
     config.signal_handlers = !args.no_signal_handlers;
     let at_least = |flag: &str, given: Option<Duration>, least: Duration| match given {
@@ -299,6 +345,7 @@ fn plan(args: &WorkerStart, settings: &Settings, own: &Own) -> Result<Plan, CliE
             args.modules.as_ref().map_or(Value::Null, |dir| json!(dir.display().to_string())),
             chosen(args.modules.is_some(), "--modules"),
         ),
+        ("classes", json!(config.classes), classes.source.clone()),
         (
             "concurrency",
             json!(config.concurrency),

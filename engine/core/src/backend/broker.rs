@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{BackendError, Health, Records, ServiceId};
 use crate::envelope::Envelope;
 use crate::id::{Incarnation, QueueName, TaskId, TaskName, WorkerId};
+use crate::machine::share::Shares;
 use crate::settlement::{Receipt, Settle};
+use crate::tenant::Tenant;
 use crate::time::Timestamp;
 
 /// The most deliveries that one [`Broker::purge`] removes, so that no step holds up a store for seconds.
@@ -47,6 +49,9 @@ pub struct ReceiveRequest {
     pub wait: Duration,
     /// Who keeps the records.
     pub records: Records,
+    /// What each tenant and queue may have of it; absent, tenants count for nothing. Only where the broker
+    /// [knows them](Broker::knows_shares).
+    pub shares: Option<Arc<Shares>>,
 }
 
 /// An envelope in a worker's hands.
@@ -64,6 +69,9 @@ pub struct Delivery {
     pub deliveries: u32,
     /// Leases of this task that ran out unsettled.
     pub losses: u32,
+    /// On whose account it is: the one that [`Shares`] were applied to. The [envelope's](Tenant::of), but for brokers that
+    /// keep a bounded number of tenants apart and take the others for the unnamed one.
+    pub tenant: Tenant,
 }
 
 /// Asks for more time.
@@ -132,6 +140,11 @@ pub trait Broker: Send + Sync + Debug {
     /// Which service this is.
     fn service(&self) -> &ServiceId;
 
+    /// Whether [`receive`](Self::receive) goes by [shares](ReceiveRequest::shares). Where not, there must be none.
+    fn knows_shares(&self) -> bool {
+        false
+    }
+
     /// Stores envelopes durably, or says which task is in the way. The envelopes have passed [`Envelope::check`].
     /// With [`Records::Here`] the record `queued` is stored in the same step.
     async fn publish(
@@ -142,6 +155,12 @@ pub trait Broker: Send + Sync + Debug {
 
     /// Leases up to `max` deliveries; waits up to `wait` for the first, and returns an empty list after that.
     /// Bytes that are not an envelope become dead letters here and are never delivered.
+    ///
+    /// With [shares](ReceiveRequest::shares) a tenant gets at most its room and a queue gives at most its own, and again
+    /// and again one goes of the tenant that has the fewest in hand, of several such the next in turn
+    /// ([`Shares::choose`]), and in the answer they stand so; priority and the order of enqueueing count within a tenant.
+    /// What is passed over is not touched. [`Shares::looked_at`] tenants of a queue and name are looked at in one claim,
+    /// from the one whose turn it is on, so what a claim costs grows neither with their number nor with their backlogs.
     async fn receive(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, BackendError>;
 
     /// Extends leases in place.

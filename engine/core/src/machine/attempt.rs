@@ -41,8 +41,8 @@ pub struct Rules {
 pub enum Event {
     /// What must be known before a start is known.
     Admitted {
-        /// The task's record is final already: this delivery is a leftover.
-        already_final: bool,
+        /// What becomes of the delivery in place of a start, since its record is final or names a newer one.
+        instead: Option<Settlement>,
         /// The task is revoked.
         revocation: Option<Revocation>,
     },
@@ -221,8 +221,8 @@ impl Attempt {
     /// Takes a fact in and gives orders.
     pub fn handle(&mut self, now: Timestamp, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::Admitted { already_final, revocation } => {
-                self.admit(now, already_final, revocation, effects);
+            Event::Admitted { instead, revocation } => {
+                self.admit(now, instead, revocation, effects);
             }
             Event::Exited(outcome) => self.exit(now, outcome, effects),
             Event::Renewed { asked_at } => {
@@ -244,7 +244,7 @@ impl Attempt {
     fn admit(
         &mut self,
         now: Timestamp,
-        already_final: bool,
+        instead: Option<Settlement>,
         revocation: Option<Revocation>,
         effects: &mut Vec<Effect>,
     ) {
@@ -259,8 +259,8 @@ impl Attempt {
             (Some((arrived, _)), Some(found)) if arrived.version >= found.version => Some(arrived),
             (arrived, found) => found.or(arrived.map(|(revocation, _)| revocation)),
         };
-        let settlement = if already_final {
-            Settlement::Discard
+        let settlement = if let Some(instead) = instead {
+            instead
         } else if let Some(revocation) = revocation {
             Settlement::Revoke(RevocationEnd {
                 reason: revocation.request.reason,

@@ -16,7 +16,8 @@ pub const SKEW: Duration = Duration::from_mins(1);
 /// The longest that a signed command may hold, from its issue on. It bounds for how long one that was held back can be let
 /// go, and how long its id must be remembered.
 pub const LONGEST: Duration = Duration::from_hours(1);
-/// So many ids are remembered of signed commands, and as many of others. A command of each kind every 360 ms for an hour.
+/// So many ids are remembered of signed orders, of signed questions, and of what is not signed. One of each kind every
+/// 360 ms for an hour.
 pub const REMEMBERED: usize = 10_000;
 
 /// What becomes of a command.
@@ -37,8 +38,13 @@ pub enum Verdict {
 pub struct Gate {
     namespace: Namespace,
     worker: WorkerId,
-    signed: Acted,
+    /// Of holders of keys. Nothing of it is forgotten while it could act again.
+    orders: Acted,
+    /// Apart, so that a key which may only ask cannot fill up what orders need.
+    questions: Acted,
     unsigned: Acted,
+    /// What would be forgotten by now had it acted may have acted, also after the clock was set back.
+    forgotten: Timestamp,
 }
 
 /// Ids of commands that acted, by when they may be forgotten.
@@ -49,10 +55,14 @@ struct Acted {
 }
 
 impl Acted {
-    fn forget(&mut self, now: Timestamp) {
-        while self.until.first().is_some_and(|(until, _)| *until <= now) {
+    /// Forgets what is over; until when the last of that was to be remembered.
+    fn forget(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let mut last = None;
+        while let Some((until, _)) = self.until.first().filter(|(until, _)| *until <= now) {
+            last = Some(*until);
             self.forget_first();
         }
+        last
     }
 
     fn forget_first(&mut self) {
@@ -67,15 +77,34 @@ impl Acted {
 
     fn remember(&mut self, command: &Command) {
         self.ids.insert(command.request_id.clone());
-        // A little longer than it holds: a clock that is set back must not make it new.
-        self.until.insert((command.expires_at.after(SKEW), command.request_id.clone()));
+        self.until.insert((until(command), command.request_id.clone()));
     }
+
+    /// In the place of the oldest, if there is no room.
+    fn remember_for_now(&mut self, command: &Command) {
+        if self.is_full() {
+            self.forget_first();
+        }
+        self.remember(command);
+    }
+}
+
+/// A little longer than it holds: a clock that is set back must not make it new.
+fn until(command: &Command) -> Timestamp {
+    command.expires_at.after(SKEW)
 }
 
 impl Gate {
     /// The gate of a worker that starts.
     pub fn new(namespace: Namespace, worker: WorkerId) -> Self {
-        Self { namespace, worker, signed: Acted::default(), unsigned: Acted::default() }
+        Self {
+            namespace,
+            worker,
+            orders: Acted::default(),
+            questions: Acted::default(),
+            unsigned: Acted::default(),
+            forgotten: Timestamp::default(),
+        }
     }
 
     /// Judges a command that was read `now`, `up` after the worker started. `by` is whose signature over it holds; without
@@ -104,24 +133,26 @@ impl Gate {
         {
             return Verdict::Refused(refused);
         }
-        self.signed.forget(now);
-        self.unsigned.forget(now);
-        let id = &command.request_id;
-        if self.signed.ids.contains(id) || self.unsigned.ids.contains(id) {
+        let mut all = [&mut self.orders, &mut self.questions, &mut self.unsigned];
+        let last = all.iter_mut().filter_map(|acted| acted.forget(now)).max();
+        self.forgotten = last.map_or(self.forgotten, |last| last.max(self.forgotten));
+        if until(command) <= self.forgotten {
+            return Verdict::Refused(Refused::Expired);
+        }
+        if all.iter().any(|acted| acted.ids.contains(&command.request_id)) {
             return Verdict::Refused(Refused::Replayed);
         }
-        match by {
-            Some(by) if !by.may.allow(role) => return Verdict::NotAllowed,
-            // Only holders of keys can fill it.
-            Some(_) if self.signed.is_full() => return Verdict::Refused(Refused::TooMany),
-            Some(_) => self.signed.remember(command),
-            None => {
-                // Anybody can fill this one, and who can could send the same again under another id.
-                if self.unsigned.is_full() {
-                    self.unsigned.forget_first();
-                }
-                self.unsigned.remember(command);
+        match (by, role) {
+            (Some(by), _) if !by.may.allow(role) => return Verdict::NotAllowed,
+            // Only holders of keys that may order can fill it.
+            (Some(_), Role::Control) if self.orders.is_full() => {
+                return Verdict::Refused(Refused::TooMany);
             }
+            (Some(_), Role::Control) => self.orders.remember(command),
+            // A question may be asked twice.
+            (Some(_), _) => self.questions.remember_for_now(command),
+            // Anybody can fill this one, and who can could send the same again under another id.
+            (None, _) => self.unsigned.remember_for_now(command),
         }
         Verdict::Act
     }
@@ -315,24 +346,61 @@ mod tests {
             assert_eq!(gate.judge(at(0), UP, &command, None), Verdict::Act);
         }
         assert_eq!((gate.unsigned.ids.len(), gate.unsigned.until.len()), (REMEMBERED, REMEMBERED));
+        // Who may only ask keeps no order out, and who may order no question.
+        for n in 0..=REMEMBERED {
+            let command = command(&format!("q{n}"), Order::Ping {});
+            let by = key(&[Role::Inspect]);
+            assert_eq!(gate.judge(at(0), UP, &command, Some(&by)), Verdict::Act);
+        }
+        assert_eq!(gate.questions.ids.len(), REMEMBERED);
         for n in 0..REMEMBERED {
-            let command = command(&format!("s{n}"), Order::Ping {});
+            let command = command(&format!("s{n}"), shutdown());
             assert_eq!(gate.judge(at(0), UP, &command, Some(&control)), Verdict::Act);
         }
-        let more = command("more", Order::Ping {});
+        let question = command("question", Order::Ping {});
+        assert_eq!(gate.judge(at(0), UP, &question, Some(&control)), Verdict::Act);
+        let more = command("more", shutdown());
         let full = Verdict::Refused(Refused::TooMany);
         assert_eq!(gate.judge(at(0), UP, &more, Some(&control)), full);
         let later = Command { issued_at: at(80_000), expires_at: at(99_000), ..more };
         assert_eq!(gate.judge(at(89_999), UP, &later, Some(&control)), full);
         assert_eq!(gate.judge(at(90_000), UP, &later, Some(&control)), Verdict::Act);
-        assert_eq!((gate.signed.ids.len(), gate.unsigned.ids.len()), (1, 0));
+        let left = [&gate.orders, &gate.questions, &gate.unsigned].map(|acted| acted.ids.len());
+        assert_eq!(left, [1, 0, 0]);
+    }
+
+    #[test]
+    fn a_clock_that_went_ahead_and_came_back_makes_nothing_new() {
+        let control = key(&[Role::Control]);
+        let (mut gate, command) = (gate(), command("r", shutdown()));
+        assert_eq!(gate.judge(at(0), UP, &command, Some(&control)), Verdict::Act);
+        let other = Command {
+            request_id: RequestId::new("other").unwrap(),
+            issued_at: at(90_000),
+            expires_at: at(120_000),
+            ..command.clone()
+        };
+        assert_eq!(gate.judge(at(90_000), UP, &other, Some(&control)), Verdict::Act);
+        for by in [None, Some(&control)] {
+            let verdict = gate.judge(at(0), UP, &command, by);
+            assert_eq!(verdict, Verdict::Refused(Refused::Expired));
+        }
+        // What holds for longer than what was forgotten is new.
+        let fresh = RequestId::new("fresh").unwrap();
+        let fresh = Command { request_id: fresh, expires_at: at(30_001), ..command };
+        assert_eq!(gate.judge(at(0), UP, &fresh, Some(&control)), Verdict::Act);
+    }
+
+    /// Now and then the clock steps, either way, by up to three minutes.
+    fn steps() -> impl Strategy<Value = i64> {
+        prop_oneof![4 => Just(0_i64), 1 => -180_000_i64..180_000]
     }
 
     proptest! {
         #[test]
         fn whatever_is_said_again_acts_at_most_once(
             lives in proptest::collection::vec((-3_000_i64..3_000, 1_i64..9_000), 1..8),
-            said in proptest::collection::vec((any::<proptest::sample::Index>(), 0_i64..2_000, any::<bool>()), 1..60),
+            said in proptest::collection::vec((any::<proptest::sample::Index>(), 0_i64..2_000, any::<bool>(), steps()), 1..60),
         ) {
             let commands: Vec<Command> = lives
                 .iter()
@@ -345,8 +413,8 @@ mod tests {
                 .collect();
             let (mut gate, control) = (gate(), key(&[Role::Control]));
             let (mut now, mut acted) = (0, HashMap::<RequestId, u32>::new());
-            for (which, later, signed) in said {
-                now += later;
+            for (which, later, signed, step) in said {
+                now += later + step;
                 let command = which.get(&commands);
                 let by = signed.then_some(&control);
                 if gate.judge(at(now), MILLI * 500, command, by) == Verdict::Act {

@@ -9,3 +9,5 @@ pub mod autoscale;
 pub mod gate;
 pub mod intake;
 pub mod lifecycle;
+pub mod quota;
+pub mod share;

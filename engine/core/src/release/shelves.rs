@@ -69,7 +69,7 @@ impl Shelves {
     /// What serves each name.
     pub fn catalogue(&self) -> Catalogue {
         let served = self.names.values().filter_map(Shelf::served).collect();
-        Catalogue { revision: self.revision, served }
+        Catalogue { revision: self.revision, served, unreadable: Vec::new() }
     }
 
     /// Whether a release has these bytes.

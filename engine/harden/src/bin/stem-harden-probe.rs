@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -87,6 +88,7 @@ fn act(action: &str) -> io::Result<()> {
         "write" => fs::write(path(1), "text"),
         "make" => fs::create_dir(path(1)),
         "remove" => fs::remove_file(path(1)),
+        "mode" => fs::set_permissions(path(1), PermissionsExt::from_mode(0o600)),
         "rename" => fs::rename(path(1), path(2)),
         "link" => fs::hard_link(path(1), path(2)),
         "socket" => UnixListener::bind(path(1)).map(drop),

@@ -10,7 +10,8 @@ use crate::guests::{self, task};
 /// A sandbox whose modules are compiled in a child.
 fn with_child() -> RuntimeConfig {
     let program = env!("CARGO_BIN_EXE_stem-compile").into();
-    RuntimeConfig { compiler: Compiler::Child { program, args: vec![] }, isolates: 2, ..config() }
+    let compiler = Compiler::Child { program, args: vec![], env: vec![] };
+    RuntimeConfig { compiler, isolates: 2, ..config() }
 }
 
 async fn refused(bench: &Bench, bytes: &[u8]) -> String {
@@ -251,7 +252,7 @@ async fn what_a_child_refuses_or_cannot_do_is_told() {
         ("/bin/sh", vec!["-c".to_owned(), "kill -9 $$".to_owned()]),
     ] {
         let runtime = stem_isolate::IsolateRuntime::new(&RuntimeConfig {
-            compiler: Compiler::Child { program: program.into(), args },
+            compiler: Compiler::Child { program: program.into(), args, env: vec![] },
             isolates: 1,
             ..config()
         })

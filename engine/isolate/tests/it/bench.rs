@@ -26,7 +26,7 @@ pub(crate) const ISOLATES: u32 = 16;
 /// Slots of its pool.
 pub(crate) const SLOTS: u32 = ISOLATES + ISOLATES / 4 + 8;
 /// Longer than anything here takes on a slow machine, and short enough to name the test that hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Limits that every good guest here fits in.
 pub(crate) fn limits() -> Limits {
@@ -328,6 +328,7 @@ impl Bench {
         match when {
             When::Called => within(self.worker.called.notified()).await,
             When::Computing => computing(&interrupt, Duration::from_millis(1)).await,
+            When::Begun => computing(&interrupt, Duration::from_nanos(1)).await,
         }
         interrupt.stop(StopReason::Revoked, true);
         let exit = within(end).await;
@@ -355,6 +356,8 @@ pub(crate) enum When {
     Called,
     /// It has used CPU time.
     Computing,
+    /// Its first poll is over: it waits.
+    Begun,
 }
 
 /// Waits until the guest has used so much CPU time. Watched, because a guest that calls nobody raises no event.
@@ -370,13 +373,23 @@ pub(crate) async fn computing(interrupt: &InterruptHandle, cpu: Duration) {
 
 /// Waits, and fails instead of hanging.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
-        .await
-        .expect("this takes milliseconds, not half a minute")
+    tokio::time::timeout(PATIENCE, future).await.expect("this takes milliseconds, not minutes")
 }
 
 pub(crate) async fn exit(isolate: RunningIsolate) -> Exit {
     within(isolate.exit()).await
+}
+
+/// Resident memory of this process in bytes.
+pub(crate) fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// Whether no other test runs in this process. Where others do, its memory says nothing.
+pub(crate) fn has_a_process_of_its_own() -> bool {
+    std::env::var_os("NEXTEST").is_some()
 }
 
 /// The result as text.

@@ -12,13 +12,14 @@ use crate::guests;
 
 /// A sandbox on this cache that cannot compile.
 fn cannot_compile(cache: &Path) -> RuntimeConfig {
-    let compiler = Compiler::Child { program: "/nonexistent/compiler".into(), args: vec![] };
+    let compiler =
+        Compiler::Child { program: "/nonexistent/compiler".into(), args: vec![], env: vec![] };
     RuntimeConfig { isolates: 2, compiler, cache_dir: Some(cache.to_owned()), ..config() }
 }
 
 fn compiles(cache: &Path) -> RuntimeConfig {
     let program = env!("CARGO_BIN_EXE_stem-compile").into();
-    let compiler = Compiler::Child { program, args: vec![] };
+    let compiler = Compiler::Child { program, args: vec![], env: vec![] };
     RuntimeConfig { compiler, ..cannot_compile(cache) }
 }
 

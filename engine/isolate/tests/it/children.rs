@@ -153,7 +153,7 @@ async fn what_is_out_of_its_bounds_is_refused_as_a_whole() {
 }
 
 /// Enqueues `json` again and again until it is refused; returns the code, and how often it was not.
-fn floods(json: &str) -> String {
+pub(crate) fn floods(json: &str) -> String {
     let mut texts = Texts::new();
     let json = texts.put(json);
     texts.raw(&format!(

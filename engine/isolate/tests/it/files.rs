@@ -4,6 +4,7 @@ mod guest;
 mod lifecycle;
 mod paths;
 mod quota;
+mod race;
 mod spec;
 
 use std::path::PathBuf;

@@ -1,20 +1,26 @@
 //! What one tenant leaves behind, the next must not find.
 
-use stem_core::outcome::StopReason;
+use std::sync::atomic::Ordering;
+
+use stem_core::outcome::{FailureKind, StopReason};
 use stem_isolate::RuntimeConfig;
 use stem_isolate::config::Allocator;
 
-use crate::bench::{Bench, config, exit, text, within};
+use crate::bench::{Bench, assert_preempted, config, exit, kind_and_code, text, within};
 use crate::guests::raw;
 
-/// Looks for anything that is not zero in 2 MiB of memory, a table and a global; then, if its input says so, fills all of
-/// them, and returns, traps or computes for ever. The image differs by `data`, so that slots change their module too.
+/// How many there are one after the other, unless `STEM_TEST_LEAKS` says otherwise.
+const TENANTS: usize = 2_000;
+
+/// Looks for anything that is not zero in 640 KiB of memory, of which less than half stays mapped, a table and a global;
+/// then fills all of them and returns, traps or computes for ever, as its input says. The image differs by `data`, so that
+/// slots change their module too.
 fn tenant(data: &str) -> String {
     raw(
         "(table $t 100 funcref) (global $g (mut i64) (i64.const 0)) (elem declare func $f) (func $f)",
         data,
         "(local $at i32) (local $end i32)
-         (if (i32.eq (i32.const -1) (memory.grow (i32.const 30))) (then unreachable))
+         (if (i32.eq (i32.const -1) (memory.grow (i32.const 8))) (then unreachable))
          (local.set $end (i32.mul (memory.size) (i32.const 65536)))
          ;; The image ends before 1024.
          (local.set $at (i32.const 1024))
@@ -42,44 +48,47 @@ fn tenant(data: &str) -> String {
 
 #[tokio::test]
 async fn nothing_of_a_tenant_is_left_for_the_next() {
+    let tenants = std::env::var("STEM_TEST_LEAKS");
+    let tenants =
+        tenants.map_or(TENANTS, |text| text.parse().expect("STEM_TEST_LEAKS is a number"));
     // One slot's worth of neighbours, so that slots are used again at once.
-    let bench = Bench::of(&RuntimeConfig { isolates: 1, threads: 1, ..config() }).await;
-    println!("allocator: {:?}", bench.runtime.allocator());
+    let pool = RuntimeConfig { isolates: 1, threads: 1, ..config() };
+    // There is no pool of memories that are larger than the address space of each.
+    let mapped = RuntimeConfig { memory_cap_bytes: 8 << 30, ..pool.clone() };
+    let (pool, mapped) = (Bench::of(&pool).await, Bench::of(&mapped).await);
+    println!("allocators: {:?}, {:?}", pool.runtime.allocator(), mapped.runtime.allocator());
     if cfg!(target_os = "linux") {
-        assert!(
-            matches!(bench.runtime.allocator(), Allocator::Pool { .. }),
-            "{:?}",
-            bench.runtime.allocator()
-        );
+        assert!(matches!(pool.runtime.allocator(), Allocator::Pool { .. }));
     }
+    assert_eq!(mapped.runtime.allocator(), Allocator::OnDemand);
+    one_after_the_other(&pool, tenants * 9 / 10).await;
+    one_after_the_other(&mapped, tenants / 10).await;
+}
+
+async fn one_after_the_other(bench: &Bench, count: usize) {
     let tenants = [bench.load(&tenant("one")).await, bench.load(&tenant("another, longer")).await];
-    for round in 0..240 {
+    for round in 0..count {
         let module = &tenants[round % 3 % 2];
-        match round % 4 {
-            // Ends well; the next round finds what it left.
-            0 | 2 => assert_eq!(text(&exit(bench.start(module, b"e")).await), "", "round {round}"),
+        match round % 10 {
             1 => {
                 let ended = exit(bench.start(module, b"t")).await;
-                let (kind, code) = crate::bench::kind_and_code(&ended);
-                assert_eq!(
-                    (kind, code),
-                    (stem_core::outcome::FailureKind::Trap, "unreachable"),
-                    "round {round}"
-                );
+                assert_eq!(kind_and_code(&ended), (FailureKind::Trap, "unreachable"), "{round}");
             }
-            _ => {
+            5 => {
                 // Each ended round left one permit of a wake-up behind; only the newest update counts.
-                let seen = bench.worker.updates.load(std::sync::atomic::Ordering::SeqCst);
+                let seen = bench.worker.updates.load(Ordering::SeqCst);
                 let (interrupt, end) = bench.start(module, b"l").into_parts();
                 within(async {
-                    while bench.worker.updates.load(std::sync::atomic::Ordering::SeqCst) == seen {
+                    while bench.worker.updates.load(Ordering::SeqCst) == seen {
                         bench.worker.called.notified().await;
                     }
                 })
                 .await;
                 interrupt.stop(StopReason::Revoked, true);
-                crate::bench::assert_preempted(&within(end).await);
+                assert_preempted(&within(end).await);
             }
+            // Ends well; the next round finds what it left.
+            _ => assert_eq!(text(&exit(bench.start(module, b"e")).await), "", "round {round}"),
         }
     }
     bench.assert_good_task_runs().await;

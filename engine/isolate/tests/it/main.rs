@@ -21,4 +21,5 @@ mod leaks;
 mod published;
 mod raw;
 mod secrets;
+mod smith;
 mod stopping;

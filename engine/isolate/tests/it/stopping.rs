@@ -33,7 +33,7 @@ fn waits() -> String {
 }
 
 /// Every slot of the pool is free: so many isolates exist at once. Only for a sandbox of the test's own.
-async fn assert_all_slots_are_free(bench: &Bench) {
+pub(crate) async fn assert_all_slots_are_free(bench: &Bench) {
     let worker: Arc<Worker> = Arc::default();
     let module = bench.load(&waits()).await;
     let isolates: Vec<_> = (0..SLOTS)

@@ -40,6 +40,10 @@ impl Broker for Redis {
         published.map_err(|fault| self.inner.during(fault, "enqueue"))
     }
 
+    fn knows_shares(&self) -> bool {
+        true
+    }
+
     async fn receive(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, BackendError> {
         let received = receive::receive(&self.inner, request).await;
         received.map_err(|fault| self.inner.during(fault, "take deliveries"))

@@ -5,6 +5,7 @@ use stem_core::backend::Records;
 use stem_core::backend::broker::Published;
 use stem_core::envelope::{Envelope, wire};
 use stem_core::id::TaskId;
+use stem_core::tenant::Tenant;
 use stem_core::time::Timestamp;
 
 use super::flag;
@@ -29,6 +30,8 @@ pub(super) fn arguments(call: &mut Cmd, envelope: &Envelope, wire: Vec<u8>) {
         .arg(envelope.retry.max_retries)
         .arg(envelope.enqueued_at.unix_millis());
     family_arguments(call, envelope);
+    let tenant = Tenant::of(&envelope.headers);
+    call.arg(if tenant.is_unnamed() { "" } else { tenant.as_str() });
 }
 
 /// Where a task comes from, as records keep it.

@@ -1,5 +1,7 @@
 //! What operators do to queues: count, pause, purge, give up what no worker knows.
 
+use std::collections::BTreeMap;
+
 use redis::Value;
 use stem_core::backend::Records;
 use stem_core::backend::broker::{PURGED, Pause, QueueStatus};
@@ -36,12 +38,12 @@ fn status(row: Value) -> Result<QueueStatus, Fault> {
     let paused: Option<Pause> =
         if pause.is_empty() { None } else { Some(serde_json::from_str(&pause)?) };
     let (delayed, inflight) = (read::large(row.next()?)?, read::large(row.next()?)?);
-    let mut names = Vec::new();
+    let mut names: BTreeMap<TaskName, u64> = BTreeMap::new();
     let mut rest = row.rest();
     while let (Some(name), Some(count)) = (rest.next(), rest.next()) {
-        names.push((TaskName::new(&read::text(name)?)?, read::large(count)?));
+        *names.entry(TaskName::new(&read::text(name)?)?).or_default() += read::large(count)?;
     }
-    names.sort();
+    let names: Vec<_> = names.into_iter().collect();
     let ready = names.iter().map(|(_, count)| count).sum();
     Ok(QueueStatus { name, ready, delayed, inflight, paused, names })
 }

@@ -7,8 +7,10 @@ use stem_core::backend::broker::{Delivery, ReceiveRequest};
 use stem_core::backend::dead_letter::RAW_BYTES;
 use stem_core::envelope::{Envelope, wire};
 use stem_core::id::{LeaseToken, QueueName, TaskId};
+use stem_core::machine::share::Shares;
 use stem_core::outcome::{Failure, FailureKind};
 use stem_core::settlement::Receipt;
+use stem_core::tenant::Tenant;
 use stem_core::time::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -63,7 +65,12 @@ async fn claim(inner: &Arc<Inner>, request: &ReceiveRequest) -> Result<Claimed, 
     loop {
         let unanswered = Unanswered::new(inner, request);
         let max = (request.max - deliveries.len()).min(ITEMS);
-        let (mut claimed, unreadable) = claim_once(inner, request, &unanswered.ticket, max).await?;
+        // What cannot be read was nobody's share.
+        let shares = request.shares.as_ref().map(|shares| {
+            shares.without(deliveries.iter().map(|it: &Delivery| (&it.receipt.queue, &it.tenant)))
+        });
+        let (mut claimed, unreadable) =
+            claim_once(inner, request, shares.as_ref(), &unanswered.ticket, max).await?;
         if !unreadable.is_empty() {
             settle::bury(inner, &unreadable, request.records).await?;
         }
@@ -79,11 +86,13 @@ async fn claim(inner: &Arc<Inner>, request: &ReceiveRequest) -> Result<Claimed, 
 async fn claim_once(
     inner: &Inner,
     request: &ReceiveRequest,
+    shares: Option<&Shares>,
     ticket: &str,
     max: usize,
 ) -> Result<(Claimed, Vec<Unreadable>), Fault> {
     let come = inner.take_come();
-    let mut call = inner.call(&script::RECEIVE);
+    let script = if shares.is_some() { &script::RECEIVE_TURNS } else { &script::RECEIVE };
+    let mut call = inner.call(script);
     call.arg(flag(request.records))
         .arg(max)
         .arg(i64::try_from(request.lease.as_millis()).unwrap_or(i64::MAX))
@@ -92,7 +101,8 @@ async fn claim_once(
         .arg(ticket)
         .arg(u8::from(!request.wait.is_zero()))
         .arg(come.len())
-        .arg(request.queues.len());
+        .arg(request.queues.len())
+        .arg(request.names.len());
     for ticket in &come {
         call.arg(ticket);
     }
@@ -102,7 +112,10 @@ async fn claim_once(
     for name in &*request.names {
         call.arg(name.as_str());
     }
-    let mut answer = Fields::of(inner.run(&script::RECEIVE, &call).await?)?;
+    if let Some(shares) = shares {
+        call.arg(serde_json::to_string(shares)?).arg(shares.looked_at());
+    }
+    let mut answer = Fields::of(inner.run(script, &call).await?)?;
     let now = read::time(answer.next()?)?;
     let due = read::int(answer.next()?)?;
     let mut claimed = Claimed {
@@ -120,8 +133,11 @@ async fn claim_once(
         let attempt = read::small(row.next()?)? + 1;
         let (counted, losses) = (read::small(row.next()?)?, read::small(row.next()?)?);
         let bytes = read::bytes(row.next()?)?.unwrap_or_default();
+        let tenant = row.rest().next().map(read::text).transpose()?;
         match decode(&bytes, &receipt, &request.names) {
             Ok(envelope) => claimed.deliveries.push(Delivery {
+                tenant: tenant
+                    .map_or_else(|| Tenant::of(&envelope.headers), |it| Tenant::stored(&it)),
                 envelope,
                 receipt,
                 lease_until: now.after(request.lease),

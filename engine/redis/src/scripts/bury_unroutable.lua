@@ -1,17 +1,20 @@
 -- Gives up deliveries of one name that have been ready since before a time. ARGV: now, records, queue, name, since, how
--- many to look at, the failure. Answers how many. Of a long row only the first are looked at; the next call sees more.
+-- many to look at in each row, the failure. Answers how many. Of a long row only the first are looked at; the next call
+-- sees more.
 local here, queue, name, since = ARGV[2] == '1', ARGV[3], ARGV[4], tonumber(ARGV[5])
-local key = P .. 'q/ready/' .. queue .. '/' .. name
 local count = 0
-for _, id in ipairs(redis.call('ZRANGE', key, 0, tonumber(ARGV[6]) - 1)) do
-  local d = redis.call('HMGET', task_key(id), 'at', 'u')
-  if tonumber(d[1]) < since then
-    remove(key, id)
-    bury(id, d[2], 'unroutable', ARGV[7])
-    if here then
-      fail_record(id, ARGV[7], false)
+for _, row in ipairs({ name, name .. '/' }) do
+  local key = P .. 'q/ready/' .. queue .. '/' .. row
+  for _, id in ipairs(redis.call('ZRANGE', key, 0, tonumber(ARGV[6]) - 1)) do
+    local d = redis.call('HMGET', task_key(id), 'at', 'u', 't')
+    if tonumber(d[1]) < since then
+      remove_ready(queue, row, key, id, d[3])
+      bury(id, d[2], 'unroutable', ARGV[7])
+      if here then
+        fail_record(id, ARGV[7], false)
+      end
+      count = count + 1
     end
-    count = count + 1
   end
 end
 flush()

@@ -15,7 +15,26 @@ for _, entry in ipairs(redis.call('XRANGE', C .. 'log', '-', '+', 'COUNT', 10)) 
   redis.call('XDEL', C .. 'log', entry[1])
   redis.call('HDEL', C .. 'sent', entry[2][4] or '')
 end
-local id = redis.call('XADD', C .. 'log', '*', 'e', ARGV[4], 'r', ARGV[3], 'c', ARGV[5])
+-- Positions hold 20 bits of the number within a millisecond.
+local NUMBERS = 1048575
+local place = '*'
+local last = last_place(C .. 'log')
+if last ~= '' and is_beyond(last) then
+  -- A log's end can be set back only by beginning anew, and never to where readers may be.
+  local kept = redis.call('XREVRANGE', C .. 'log', text[day_ahead], '-', 'COUNT', 10000)
+  redis.call('DEL', C .. 'log')
+  for n = #kept, 1, -1 do
+    local at, fields = kept[n][1], kept[n][2]
+    if #fields == 6 then
+      redis.call('XADD', C .. 'log', at, 'e', fields[2], 'r', fields[4], 'c', fields[6])
+    end
+  end
+  local is_taken = kept[1] and time_of(kept[1][1]) == day_ahead
+  place = is_taken and text[day_ahead + 1] .. '-0' or text[day_ahead] .. '-1'
+elseif last ~= '' and time_of(last) >= here and tonumber(string.match(last, '%d+$')) >= NUMBERS then
+  place = text[time_of(last) + 1] .. '-0'
+end
+local id = redis.call('XADD', C .. 'log', place, 'e', ARGV[4], 'r', ARGV[3], 'c', ARGV[5])
 redis.call('HSET', C .. 'sent', ARGV[3], id)
 redis.call('SADD', P .. 'c/spaces', ARGV[2])
 redis.call('PUBLISH', P .. 'bell', 'c')

@@ -4,10 +4,10 @@
 local wires, queues = {}, {}
 
 -- Stores an envelope, or answers which task is in the way. ARGV[i] and on are: id, queue, name, priority, not before or '',
--- unique key or '', the wire form, allowed retries, enqueued at, parent or '', root or ''.
+-- unique key or '', the wire form, allowed retries, enqueued at, parent or '', root or '', tenant or ''.
 local function publish(i, seq, here)
   local id, queue, name = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local not_before, unique = ARGV[i + 4], ARGV[i + 5]
+  local not_before, unique, tenant = ARGV[i + 4], ARGV[i + 5], ARGV[i + 11] ~= '' and ARGV[i + 11]
   local known
   if here then
     known = redis.call('EXISTS', task_key(id), record_key(id)) > 0
@@ -24,6 +24,9 @@ local function publish(i, seq, here)
   if #ARGV[i + 6] > SMALL then
     redis.call('HSET', task_key(id), 'z', #ARGV[i + 6])
   end
+  if tenant then
+    redis.call('HSET', task_key(id), 't', tenant)
+  end
   if unique ~= '' then
     redis.call('HSET', task_key(id), 'u', unique)
     redis.call('HSET', P .. 'q/unique', unique, id)
@@ -33,7 +36,7 @@ local function publish(i, seq, here)
   if delayed then
     add(P .. 'q/delayed/' .. queue, tonumber(not_before), id)
   else
-    add_ready(queue, name, tonumber(ARGV[i + 3]), seq, id)
+    add_ready(queue, name, tonumber(ARGV[i + 3]), seq, id, tenant)
   end
   queues[queue] = true
   if here then

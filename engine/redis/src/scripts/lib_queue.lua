@@ -1,5 +1,7 @@
 -- Deliveries and their places. A delivery is a hash `q/task/<id>`; its place is one of the sorted sets of its queue:
--- `q/ready/<queue>/<name>` by priority and order, `q/delayed/<queue>` and `q/leased/<queue>` by time.
+-- `q/ready/<queue>/<row>` by priority and order, `q/delayed/<queue>` and `q/leased/<queue>` by time. A row is a task name,
+-- and for deliveries with a tenant the name and a slash; these are once more in a lane, `q/lane/<queue>/<name>/<tenant>`,
+-- also by priority and order, and `q/lanes/<queue>/<name>` holds exactly the tenants whose lane is not empty.
 
 -- Phases, as kept in the field `ph`.
 local READY, DELAYED, LEASED, DEAD = '0', '1', '2', '3'
@@ -17,8 +19,8 @@ local function task_key(id)
   return P .. 'q/task/' .. id
 end
 
--- Changes to sorted sets, gathered so that each set is written once.
-local adds, removes, names, any_ready = {}, {}, {}, false
+-- Changes to sorted sets, gathered so that each set is written once, and lanes that something has left.
+local adds, removes, names, left, any_ready = {}, {}, {}, {}, false
 
 local function add(key, score, id)
   local list = adds[key]
@@ -39,8 +41,18 @@ local function remove(key, id)
   list[#list + 1] = id
 end
 
-local function add_ready(queue, name, priority, seq, id)
-  add(P .. 'q/ready/' .. queue .. '/' .. name, (9 - priority) * STEP + seq, id)
+-- The tenant of a delivery that has none is false, as the server answers.
+local function add_ready(queue, name, priority, seq, id, tenant)
+  local place = (9 - priority) * STEP + seq
+  if tenant then
+    local lane = P .. 'q/lane/' .. queue .. '/' .. name .. '/' .. tenant
+    if not adds[lane] then
+      add(P .. 'q/lanes/' .. queue .. '/' .. name, 0, tenant)
+    end
+    add(lane, place, id)
+    name = name .. '/'
+  end
+  add(P .. 'q/ready/' .. queue .. '/' .. name, place, id)
   local of = names[queue]
   if not of then
     of = {}
@@ -48,6 +60,17 @@ local function add_ready(queue, name, priority, seq, id)
   end
   of[name] = true
   any_ready = true
+end
+
+-- Takes a delivery out of its row, which is this key, and out of its lane.
+local function remove_ready(queue, row, key, id, tenant)
+  remove(key, id)
+  if tenant then
+    local name = string.match(row, '^[^/]+')
+    local lane = P .. 'q/lane/' .. queue .. '/' .. name .. '/' .. tenant
+    remove(lane, id)
+    left[lane] = { P .. 'q/lanes/' .. queue .. '/' .. name, tenant }
+  end
 end
 
 -- Writes what was gathered.
@@ -69,7 +92,12 @@ local function flush()
     end
     redis.call('SADD', P .. 'q/names/' .. queue, unpack(list))
   end
-  adds, removes, names = {}, {}, {}
+  for lane, of in pairs(left) do
+    if redis.call('EXISTS', lane) == 0 then
+      redis.call('ZREM', of[1], of[2])
+    end
+  end
+  adds, removes, names, left = {}, {}, {}, {}
 end
 
 -- Ends delays and takes back leases that ran out, each of which is a loss. Answers whether anything was done.
@@ -77,19 +105,19 @@ local function promote(queue, here)
   local delayed, leased = P .. 'q/delayed/' .. queue, P .. 'q/leased/' .. queue
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, PROMOTED)
   for _, id in ipairs(due) do
-    local d = redis.call('HMGET', task_key(id), 'n', 'p', 's')
+    local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 't')
     if d[1] then
       redis.call('HSET', task_key(id), 'ph', READY)
-      add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id)
+      add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id, d[4])
     end
     remove(delayed, id)
   end
   local lost = redis.call('ZRANGEBYSCORE', leased, '-inf', now, 'LIMIT', 0, PROMOTED)
   for _, id in ipairs(lost) do
-    local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 'l', 'k')
+    local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 'l', 'k', 't')
     if d[1] then
       redis.call('HSET', task_key(id), 'ph', READY, 'l', tonumber(d[4]) + 1)
-      add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id)
+      add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id, d[6])
       if here then
         lose_record(id, tonumber(d[5]))
       end
@@ -114,9 +142,9 @@ end
 
 -- Puts a delivery that is held back to its place, as if it had not been made.
 local function put_back(id, queue)
-  local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 'd')
+  local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 'd', 't')
   redis.call('HSET', task_key(id), 'ph', READY, 'at', text[now], 'd', text[tonumber(d[4]) - 1])
-  add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id)
+  add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id, d[5])
 end
 
 -- Gives the unique key up, unless another task has it.

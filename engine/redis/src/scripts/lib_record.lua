@@ -114,7 +114,8 @@ local function settle_record(id, token, owner, i)
     -- The attempt was never recorded as begun, so there is nothing to take back.
     return true, after
   end
-  if not MAY[state][target] then
+  -- Of what is final only a replay makes something else.
+  if not MAY[state][target] or MAY[state]['final'] then
     return false, after
   end
   local begun = token == known

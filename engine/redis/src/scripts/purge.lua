@@ -3,11 +3,16 @@
 local here, queue, most = ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
 while promote(queue, here) do end
 local purged = {}
-local function take(key)
+local function take(key, row)
   local ids = redis.call('ZRANGE', key, 0, most - #purged - 1)
   for _, id in ipairs(ids) do
-    drop(id, redis.call('HGET', task_key(id), 'u'))
-    remove(key, id)
+    local d = redis.call('HMGET', task_key(id), 'u', 't')
+    drop(id, d[1])
+    if row then
+      remove_ready(queue, row, key, id, d[2])
+    else
+      remove(key, id)
+    end
     if here then
       local state = redis.call('HGET', record_key(id), 'st')
       if state and not MAY[state]['final'] then
@@ -17,9 +22,9 @@ local function take(key)
     purged[#purged + 1] = id
   end
 end
-for _, name in ipairs(redis.call('SMEMBERS', P .. 'q/names/' .. queue)) do
+for _, row in ipairs(redis.call('SMEMBERS', P .. 'q/names/' .. queue)) do
   if #purged < most then
-    take(P .. 'q/ready/' .. queue .. '/' .. name)
+    take(P .. 'q/ready/' .. queue .. '/' .. row, row)
   end
 end
 if #purged < most then

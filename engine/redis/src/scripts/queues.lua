@@ -1,5 +1,5 @@
 -- Counts every queue. ARGV: now, records. Answers for each queue: name, pause, delayed, leased, then name and count of
--- what is ready. What has fallen due is made ready first, so it counts as ready.
+-- what is ready, of one name at most twice. What has fallen due is made ready first, so it counts as ready.
 local here = ARGV[2] == '1'
 local answers = {}
 local queues = redis.call('HGETALL', P .. 'q/queues')
@@ -12,13 +12,13 @@ for n = 1, #queues, 2 do
     redis.call('ZCARD', P .. 'q/delayed/' .. queue),
     redis.call('ZCARD', P .. 'q/leased/' .. queue),
   }
-  for _, name in ipairs(redis.call('SMEMBERS', P .. 'q/names/' .. queue)) do
-    local count = redis.call('ZCARD', P .. 'q/ready/' .. queue .. '/' .. name)
+  for _, row in ipairs(redis.call('SMEMBERS', P .. 'q/names/' .. queue)) do
+    local count = redis.call('ZCARD', P .. 'q/ready/' .. queue .. '/' .. row)
     if count > 0 then
-      answer[#answer + 1] = name
+      answer[#answer + 1] = string.match(row, '^[^/]+')
       answer[#answer + 1] = count
     else
-      redis.call('SREM', P .. 'q/names/' .. queue, name)
+      redis.call('SREM', P .. 'q/names/' .. queue, row)
     end
   end
   answers[#answers + 1] = answer

@@ -1,109 +1,27 @@
--- Leases deliveries. ARGV: now, records, how many, for how long, owner, worker, ticket, 1 to be woken later, count of
--- tickets, count of queues, tickets whose answer has come, queues, names.
--- Answers the time, when something falls due (-1: nothing), and for each delivery: id, queue, token, retries,
--- deliveries, losses, the wire form.
--- One script, because a delivery is in one place at any moment, and its record says what the broker says.
-local here, missing, lease = ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
-local owner, worker, ticket, waits = ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
-local first_queue = 11 + ARGV[9]
-local last_queue = first_queue + ARGV[10] - 1
-
-if first_queue > 11 then
-  local come = {}
-  for t = 11, first_queue - 1 do
-    come[#come + 1] = P .. 'q/got/' .. ARGV[t]
-  end
-  redis.call('DEL', unpack(come))
-end
-
--- The caller has given this request up already: it must not hold anything.
-if redis.call('EXISTS', P .. 'q/void/' .. ticket) == 1 then
-  return { now, -1 }
-end
-
--- Queues that nobody asks for are looked after too, now and then: their lost leases are on record.
-local swept = tonumber(redis.call('GET', P .. 'q/swept') or 0)
-if now >= swept + 100 or now < swept then
-  redis.call('SET', P .. 'q/swept', now)
-  for _, queue in ipairs(redis.call('HKEYS', P .. 'q/queues')) do
-    promote(queue, here)
-  end
-else
-  for q = first_queue, last_queue do
-    promote(ARGV[q], here)
-  end
-end
-
-local wanted = {}
-for n = last_queue + 1, #ARGV do
-  wanted[ARGV[n]] = true
-end
-
--- A connection that hears wake-ups is cut when more than 32 MiB wait in it, so an answer stays far below that. The rest is
--- for the next request.
-local room = 4194304
-
-local answer, taken, wires, until_ = { now, -1 }, {}, {}, now + lease
+-- Leases deliveries, those of each queue by priority and order. ARGV and answer: see lib_receive.
 for q = first_queue, last_queue do
   local queue = ARGV[q]
-  if missing > 0 and (redis.call('HGET', P .. 'q/queues', queue) or '') == '' then
+  if missing > 0 and not is_paused(queue) then
     local found = {}
-    for _, name in ipairs(redis.call('SMEMBERS', P .. 'q/names/' .. queue)) do
-      if wanted[name] then
-        local key = P .. 'q/ready/' .. queue .. '/' .. name
+    for _, row in ipairs(redis.call('SMEMBERS', P .. 'q/names/' .. queue)) do
+      if wanted[row] then
+        local key = P .. 'q/ready/' .. queue .. '/' .. row
         local first = redis.call('ZRANGE', key, 0, missing - 1, 'WITHSCORES')
         if #first == 0 then
-          redis.call('SREM', P .. 'q/names/' .. queue, name)
+          redis.call('SREM', P .. 'q/names/' .. queue, row)
         end
         for f = 1, #first, 2 do
-          found[#found + 1] = { id = first[f], place = tonumber(first[f + 1]), key = key }
+          found[#found + 1] = { id = first[f], place = tonumber(first[f + 1]), row = row, key = key }
         end
       end
     end
     table.sort(found, function(a, b) return a.place < b.place end)
     for f = 1, math.min(missing, #found) do
-      local id = found[f].id
-      local d = redis.call('HMGET', task_key(id), 'k', 'r', 'd', 'l', 'z')
-      room = room - tonumber(d[5] or 0)
-      if room < 0 and #taken > 0 then
-        missing = 0
+      if not take(queue, found[f].row, found[f].key, found[f].id) then
         break
-      end
-      local token, retries, deliveries = tonumber(d[1]) + 1, tonumber(d[2]), tonumber(d[3]) + 1
-      redis.call('HSET', task_key(id), 'ph', LEASED, 'at', text[until_], 'k', text[token], 'o', owner, 'd',
-        text[deliveries])
-      remove(found[f].key, id)
-      add(P .. 'q/leased/' .. queue, until_, id)
-      taken[#taken + 1] = text[token] .. ' ' .. id
-      wires[#wires + 1] = P .. 'q/wire/' .. id
-      answer[#answer + 1] = { id, queue, token, retries, deliveries, tonumber(d[4]) }
-      if here then
-        begin_record(id, token, owner, text[retries + 1], text[deliveries], text[now], worker)
       end
     end
     missing = math.max(0, missing - #found)
   end
 end
-
-if #taken > 0 then
-  flush()
-  for n, wire in ipairs(redis.call('MGET', unpack(wires))) do
-    answer[n + 2][7] = wire or ''
-  end
-  -- For the case that this answer is lost.
-  local got = P .. 'q/got/' .. ticket
-  redis.call('SADD', got, unpack(taken))
-  redis.call('PEXPIRE', got, lease + 60000)
-elseif waits then
-  redis.call('SET', P .. 'q/idle', 1)
-  for q = first_queue, last_queue do
-    for _, kind in ipairs({ 'q/delayed/', 'q/leased/' }) do
-      local first = redis.call('ZRANGE', P .. kind .. ARGV[q], 0, 0, 'WITHSCORES')
-      local at = tonumber(first[2])
-      if at and (answer[2] == -1 or at < answer[2]) then
-        answer[2] = at
-      end
-    end
-  end
-end
-return answer
+return end_receiving()

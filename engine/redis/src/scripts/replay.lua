@@ -5,7 +5,7 @@ local here = ARGV[2] == '1'
 local answers = {}
 for n = 3, #ARGV do
   local id = ARGV[n]
-  local d = redis.call('HMGET', task_key(id), 'ph', 'q', 'n', 'p', 's', 'u')
+  local d = redis.call('HMGET', task_key(id), 'ph', 'q', 'n', 'p', 's', 'u', 't')
   if d[1] == DEAD then
     answers[n - 2] = 1
     redis.call('HSET', task_key(id), 'ph', READY, 'at', now, 'r', 0, 'd', 0, 'l', 0)
@@ -14,7 +14,7 @@ for n = 3, #ARGV do
       redis.call('HDEL', task_key(id), 'u')
     end
     remove(P .. 'q/dead', id)
-    add_ready(d[2], d[3], tonumber(d[4]), tonumber(d[5]), id)
+    add_ready(d[2], d[3], tonumber(d[4]), tonumber(d[5]), id, d[7])
     if here then
       replay_record(id)
     end

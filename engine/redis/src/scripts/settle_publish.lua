@@ -5,7 +5,7 @@
 local children = tonumber(ARGV[i])
 local order = redis.call('INCRBY', P .. 'q/seq', children) - children
 for n = 1, children do
-  local at = i + 1 + (n - 1) * 12
+  local at = i + 1 + (n - 1) * 13
   if answers[tonumber(ARGV[at])] == 1 then
     publish(at + 1, order + n, here)
   end

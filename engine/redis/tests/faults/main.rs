@@ -8,14 +8,16 @@ mod watching;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use stem_core::backend::broker::{Broker, Delivery, Published, ReceiveRequest, Settled};
+use stem_core::backend::control::ControlPlane;
 use stem_core::backend::dead_letter::{DeadFilter, DeadLetters};
 use stem_core::backend::revoke::RevokeStore;
 use stem_core::backend::{BackendError, ErrorClass, Records, ResultBackend};
+use stem_core::control::wire::CommandFrame;
 use stem_core::envelope::{Envelope, Payload};
-use stem_core::id::{Incarnation, Namespace, QueueName, TaskId, TaskName, WorkerId};
+use stem_core::id::{Incarnation, Namespace, QueueName, RequestId, TaskId, TaskName, WorkerId};
 use stem_core::outcome::{Failure, FailureKind};
 use stem_core::revoke::{RevokeRequest, Version};
 use stem_core::settlement::{DeadReason, Settle, Settlement};
@@ -51,6 +53,7 @@ fn asking(max: usize, wait: Duration) -> ReceiveRequest {
         worker: WorkerId::new("w").unwrap(),
         wait,
         records: Records::Here,
+        shares: None,
     }
 }
 
@@ -126,6 +129,74 @@ async fn scripts_that_were_flushed_are_loaded_again() {
         server.command(&["SCRIPT", "FLUSH"]).unwrap();
         assert_eq!(publish(&redis, &format!("t{n}")).await.unwrap(), Published::Stored);
     }
+}
+
+#[tokio::test]
+async fn places_that_somebody_else_has_chosen_keep_nobody_from_the_next_command() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    let (log, space) = ("{stem}/c/n/log", Namespace::new("n").unwrap());
+    let in_one_hour = SystemTime::now() + Duration::from_hours(1);
+    let in_one_hour = in_one_hour.duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let (largest, many) = (u64::MAX, 1 << 20);
+    let mut at = redis.position(&space).await.unwrap();
+    for (n, place) in [
+        format!("{in_one_hour}-5"),
+        format!("{in_one_hour}-{many}"),
+        format!("{}-{largest}", in_one_hour + 7),
+        format!("{}-0", u64::MAX >> 20),
+        format!("{largest}-{largest}"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let planted = ["e", "9999999999999", "r", "a", "c", "nonsense"];
+        server.command(&[&["XADD", log, place][..], &planted].concat()).unwrap();
+        // A reader that comes by, and one that only begins to read.
+        let read = redis.commands(&space, at, Duration::ZERO).await.unwrap();
+        at = read.last().map_or(at, |(at, _)| *at);
+        let begins = redis.position(&space).await.unwrap();
+        let sent = CommandFrame {
+            request_id: RequestId::new(format!("r{n}")).unwrap(),
+            namespace: space.clone(),
+            expires_at: Timestamp::from_unix_millis(9_999_999_999_999),
+            text: format!("command {n}"),
+        };
+        redis.send(&sent).await.unwrap();
+        for from in [at, begins] {
+            let read = redis.commands(&space, from, Duration::ZERO).await.unwrap();
+            let texts: Vec<&str> = read.iter().map(|(_, text)| text.as_str()).collect();
+            assert_eq!(texts.last(), Some(&&*sent.text), "after {place}");
+            at = read.last().unwrap().0;
+        }
+        assert!(redis.commands(&space, at, Duration::ZERO).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_after_everything_was_flushed_is_heard_by_who_read_before() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    let space = Namespace::new("n").unwrap();
+    let sent = |id: &str| CommandFrame {
+        request_id: RequestId::new(id).unwrap(),
+        namespace: space.clone(),
+        expires_at: Timestamp::from_unix_millis(9_999_999_999_999),
+        text: id.to_owned(),
+    };
+    let revoked = |id: &str| [(TaskId::new(id).unwrap(), RevokeRequest::default())];
+    let at = redis.send(&sent("before")).await.unwrap();
+    let version = redis.revoke(&space, &revoked("before")).await.unwrap()[0].version;
+    server.command(&["FLUSHALL"]).unwrap();
+    // Places and versions go by the server's clock, in milliseconds.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    redis.send(&sent("after")).await.unwrap();
+    let read = redis.commands(&space, at, Duration::ZERO).await.unwrap();
+    assert_eq!(read.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), ["after"]);
+    let again = redis.revoke(&space, &revoked("after")).await.unwrap();
+    assert!(again[0].version > version);
+    let changes = redis.since(&space, version, 10).await.unwrap();
+    assert_eq!(changes.len(), 1, "{changes:?}");
 }
 
 #[tokio::test]

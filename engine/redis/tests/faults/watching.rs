@@ -9,9 +9,19 @@ use super::*;
 /// Longer than any wait here takes.
 const LONG: Duration = Duration::from_secs(30);
 
+/// Asks again if its connection is cut in the midst of a look: that is an error to whoever waits.
 fn wait_for_end(redis: &Arc<Redis>, id: &str) -> JoinHandle<Option<TaskRecord>> {
     let (redis, id) = (Arc::clone(redis), TaskId::new(id).unwrap());
-    tokio::spawn(async move { redis.watch(&id, Until::Final, LONG).await.unwrap() })
+    tokio::spawn(async move {
+        loop {
+            match redis.watch(&id, Until::Final, LONG).await {
+                Err(error) if error.class() == ErrorClass::Transient => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                seen => return seen.unwrap(),
+            }
+        }
+    })
 }
 
 /// Until the server knows of somebody who waits for the task.

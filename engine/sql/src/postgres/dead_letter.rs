@@ -29,11 +29,11 @@ const BURY: &str = "
     WITH gone AS (
         DELETE FROM deliveries AS d USING unnest($1::text[], $2::text[], $3::text[]) AS item (task, reason, failure)
         WHERE d.task = item.task AND d.task = ANY($1)
-        RETURNING d.seq, d.task, d.queue, d.name, d.priority, d.token, d.deliveries, d.unique_key, item.reason,
+        RETURNING d.seq, d.task, d.queue, d.name, d.tenant, d.priority, d.token, d.deliveries, d.unique_key, item.reason,
             item.failure
     )
     INSERT INTO dead_letters
-        (seq, task, queue, name, priority, token, deliveries, unique_key, reason, failure, dead_at)
+        (seq, task, queue, name, tenant, priority, token, deliveries, unique_key, reason, failure, dead_at)
     SELECT gone.*, stem_now($4) FROM gone";
 
 /// For the test that walks plans.
@@ -177,8 +177,8 @@ const REVIVE: &str = "
     ), ranked AS MATERIALIZED (
         SELECT gone.*, row_number() OVER (PARTITION BY unique_key ORDER BY place) AS rank FROM gone
     )
-    INSERT INTO deliveries (seq, task, queue, name, phase, priority, at, token, unique_key)
-    SELECT seq, task, queue, name, 0, priority, stem_now($2), token,
+    INSERT INTO deliveries (seq, task, queue, name, tenant, phase, priority, at, token, unique_key)
+    SELECT seq, task, queue, name, tenant, 0, priority, stem_now($2), token,
         CASE WHEN rank = 1 AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.unique_key = ranked.unique_key)
             THEN unique_key END
     FROM ranked ORDER BY unique_key, task

@@ -311,7 +311,7 @@ impl Operation for GetCatalogue {
 
     async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<Catalogue, Trouble> {
         let rows: Vec<ServedRow> = sqlx::query_as(
-            "SELECT revision, assignment, release FROM module_revision
+            "SELECT revision, module_names.name, assignment, release FROM module_revision
              LEFT JOIN module_names ON assignment IS NOT NULL
              LEFT JOIN releases ON releases.name = module_names.name
                  AND releases.version IN (module_names.version, module_names.canary)
@@ -319,7 +319,7 @@ impl Operation for GetCatalogue {
         )
         .fetch_all(conn)
         .await?;
-        Ok(catalogue(rows)?)
+        Ok(catalogue(rows))
     }
 }
 

@@ -34,6 +34,13 @@ fn walks(node: &Value, found: &mut Vec<String>) {
     below.into_iter().flatten().for_each(|node| walks(node, found));
 }
 
+/// The indexes that a plan goes by.
+fn indexes(node: &Value, found: &mut Vec<String>) {
+    found.extend(node.get("Index Name").and_then(Value::as_str).map(str::to_owned));
+    let below = node.get("Plans").and_then(Value::as_array);
+    below.into_iter().flatten().for_each(|node| indexes(node, found));
+}
+
 async fn plan(conn: &mut PgConnection, statement: &'static str) -> Value {
     raw_sql(AssertSqlSafe(format!("PREPARE hot AS {statement}")))
         .execute(&mut *conn)
@@ -98,6 +105,19 @@ async fn statements_for_every_task_find_their_rows_by_an_index_whatever_the_plan
             walks(&plan, &mut found);
             if !found.is_empty() {
                 bad.push(format!("{found:?} after {change}\nin {statement}"));
+            }
+        }
+        // By the other index each would find its rows too, after sorting all of them or passing over other tenants'.
+        let with = |other| move |statement: &'static str| (statement, other);
+        let ordered = broker::CLAIMS.into_iter().filter(|it| it.contains("ORDER BY priority"));
+        let turns = broker::TURNS.into_iter().map(with("deliveries_ready"));
+        for (statement, other) in turns.chain(ordered.map(with("deliveries_lanes"))) {
+            let plan = plan(conn, statement).await;
+            let (mut found, mut used) = (Vec::new(), Vec::new());
+            walks(&plan, &mut found);
+            indexes(&plan, &mut used);
+            if !found.is_empty() || used.iter().any(|index| index == other) {
+                bad.push(format!("{found:?} {used:?} after {change}\nin {statement}"));
             }
         }
     }

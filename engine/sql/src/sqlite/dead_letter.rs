@@ -40,8 +40,8 @@ pub(super) async fn bury(
     let rows = to_json(&rows);
     sqlx::query(
         "INSERT INTO dead_letters
-             (seq, task, queue, name, priority, token, deliveries, unique_key, reason, failure, dead_at)
-         SELECT d.seq, d.task, d.queue, d.name, d.priority, d.token, d.deliveries, d.unique_key,
+             (seq, task, queue, name, tenant, priority, token, deliveries, unique_key, reason, failure, dead_at)
+         SELECT d.seq, d.task, d.queue, d.name, d.tenant, d.priority, d.token, d.deliveries, d.unique_key,
              item.value ->> 1, item.value ->> 2, ?2
          FROM json_each(?1) AS item CROSS JOIN deliveries AS d ON d.seq = item.value ->> 0",
     )
@@ -137,8 +137,8 @@ struct Replay {
 /// The token goes on from where it was, so that whoever still holds an old one stays refused. A unique key that
 /// another task has taken meanwhile is left to it.
 const REVIVE: &str = "
-    INSERT INTO deliveries (seq, task, queue, name, phase, priority, at, token, unique_key)
-    SELECT x.seq, x.task, x.queue, x.name, 0, x.priority, ?2, x.token,
+    INSERT INTO deliveries (seq, task, queue, name, tenant, phase, priority, at, token, unique_key)
+    SELECT x.seq, x.task, x.queue, x.name, x.tenant, 0, x.priority, ?2, x.token,
         CASE WHEN EXISTS (SELECT 1 FROM deliveries AS d WHERE d.unique_key = x.unique_key)
             THEN NULL ELSE x.unique_key END
     FROM dead_letters AS x WHERE x.task = ?1";

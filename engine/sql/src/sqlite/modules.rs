@@ -46,17 +46,26 @@ impl Operation for Put {
     }
 }
 
+/// A column as somebody may have written it.
+type Bytes = Option<Vec<u8>>;
+
 async fn shelf(conn: &mut SqliteConnection, name: &TaskName) -> Result<Shelf, Fault> {
     // One statement, for readers, between whose statements somebody may write.
-    let rows: Vec<(i64, Option<String>, Option<String>)> = sqlx::query_as(
+    let rows: Vec<(i64, Bytes, Bytes)> = sqlx::query_as(
         "SELECT last, assignment, release FROM module_names LEFT JOIN releases USING (name) WHERE name = ?1",
     )
     .bind(name.as_str())
     .fetch_all(conn)
     .await?;
-    let row = rows.first().map(|(last, assignment, _)| (*last, assignment.clone()));
-    let releases: Vec<String> = rows.into_iter().filter_map(|(_, _, release)| release).collect();
+    let row = rows.first().map(|(last, assignment, _)| (*last, text(assignment.clone())));
+    let releases: Vec<String> =
+        rows.into_iter().filter_map(|(_, _, release)| text(release)).collect();
     read(row, &releases)
+}
+
+/// Somebody else may have put bytes into a column that are no text.
+fn text(bytes: Option<Vec<u8>>) -> Option<String> {
+    bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A change of one name.
@@ -216,16 +225,21 @@ impl ModuleStore for Sqlite {
     async fn catalogue(&self) -> Result<Catalogue, BackendError> {
         let read = async {
             let mut reader = self.reader().await?;
-            let rows = sqlx::query_as(
-                "SELECT revision, assignment, release FROM module_revision
+            // Asked of a text that is no JSON, `->>` would be an error of the whole statement.
+            let rows: Vec<(i64, Bytes, Bytes, Bytes)> = sqlx::query_as(
+                "SELECT revision, module_names.name, assignment, release FROM module_revision
                  LEFT JOIN module_names ON assignment IS NOT NULL
-                 LEFT JOIN releases ON releases.name = module_names.name
-                     AND version IN (assignment ->> '$.version', assignment ->> '$.canary.version')
+                 LEFT JOIN releases ON releases.name = module_names.name AND version IN (
+                     CASE WHEN json_valid(assignment) THEN assignment ->> '$.version' END,
+                     CASE WHEN json_valid(assignment) THEN assignment ->> '$.canary.version' END)
                  ORDER BY module_names.name",
             )
             .fetch_all(&mut *reader)
             .await?;
-            catalogue(rows)
+            let rows = rows.into_iter().map(|(revision, name, assignment, release)| {
+                (revision, text(name), text(assignment), text(release))
+            });
+            Ok(catalogue(rows.collect()))
         };
         self.bounded("list what serves", read).await
     }

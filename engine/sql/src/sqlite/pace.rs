@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::bells::Topics;
 
 /// Between two looks while one follows the other, and always between two rings for operators' topics.
-const GAP: Duration = Duration::from_millis(5);
+const GAP: Duration = Duration::from_millis(2);
 
 /// Looks that need not keep the gap after a quiet moment. An idle worker's task is three commits, and up to two looks
 /// for each.
@@ -76,9 +76,9 @@ mod tests {
             assert_eq!(pace.look(start), None);
         }
         assert_eq!(pace.look(start), Some(GAP));
-        assert_eq!(pace.look(after(5)), Some(GAP));
-        assert_eq!(pace.look(after(12)), Some(GAP));
-        assert_eq!(pace.look(after(20)), None);
+        assert_eq!(pace.look(after(2)), Some(GAP));
+        assert_eq!(pace.look(after(6)), Some(GAP));
+        assert_eq!(pace.look(after(11)), None);
     }
 
     #[test]
@@ -88,10 +88,10 @@ mod tests {
         assert_eq!(pace.ring(start), Topics::ALL);
         assert_eq!(pace.owed(), None);
         assert_eq!(pace.ring(after(1)), Topics::TASKS);
-        assert_eq!(pace.owed(), Some(after(5)));
-        assert_eq!(pace.pay(after(4)), Topics::NONE);
-        assert_eq!(pace.pay(after(5)), Topics::OPERATORS);
+        assert_eq!(pace.owed(), Some(after(2)));
+        assert_eq!(pace.pay(after(1)), Topics::NONE);
+        assert_eq!(pace.pay(after(2)), Topics::OPERATORS);
         assert_eq!(pace.owed(), None);
-        assert_eq!(pace.ring(after(11)), Topics::ALL);
+        assert_eq!(pace.ring(after(5)), Topics::ALL);
     }
 }

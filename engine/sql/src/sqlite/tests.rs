@@ -1,7 +1,13 @@
 //! What can only be seen from inside: groups, and the plans of the statements that run under the lock.
 
+use std::collections::BTreeMap;
+
 use sqlx::AssertSqlSafe;
 use stem_core::backend::ErrorClass;
+use stem_core::backend::broker::{Broker as _, ReceiveRequest};
+use stem_core::id::{Incarnation, QueueName, TaskName, WorkerId};
+use stem_core::machine::share::Shares;
+use stem_core::tenant::Tenant;
 
 use super::*;
 
@@ -118,6 +124,7 @@ async fn only_what_may_be_taken_back_by_a_power_cut_is_not_synced() {
 async fn statements_under_the_lock_find_their_rows_by_an_index() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory).await;
+    store.receive(&asking_in_turns()).await.unwrap();
     let mut reader = store.reader().await.unwrap();
     let scripts: Vec<&str> = broker::hot_statements().chain(records::HOT).collect();
     for statement in scripts.iter().flat_map(|script| script.split(';')) {
@@ -139,6 +146,45 @@ async fn statements_under_the_lock_find_their_rows_by_an_index() {
             let table = tables.iter().any(|table| step.contains(table));
             assert!(!(walks && table), "{step}\nin {statement}");
             assert!(!step.contains("AUTOMATIC"), "{step}\nin {statement}");
+            // By that one it would come to its rows after all those of other tenants.
+            let in_turns = broker::TURNS.iter().any(|script| script.contains(statement));
+            assert!(!(in_turns && step.contains("deliveries_ready")), "{step}\nin {statement}");
         }
     }
+}
+
+fn asking_in_turns() -> ReceiveRequest {
+    let tenants = BTreeMap::new();
+    let shares = Shares { queues: BTreeMap::new(), tenants, others: 1, from: Tenant::UNNAMED };
+    ReceiveRequest {
+        queues: vec![QueueName::new("q").unwrap()],
+        names: [TaskName::new("job").unwrap()].into(),
+        max: 1,
+        lease: Duration::from_secs(1),
+        owner: Incarnation(uuid::Uuid::now_v7()),
+        worker: WorkerId::new("w").unwrap(),
+        wait: Duration::ZERO,
+        records: Records::Here,
+        shares: Some(Arc::new(shares)),
+    }
+}
+
+/// Its upkeep costs every task.
+#[tokio::test]
+async fn the_index_by_tenants_is_made_by_the_first_who_has_quotas() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory).await;
+    let is_there = async || -> bool {
+        let mut reader = store.reader().await.unwrap();
+        sqlx::query_scalar("SELECT count(*) FROM sqlite_schema WHERE name = 'deliveries_lanes'")
+            .fetch_one(&mut *reader)
+            .await
+            .unwrap()
+    };
+    let request = asking_in_turns();
+    store.receive(&ReceiveRequest { shares: None, ..request.clone() }).await.unwrap();
+    assert!(!is_there().await);
+    store.receive(&request).await.unwrap();
+    store.receive(&request).await.unwrap();
+    assert!(is_there().await);
 }

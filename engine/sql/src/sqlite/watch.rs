@@ -194,22 +194,23 @@ async fn run(
     loop {
         let report = reports.until(pace.owed().map_or(next, |owed| next.min(owed))).await;
         let now = Instant::now();
+        // Here and below: what is due is not put off, however fast reports come.
+        bells.ring(pace.pay(now));
         match report {
             Some(Report::Written) => {
                 missed = 0;
                 looks = LOOKS.iter();
-                let first = looks.next().copied().unwrap_or_default();
-                next = next.min(now + Duration::from_millis(first));
-                continue;
+                if now < next {
+                    let first = looks.next().copied().unwrap_or_default();
+                    next = next.min(now + Duration::from_millis(first));
+                    continue;
+                }
             }
             Some(Report::Told) => {
                 missed = 0;
                 looks = [].iter();
             }
-            None if now < next => {
-                bells.ring(pace.pay(now));
-                continue;
-            }
+            None if now < next => continue,
             None => {}
         }
         let at_rest = if missed < MISSED { AT_REST } else { UNREPORTED };
@@ -296,6 +297,38 @@ mod tests {
                 commit(&settings).await;
                 assert!(news.wait(PATIENCE).await);
             }
+            run.abort();
+        }
+    }
+
+    /// A neighbour that writes without a pause, such as a large import, and whose reports never end.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_flood_of_reports_puts_no_look_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, settings) = database(&directory).await;
+        for report in [Report::Written, Report::Told] {
+            let (reports, bells) = (Arc::new(Reports::default()), Bells::new());
+            let mut conn = settings.connect().await.unwrap();
+            let version = data_version(&mut conn).await.unwrap();
+            let deaf = notify::recommended_watcher(|_| {}).unwrap();
+            let run =
+                tokio::spawn(run(conn, version, Some(deaf), Arc::clone(&reports), bells.clone()));
+            let over = Arc::new(AtomicBool::new(false));
+            let flood = std::thread::spawn({
+                let over = Arc::clone(&over);
+                move || {
+                    while !over.load(Ordering::Relaxed) {
+                        reports.add(report);
+                    }
+                }
+            });
+            for topic in [Topic::Records, Topic::Control] {
+                let mut news = bells.listen(topic);
+                commit(&settings).await;
+                assert!(news.wait(PATIENCE).await, "{report:?} {topic:?}");
+            }
+            over.store(true, Ordering::Relaxed);
+            flood.join().unwrap();
             run.abort();
         }
     }

@@ -46,6 +46,7 @@ pub(crate) fn asking(max: usize, wait: Duration) -> ReceiveRequest {
         worker: WorkerId::new("w").unwrap(),
         wait,
         records: Records::Here,
+        shares: None,
     }
 }
 

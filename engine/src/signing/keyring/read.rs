@@ -11,11 +11,13 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{SigningKey, VerifyingKey};
 use stem_core::id::{KeyId, NAME_BYTES, WorkerId};
 use stem_core::seal::{Level, Role, Roles};
+use stem_core::text::printable;
 use stem_core::time::Timestamp;
 use toml::{Table, Value};
 use zeroize::Zeroizing;
 
 use super::{Algorithm, Entry, Levels, Look, Material, Ring, Terms};
+use crate::manifest::PROBLEM_BYTES;
 use crate::manifest::part::Part;
 use crate::policy::trusted;
 use crate::signing::keys::KeyFiles;
@@ -88,7 +90,10 @@ pub(in crate::signing) struct Doc {
 impl Doc {
     /// Reads a file. The error is a whole sentence.
     pub(in crate::signing) fn open(path: &Path, holds: Holds) -> Result<Self, String> {
-        let refuse = |problem: String| format!("{} cannot be used: {problem}", path.display());
+        let refuse = |problem: String| {
+            let problem = printable(&problem, PROBLEM_BYTES);
+            format!("{} cannot be used: {problem}", path.display())
+        };
         let read = trusted::read(path, FILE_BYTES).map_err(refuse)?;
         let bytes = Zeroizing::new(read.bytes);
         if holds.is_secret() && read.mode & 0o077 != 0 {

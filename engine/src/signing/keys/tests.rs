@@ -350,6 +350,12 @@ fn a_rotation_leaves_no_moment_without_a_good_key() {
         let keys = Keys::open(files.clone()).unwrap();
         assert!(keys.rows(now()).iter().any(|row| row.id == id("b") && row.state == State::Ended));
         assert!(edit::rotate(&files, &id("gone"), &id("c"), rotation, now()).is_err());
+        // One that ends earlier anyway keeps its end, and that is what is told.
+        let soon = Some(after(30));
+        let new = NewKey { algorithm, not_after: soon, ..key("short", &ALL) };
+        edit::add(&files, &new).unwrap();
+        let rotated = edit::rotate(&files, &id("short"), &id("long"), rotation, now()).unwrap();
+        assert_eq!(Some(rotated.old_until), soon);
         assert!(edit::add(&files, &NewKey { algorithm, ..key("a", &ALL) }).is_err());
     }
 }

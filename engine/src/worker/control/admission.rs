@@ -13,14 +13,16 @@ use stem_core::seal::{self, By, Framed, Level, Purpose, Refused};
 use stem_core::time::Timestamp;
 
 use super::super::shared::Shared;
+use super::audit::{self, Known};
 use crate::quiet::Quiet;
 use crate::signing::Keys;
 
 /// Between two lines of the log about commands that were refused.
 const QUIET: Duration = Duration::from_secs(1);
-/// More than these are read on a thread where it may take long: a signature takes about 0.1 ms, and nothing must delay a
-/// lease.
+/// More than these, or than so many bytes, are read on a thread where it may take long: a signature takes about 0.1 ms and
+/// each MiB some 2 ms, and nothing must delay a lease.
 const AT_ONCE: usize = 16;
+const BYTES_AT_ONCE: usize = 256 << 10;
 
 /// A text that was opened and read, with whose signature over it holds.
 pub(super) type Read = Result<(Command, Option<By>), Refusal>;
@@ -50,7 +52,8 @@ pub(super) async fn read_all(
     let checked = shared.keys.level(Purpose::Command) != Level::Unchecked;
     let (keys, namespace) = (Arc::clone(&shared.keys), shared.config.namespace.clone());
     let now = shared.wall();
-    let costly = checked && texts.len() > AT_ONCE;
+    let bytes: usize = texts.iter().map(|(_, text)| text.len()).sum();
+    let costly = checked && (texts.len() > AT_ONCE || bytes > BYTES_AT_ONCE);
     let read = move || {
         let one = |(at, text): (Position, String)| (at, read(&keys, &namespace, &text, now));
         texts.into_iter().map(one).collect()
@@ -107,7 +110,7 @@ impl Admission {
         let (command, by) = match read {
             Ok(read) => read,
             Err(Refusal { reason, about }) => {
-                self.refuse(shared, reason, &about);
+                self.refuse(shared, reason, Known { command: None, by: None, said: &about });
                 return None;
             }
         };
@@ -117,24 +120,30 @@ impl Admission {
                 if by.is_none() && shared.keys.level(Purpose::Command) == Level::Permitted {
                     shared.observer.saw(Seen::Unsigned(Purpose::Command));
                 }
+                audit::accepted(shared, &command, by.as_ref());
                 Some(Admitted::Act(command))
             }
             Verdict::NotOurs => None,
             Verdict::NotAllowed => {
-                let key = by?.key;
-                self.refuse(shared, Refused::WrongRole, key.as_str());
-                Some(Admitted::NotAllowed(command, key))
+                let by = by?;
+                let said = by.key.as_str();
+                let known = Known { command: Some(&command), by: Some(&by), said };
+                self.refuse(shared, Refused::WrongRole, known);
+                Some(Admitted::NotAllowed(command, by.key))
             }
             Verdict::Refused(reason) => {
-                let about = by.map_or(command.request_id.to_string(), |by| by.key.to_string());
-                self.refuse(shared, reason, &about);
+                let said = by.as_ref().map_or(command.request_id.as_str(), |by| by.key.as_str());
+                let known = Known { command: Some(&command), by: by.as_ref(), said };
+                self.refuse(shared, reason, known);
                 None
             }
         }
     }
 
-    fn refuse(&self, shared: &Shared, reason: Refused, about: &str) {
+    fn refuse(&self, shared: &Shared, reason: Refused, known: Known<'_>) {
         shared.observer.saw(Seen::Refused { kind: Purpose::Command, reason });
+        audit::refused(shared, reason, known);
+        let about = known.said;
         let unchecked = shared.keys.level(Purpose::Command) == Level::Unchecked;
         let word = reason.as_str();
         // These come about by slow networks and clocks that differ, too.

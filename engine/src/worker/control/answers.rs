@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use stem_core::backend::BackendError;
 use stem_core::backend::broker::Pause;
-use stem_core::control::{Command, Drain, Order, WorkerState};
+use stem_core::backend::{BackendError, ErrorClass};
+use stem_core::control::{Command, Drain, Order, REVOCATIONS, WorkerState};
 use stem_core::id::{Digest, QueueName, TaskId};
 use stem_core::machine::lifecycle;
 use stem_core::observe::Service;
@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use super::super::routes::Row;
 use super::super::shared::{InHand, Shared};
 use super::super::{presence, revocations};
+use super::quotas;
 use crate::policy::words;
 
 /// The most revocations that a reply lists, the newest; a worker may know a million.
@@ -34,6 +35,18 @@ pub(super) async fn execute(shared: &Arc<Shared>, command: Command) -> Result<Va
         Order::Ping {} => Ok(ping(shared)),
         Order::Inspect { include_revoked } => inspect(shared, include_revoked).await,
         Order::Stats {} => stats(shared).await,
+        Order::Revoke { revocations } if revocations.len() > REVOCATIONS => {
+            let count = revocations.len();
+            let problem = format!(
+                "it names {count} revocations; at most {REVOCATIONS} are taken from one command"
+            );
+            Err(BackendError::new(
+                ErrorClass::Refused,
+                shared.config.id.as_str(),
+                "revoke",
+                problem,
+            ))
+        }
         Order::Revoke { revocations } => Ok(revoke(shared, revocations).await),
         Order::Shutdown { mode, grace_ms } => {
             tracing::info!(mode = mode.as_str(), requester = command.requester, request = %command.request_id, "shutdown asked");
@@ -83,6 +96,9 @@ fn active(shared: &Shared, hand: &InHand) -> Value {
     row.insert("task".to_owned(), json!(hand.name));
     row.insert("queue".to_owned(), json!(hand.receipt.queue));
     row.insert("attempt".to_owned(), json!(hand.attempt));
+    if shared.quotas.is_some() {
+        row.insert("tenant".to_owned(), json!(hand.tenant));
+    }
     row.insert("leaseExpiresInMs".to_owned(), json!(millis(now.until(held_until))));
     if let Some(running) = hand.running.get() {
         row.insert("kind".to_owned(), json!(running.kind));
@@ -120,6 +136,12 @@ async fn inspect(shared: &Shared, include_revoked: bool) -> Result<Value, Backen
     });
     if let Some(hardening) = &shared.config.hardening {
         payload["hardening"] = json!(hardening);
+    }
+    if !shared.config.classes.is_empty() {
+        payload["classes"] = json!(shared.config.classes);
+    }
+    if let Some(quotas) = &shared.quotas {
+        quotas::inspect(quotas, &mut payload);
     }
     if let Some(releases) = shared.releases() {
         payload["releases"] = json!(releases);
@@ -233,11 +255,24 @@ async fn stats(shared: &Shared) -> Result<Value, BackendError> {
     if shared.keys.is_configured() {
         payload["signing"] = signing(shared);
     }
+    if let Some(auditor) = &shared.audit {
+        payload["audit"] =
+            json!({ "file": auditor.path().display().to_string(), "lost": auditor.lost() });
+        if let Some(problem) = auditor.problem() {
+            payload["audit"]["problem"] = json!(problem);
+        }
+    }
     if let Some(hardening) = &shared.config.hardening {
         payload["hardening"] = json!(hardening);
     }
+    if !shared.config.classes.is_empty() {
+        payload["classes"] = json!(shared.config.classes);
+    }
     if let Some(problem) = shared.config.policy.problem() {
         payload["policyProblem"] = json!(problem.to_string());
+    }
+    if let Some(quotas) = &shared.quotas {
+        payload["quotas"] = quotas::stats(quotas);
     }
     if let Some(rss) = rss_bytes() {
         payload["rssBytes"] = json!(rss);

@@ -43,6 +43,10 @@ pub(in crate::worker) async fn choose(shared: &Shared, envelope: &Envelope) -> C
     let Some(digest) = &envelope.module else {
         return Choice::of(shared.routes().handler(envelope));
     };
+    // The policy may have given the name to another class since it was delivered.
+    if !shared.routes().classes().serve(&envelope.name) {
+        return Choice::default();
+    }
     let at_hand = || shared.change_routes(|routes| routes.build(&envelope.name, digest));
     if let Some(build) = at_hand() {
         return Choice::of(Some(build));

@@ -16,6 +16,8 @@ impl Follower {
                     routes.pushed().get(&release.name).into_iter().flat_map(AtHand::builds);
                 let (state, problem) = if self.shadowed.contains(&release.name) {
                     ("shadowed", Some("the worker has a handler of its own for this name"))
+                } else if !routes.classes().serve(&release.name) {
+                    ("other-class", Some("its trust class is none of this worker's"))
                 } else if routes.recalled().contains(&release.digest) {
                     ("recalled", None)
                 } else if at_hand.any(|(version, ..)| version == release.version) {

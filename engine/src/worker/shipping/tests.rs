@@ -154,3 +154,18 @@ async fn a_release_whose_publisher_was_taken_off_the_list_while_it_was_made_does
     bench.follower.apply_trust();
     assert_eq!((bench.granted().len(), bench.follower.shared.names().len()), (0, 0));
 }
+
+#[tokio::test]
+async fn a_name_that_cannot_be_read_any_more_goes_on_serving() {
+    let mut bench = Bench::new().await;
+    let build = bench.made().await;
+    bench.at_hand(build);
+    assert_eq!(bench.granted().len(), 1);
+    let of = |unreadable| Catalogue { revision: 9, served: Vec::new(), unreadable };
+    bench.follower.take(of(vec![TaskName::new("job").unwrap()]));
+    assert!(bench.follower.follow_catalogue().is_empty());
+    assert_eq!(bench.granted().len(), 1);
+    bench.follower.take(of(Vec::new()));
+    assert!(bench.follower.follow_catalogue().is_empty());
+    assert!(bench.granted().is_empty());
+}

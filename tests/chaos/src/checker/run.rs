@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use stem_core::id::{LeaseToken, TaskId};
 
-use crate::history::{Answered, Event, Held, History, Line, Moment, SERVER_KILLED};
+use super::mind::Mind;
+use crate::history::{Answered, Event, Held, History, Line, Moment, Revoked, SERVER_KILLED};
 
 /// A whole run.
 #[derive(Debug, Default)]
@@ -13,14 +14,22 @@ pub(super) struct Run {
     pub(super) server_kills: Vec<Kill>,
     /// When the last one was over.
     pub(super) last_fault: Moment,
-    pub(super) faults: usize,
+    /// By kind.
+    pub(super) faults: BTreeMap<String, usize>,
     pub(super) refused: usize,
+    /// What each life of a process knew of revocations, by its place among the histories.
+    pub(super) minds: Vec<Mind>,
+    /// The revocations that a store acknowledged, and when the operator had the answer.
+    pub(super) acknowledged: Vec<(Moment, Revoked)>,
 }
 
 /// A server that was killed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kill {
+    /// When it was about to be killed.
     pub(super) at: Moment,
+    /// When it had begun anew. What it answered just before it died may be noted only after `at`.
+    pub(super) back: Moment,
     /// When anybody last had an answer before, from any server.
     pub(super) last_answer: Moment,
 }
@@ -32,6 +41,8 @@ pub(super) struct Task {
     pub(super) tried: usize,
     /// First.
     pub(super) acknowledged: Option<Moment>,
+    /// Somebody tried to revoke it.
+    pub(super) revoked: bool,
     pub(super) attempts: Vec<Attempt>,
     /// By the broker.
     pub(super) settled: Vec<Accepted>,
@@ -51,8 +62,16 @@ pub(super) struct Attempt {
     pub(super) until: Option<Moment>,
     pub(super) begun: Option<Moment>,
     pub(super) started: Vec<Moment>,
+    /// When the last of its handlers was gone.
+    pub(super) ended: Option<Moment>,
     /// When it first tried to give the task back.
     pub(super) given_back: Option<Moment>,
+    /// When calls that stored a checkpoint began, and when they were answered.
+    pub(super) checkpoints: Vec<(Moment, Moment)>,
+    /// When a handler last said that it wants children, until it has them.
+    wants: Option<Moment>,
+    /// When handlers asked for children that they were given.
+    pub(super) children: Vec<Moment>,
 }
 
 /// A settlement that was accepted.
@@ -67,6 +86,16 @@ pub(super) struct Accepted {
 impl Task {
     pub(super) fn starts(&self) -> usize {
         self.attempts.iter().map(|attempt| attempt.started.len()).sum()
+    }
+
+    /// Checkpoints that were stored, and calls that enqueued children.
+    pub(super) fn effects(&self) -> usize {
+        self.attempts.iter().map(|one| one.checkpoints.len() + one.children.len()).sum()
+    }
+
+    /// Never acknowledged, and never delivered.
+    pub(super) fn is_unborn(&self) -> bool {
+        self.acknowledged.is_none() && self.attempts.is_empty()
     }
 
     /// Settlements that made it final, where the record is.
@@ -85,7 +114,11 @@ impl Task {
                 until: None,
                 begun: None,
                 started: Vec::new(),
+                ended: None,
                 given_back: None,
+                checkpoints: Vec::new(),
+                wants: None,
+                children: Vec::new(),
             });
             self.attempts.len() - 1
         });
@@ -96,6 +129,7 @@ impl Task {
 impl Run {
     pub(super) fn of(histories: &[History]) -> Self {
         let mut run = Self::default();
+        run.minds.resize_with(histories.len(), Mind::default);
         let mut answers = Vec::new();
         for (process, history) in histories.iter().enumerate() {
             for Line(at, _, event) in &history.lines {
@@ -122,12 +156,15 @@ impl Run {
         self.task(&held.task).attempt(process, held.token)
     }
 
-    fn fault(&mut self, at: Moment, begins: bool) {
-        self.faults += usize::from(begins);
+    fn fault(&mut self, at: Moment, begins: Option<&str>) {
+        if let Some(kind) = begins {
+            *self.faults.entry(kind.to_owned()).or_default() += 1;
+        }
         self.last_fault = self.last_fault.max(at);
     }
 
     fn take(&mut self, process: usize, at: Moment, event: &Event) {
+        self.minds[process].take(at, event);
         match event {
             Event::EnqTry(tasks) => {
                 for task in tasks {
@@ -148,6 +185,17 @@ impl Run {
                 self.attempt(process, held).begun.get_or_insert(at);
             }
             Event::Start(held) => self.attempt(process, held).started.push(at),
+            Event::End { held, .. } => self.attempt(process, held).ended = Some(at),
+            Event::CheckpointOk { held, sent } => {
+                self.attempt(process, held).checkpoints.push((*sent, at));
+            }
+            Event::WantsChildren(held) => self.attempt(process, held).wants = Some(at),
+            Event::ChildrenOk(held) => {
+                let attempt = self.attempt(process, held);
+                attempt.children.extend(attempt.wants.take());
+            }
+            Event::RevokeTry(task) => self.task(task).revoked = true,
+            Event::RevokeOk(revoked) => self.acknowledged.push((at, revoked.clone())),
             Event::GiveBack(held) => {
                 self.attempt(process, held).given_back.get_or_insert(at);
             }
@@ -159,20 +207,38 @@ impl Run {
                 let accepted = Accepted { process, at, settle: settle.clone() };
                 self.task(&settle.task).recorded.push(accepted);
             }
-            Event::RenewStale(_) | Event::SettleStale(_) | Event::RecordStale(_) => {
-                self.refused += 1;
-            }
+            Event::RenewStale(_)
+            | Event::SettleStale(_)
+            | Event::RecordStale(_)
+            | Event::CheckpointStale(_) => self.refused += 1,
             Event::Fault { kind, on } => {
-                if kind == SERVER_KILLED && *on {
-                    self.server_kills.push(Kill { at, last_answer: at });
+                if kind == SERVER_KILLED {
+                    if *on {
+                        self.server_kills.push(Kill { at, back: at, last_answer: at });
+                    } else if let Some(kill) = self.server_kills.last_mut() {
+                        kill.back = at;
+                    }
                 }
-                self.fault(at, *on);
+                self.fault(at, on.then_some(kind.as_str()));
             }
-            Event::Killed(_) | Event::Frozen(_) => self.fault(at, true),
-            Event::Thawed(_) => self.fault(at, false),
-            Event::Ready | Event::End { .. } | Event::CtlRecv(_) | Event::CtlReply(_) => {}
+            Event::Killed(process) => self.fault(at, Some(&killed(process))),
+            Event::Frozen(_) => self.fault(at, Some("worker-frozen")),
+            Event::Thawed(_) => self.fault(at, None),
+            Event::Boots
+            | Event::Ready
+            | Event::Told { .. }
+            | Event::Looked { .. }
+            | Event::Knows
+            | Event::CtlRecv(_)
+            | Event::CtlReply(_) => {}
         }
     }
+}
+
+/// The kind of a kill, by the name of the history.
+fn killed(process: &str) -> String {
+    let who = if process.starts_with('p') { "producer" } else { "worker" };
+    format!("{who}-killed")
 }
 
 /// Whether a server said that it did something.
@@ -183,8 +249,18 @@ fn is_answer(event: &Event) -> bool {
         | Event::Renewed { .. }
         | Event::Begun(_)
         | Event::SettleOk(_)
-        | Event::RecordOk(_) => true,
+        | Event::RecordOk(_)
+        | Event::CheckpointOk { .. }
+        | Event::RevokeOk(_)
+        | Event::Looked { .. } => true,
         Event::EnqTry(_)
+        | Event::Boots
+        | Event::WantsChildren(_)
+        | Event::ChildrenOk(_)
+        | Event::CheckpointStale(_)
+        | Event::RevokeTry(_)
+        | Event::Told { .. }
+        | Event::Knows
         | Event::Start(_)
         | Event::GiveBack(_)
         | Event::RenewStale(_)

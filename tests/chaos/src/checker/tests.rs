@@ -1,6 +1,9 @@
 //! Each rule finds the defect that is planted for it, and nothing in a run that is good.
 
-use stem_core::id::TaskId;
+mod effects;
+mod revoked;
+
+use stem_core::id::{LeaseToken, TaskId};
 
 use super::*;
 use crate::history::{Ended, Event, Held, Line, Move, SERVER_KILLED};
@@ -100,7 +103,8 @@ fn a_run_in_which_leases_are_lost_and_answers_too_is_good() {
     let all = [producer(), first, second, third];
     let verdict = check(&all, &succeeded(), Rules::STRICT);
     assert_eq!(verdict.violations, []);
-    assert_eq!((verdict.starts, verdict.duplicates, verdict.refused), (3, 2, 1));
+    let Counts { starts, duplicates, refused, .. } = verdict.counts;
+    assert_eq!((starts, duplicates, refused), (3, 2, 1));
 }
 
 #[test]
@@ -240,7 +244,7 @@ fn what_a_killed_server_forgot_is_told_apart_from_what_was_lost() {
             history("w2.1", vec![(8, lease("a", 1, 9)), (8, start("a", 1)), done("a", 1, 9)]);
         let all = [producer(), good(), again, heard(kill), history("harness", killed(kill))];
         let verdict = check(&all, stored, rules);
-        (verdict.violations.is_empty(), verdict.forgotten > 0)
+        (verdict.violations.is_empty(), verdict.counts.forgotten > 0)
     };
     assert_eq!(verdict(4, &succeeded(), rules), (true, true));
     assert_eq!(verdict(7, &succeeded(), rules), (false, false), "it had seconds to write");
@@ -248,14 +252,14 @@ fn what_a_killed_server_forgot_is_told_apart_from_what_was_lost() {
     let gone = |kill: u64| {
         let all = [producer(), heard(kill), history("harness", killed(kill))];
         let verdict = check(&all, &stored(&[]), rules);
-        (verdict.lost(), verdict.forgotten)
+        (verdict.lost(), verdict.counts.forgotten)
     };
     assert_eq!((gone(2), gone(5)), ((0, 1), (1, 0)));
 
     // Blocked by its disk from the second 2 on, it wrote nothing and answered nobody.
     let all = [producer(), history("harness", killed(9))];
     let verdict = check(&all, &stored(&[]), rules);
-    assert_eq!((verdict.lost(), verdict.forgotten), (0, 1));
+    assert_eq!((verdict.lost(), verdict.counts.forgotten), (0, 1));
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use stem_chaos::dice::Dice;
 use stem_chaos::history::{Event, Line};
+use stem_chaos::lab::Lab;
 use stem_chaos::place::Place;
+use stem_chaos::process::{Process, Program, Tail, until};
+use stem_chaos::server::Server;
 use stem_core::backend::control::Position;
 use stem_core::control::wire::{self, CommandFrame};
 use stem_core::control::{Answer, Command, Order};
@@ -15,9 +18,7 @@ use stem_core::time::Clock as _;
 use stem_engine::SystemClock;
 use stem_services::Fsync;
 
-use crate::lab::{Lab, number};
-use crate::process::{Process, Program, Tail, until};
-use crate::server::Server;
+use crate::number;
 
 const WORKERS: usize = 8;
 /// Commands hold for longer than a test may take.

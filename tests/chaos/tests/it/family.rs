@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use stem_chaos::dice::Dice;
+use stem_chaos::lab::Lab;
 use stem_chaos::place::Place;
+use stem_chaos::process::{Process, Program};
+use stem_chaos::server::Server;
 use stem_chaos::{CHILD_LATER, CHILD_NOW};
 use stem_core::backend::result::RecordFilter;
 use stem_core::envelope::{Envelope, Payload};
@@ -13,9 +16,7 @@ use stem_core::task::{TaskRecord, TaskState};
 use stem_engine::{Client, EnqueueOptions, SystemClock};
 use stem_services::Fsync;
 
-use crate::lab::{Lab, number};
-use crate::process::{Process, Program};
-use crate::server::Server;
+use crate::{count, number};
 
 const WORKERS: usize = 3;
 /// Of each kind, for each parent.
@@ -82,6 +83,7 @@ fn families(what: &str, place: Place) -> (usize, BTreeMap<&'static str, Vec<Task
         assert_eq!(all[name].len(), count, "{what}: those with ids or keys are one each");
         all[name].iter().for_each(succeeded);
     }
+    count(all.values().map(Vec::len).sum());
     (parents, all)
 }
 

@@ -7,14 +7,15 @@ use std::time::Duration;
 use stem_chaos::checker::Rules;
 use stem_chaos::dice::Dice;
 use stem_chaos::history::{Event, Moment};
+use stem_chaos::lab::Lab;
 use stem_chaos::place::Place;
+use stem_chaos::process::{Process, Program, Tail, until};
+use stem_chaos::server::Server;
 use stem_core::id::TaskId;
 use stem_core::task::TaskState;
 use stem_services::Fsync;
 
-use crate::lab::{Lab, must_hold, number};
-use crate::process::{Process, Program, Tail, until};
-use crate::server::Server;
+use crate::{must_hold, number};
 
 /// In flight in each of the two workers.
 const TASKS: usize = 8;

@@ -6,8 +6,30 @@
 mod broadcast;
 mod family;
 mod frozen;
-mod lab;
-mod process;
-mod server;
 mod storm;
 mod trouble;
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
+use stem_chaos::checker::Verdict;
+
+/// A number that the environment may change.
+fn number(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).map_or(usual, |text| text.parse().expect("a whole number"))
+}
+
+/// Prints the verdict; fails if there is anything that must not be.
+#[track_caller]
+fn must_hold(what: &str, verdict: &Verdict) {
+    println!("{what}: {verdict}");
+    assert!(verdict.violations.is_empty(), "{what}: {verdict}");
+    count(verdict.counts.enqueued);
+}
+
+/// Tells whoever sums them how many tasks have been through.
+fn count(tasks: usize) {
+    let Some(path) = std::env::var_os("STEM_TEST_COUNTS") else { return };
+    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+    file.write_all(format!("chaos {tasks}\n").as_bytes()).unwrap();
+}

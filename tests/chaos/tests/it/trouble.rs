@@ -4,13 +4,16 @@
 use std::time::{Duration, Instant};
 
 use stem_chaos::checker::Rules;
+use stem_chaos::fault::Fault;
 use stem_chaos::history::{Event, Line, Moment, SERVER_KILLED};
+use stem_chaos::lab::Lab;
 use stem_chaos::place::Place;
+use stem_chaos::process::{Process, Program, Tail, until};
+use stem_chaos::server::Server;
+use stem_chaos::storm::EVERYSEC;
 use stem_services::{Fsync, PostgresServer, RedisServer, RedisSettings};
 
-use crate::lab::{Lab, must_hold};
-use crate::process::{Process, Program, Tail, until};
-use crate::storm::EVERYSEC;
+use crate::must_hold;
 
 /// Tasks a second, until the producer is killed.
 const RATE: u64 = 300;
@@ -106,6 +109,15 @@ fn on_redis(kind: &str, fault: impl FnOnce(&RedisServer)) {
 fn on_postgres(kind: &str, fault: impl FnOnce(&PostgresServer)) {
     let server = PostgresServer::start();
     disturb(&server.url(), kind, Rules::STRICT, || fault(&server));
+}
+
+/// A network, or a server, that is as it is in the long run.
+fn on_either(server: &Server, fault: Fault, lasts: Duration, rules: Rules) {
+    disturb(&server.url(), fault.kind(), rules, || {
+        server.begin(fault);
+        std::thread::sleep(lasts);
+        server.end(fault);
+    });
 }
 
 #[test]
@@ -213,4 +225,45 @@ fn postgres_is_read_only_for_a_while() {
         away();
         set("off");
     });
+}
+
+#[test]
+fn redis_is_behind_a_slow_network_for_a_while() {
+    let server = Server::redis(Fsync::Always).behind_a_network();
+    on_either(&server, Fault::NetworkSlow, STORM, Rules::STRICT);
+}
+
+#[test]
+fn redis_is_cut_off_without_a_word() {
+    let server = Server::redis(Fsync::Always).behind_a_network();
+    on_either(&server, Fault::NetworkSilent, AWAY, Rules::STRICT);
+}
+
+#[test]
+fn redis_breaks_off_in_the_middle_of_answers() {
+    let server = Server::redis(Fsync::Always).behind_a_network();
+    on_either(&server, Fault::NetworkTorn, STORM, Rules::STRICT);
+}
+
+#[test]
+fn postgres_is_cut_off_without_a_word() {
+    let server = Server::postgres().behind_a_network();
+    on_either(&server, Fault::NetworkSilent, AWAY, Rules::STRICT);
+}
+
+#[test]
+fn postgres_does_not_hear_that_connections_are_over() {
+    let server = Server::postgres().behind_a_network();
+    on_either(&server, Fault::NetworkHalfClosed, AWAY, Rules::STRICT);
+}
+
+#[test]
+fn redis_has_a_full_disk_for_a_while() {
+    // It refuses writes, and goes on by itself; it forgets nothing, as it is not killed.
+    on_either(&Server::redis(Fsync::Everysec), Fault::DiskFull, STORM, Rules::STRICT);
+}
+
+#[test]
+fn redis_that_writes_before_it_answers_ends_on_a_full_disk() {
+    on_either(&Server::redis(Fsync::Always), Fault::DiskFull, STORM, Rules::STRICT);
 }

@@ -106,6 +106,10 @@ impl Broker for Through<dyn Broker> {
         self.faulty.call("broker.publish", Twice::FirstCounts, make).await
     }
 
+    fn knows_shares(&self) -> bool {
+        self.inner.knows_shares()
+    }
+
     async fn receive(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, BackendError> {
         let make = || self.inner.receive(request);
         self.faulty.call("broker.receive", Twice::Never, make).await

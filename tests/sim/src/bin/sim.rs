@@ -2,25 +2,32 @@
 
 use std::ops::Range;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use stem_sim::plants::PLANTS;
-use stem_sim::soak::{explain, soak};
+use stem_sim::soak::{Bounds, explain, soak};
 use stem_sim::trace::Keep;
 use stem_sim::{Options, plants, run};
 
 const USAGE: &str = "\
-usage: cargo xtask sim [--seeds A..B] [--threads N] [--strict-expiry]
+usage: cargo xtask sim [--seeds A..B] [--threads N] [--minutes N] [--failures N] [--strict-expiry]
        cargo xtask sim --seed N [--trace] [--strict-expiry]
        cargo xtask sim --planted [NAME]
 
-  --seeds A..B      run these seeds, and print what happened in them; 0..2000 if nothing is said
+  --seeds A..B      run these seeds in their order, and print what happened in them; 0..2000 if nothing is said
   --threads N       so many at a time; as many as there are cores if nothing is said
+  --minutes N       begin none after so long, and print from where to go on
+  --failures N      begin none after so many have failed; 1 if nothing is said
   --seed N          run one again, and explain what went wrong
   --trace           print all of its facts
   --planted [NAME]  put every known fault in, or this one, and print the seed that finds it
   --strict-expiry   let revocations expire soon also where clocks are minutes off
 ";
 
+/// Between two words about how a run goes.
+const WORD: Duration = Duration::from_secs(30);
+/// In so many seeds everything happens that a plan promises.
+const EVERYTHING: u64 = 2_000;
 /// Within so many seeds a planted fault is to be found.
 const HUNT: u64 = 300;
 
@@ -32,7 +39,7 @@ enum What {
 
 struct Wish {
     what: What,
-    threads: usize,
+    bounds: Bounds,
     trace: bool,
     options: Options,
 }
@@ -48,7 +55,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let is_well = match wish.what {
-        What::Seeds(seeds) => run_seeds(seeds, wish.threads, &wish.options),
+        What::Seeds(seeds) => run_seeds(seeds, &wish.bounds, &wish.options),
         What::Seed(seed) => run_one(seed, wish.trace, &wish.options),
         What::Planted(name) => run_planted(name.as_deref(), &wish.options),
     };
@@ -57,8 +64,9 @@ fn main() -> ExitCode {
 
 fn wish(words: &[String]) -> Option<Wish> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let what = What::Seeds(0..2_000);
-    let mut wish = Wish { what, threads, trace: false, options: Options::default() };
+    let bounds = Bounds { threads, time: None, failures: 1, word: Some(WORD) };
+    let what = What::Seeds(0..EVERYTHING);
+    let mut wish = Wish { what, bounds, trace: false, options: Options::default() };
     let mut words = words.iter().map(String::as_str).peekable();
     while let Some(word) = words.next() {
         match word {
@@ -67,7 +75,12 @@ fn wish(words: &[String]) -> Option<Wish> {
                 wish.what = What::Seeds(first.parse().ok()?..end.parse().ok()?);
             }
             "--seed" => wish.what = What::Seed(words.next()?.parse().ok()?),
-            "--threads" => wish.threads = words.next()?.parse().ok()?,
+            "--threads" => wish.bounds.threads = words.next()?.parse().ok()?,
+            "--failures" => wish.bounds.failures = words.next()?.parse().ok().filter(|n| *n > 0)?,
+            "--minutes" => {
+                let minutes: u64 = words.next()?.parse().ok()?;
+                wish.bounds.time = Some(Duration::from_secs(minutes.saturating_mul(60)));
+            }
             "--trace" => wish.trace = true,
             "--strict-expiry" => wish.options.strict_expiry = true,
             "--planted" => {
@@ -83,16 +96,25 @@ fn wish(words: &[String]) -> Option<Wish> {
     Some(wish)
 }
 
-fn run_seeds(seeds: Range<u64>, threads: usize, options: &Options) -> bool {
-    let summary = soak(seeds, threads, options);
+fn run_seeds(seeds: Range<u64>, bounds: &Bounds, options: &Options) -> bool {
+    let end = seeds.end;
+    let summary = soak(seeds, bounds, options);
     print!("{}", summary.table());
+    let missing = summary.missing().join(", ");
+    let is_whole = missing.is_empty() || summary.seeds < EVERYTHING;
+    if !missing.is_empty() {
+        println!("never happened: {missing}");
+    }
+    if summary.done < end {
+        println!("go on with: cargo xtask sim --seeds {}..{end}", summary.done);
+    }
     for (seed, violation) in &summary.failures {
         println!("seed {seed}: {violation}");
     }
     if let Some(seed) = summary.failures.keys().next() {
         print!("{}", explain(*seed, options));
     }
-    summary.failures.is_empty()
+    summary.failures.is_empty() && is_whole
 }
 
 fn run_one(seed: u64, trace: bool, options: &Options) -> bool {

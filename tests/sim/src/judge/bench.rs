@@ -39,6 +39,48 @@ pub enum Rule {
     Broke,
 }
 
+impl Rule {
+    /// Every one that is asked; what I5 asks about, a lease that ran out, is excused or wrong.
+    const ASKED: [Self; 23] = [
+        Self::I1,
+        Self::I2,
+        Self::I3,
+        Self::I4,
+        Self::I6,
+        Self::I7,
+        Self::I8,
+        Self::I9,
+        Self::I10,
+        Self::I11,
+        Self::I12,
+        Self::I13,
+        Self::I14,
+        Self::I15,
+        Self::I16,
+        Self::I17,
+        Self::I18,
+        Self::I19,
+        Self::I20,
+        Self::I21,
+        Self::I23,
+        Self::I24,
+        Self::I28,
+    ];
+    /// Those that excuse what has a reason.
+    const EXCUSING: [Self; 8] =
+        [Self::I5, Self::I8, Self::I14, Self::I16, Self::I17, Self::I21, Self::I23, Self::I24];
+}
+
+/// What is allowed, happens, and is worth a look when it no longer does.
+const NOTED: [&str; 6] = [
+    "leases lost",
+    "leftover lives",
+    "stale refused",
+    "starts of a task that had started before",
+    "innocents given up as poison",
+    "inspections read",
+];
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
@@ -135,10 +177,18 @@ impl Bench {
         self.first.as_ref()
     }
 
+    /// All counts; of what is promised also that it never was.
     pub(super) fn counts(&self) -> BTreeMap<String, u64> {
-        let asked = self.asked.iter().map(|(rule, count)| (format!("rule.{rule}"), *count));
-        let excused = self.excused.iter().map(|(rule, count)| (format!("excuse.{rule}"), *count));
-        let seen = self.seen.iter().map(|(what, count)| (format!("seen.{what}"), *count));
-        asked.chain(excused).chain(seen).collect()
+        let promised = Rule::ASKED
+            .map(|rule| format!("rule {rule}"))
+            .into_iter()
+            .chain(Rule::EXCUSING.map(|rule| format!("excuse {rule}")))
+            .chain(NOTED.map(|what| format!("seen: {what}")));
+        let mut counts: BTreeMap<String, u64> = promised.map(|what| (what, 0)).collect();
+        let asked = self.asked.iter().map(|(rule, count)| (format!("rule {rule}"), *count));
+        let excused = self.excused.iter().map(|(rule, count)| (format!("excuse {rule}"), *count));
+        let seen = self.seen.iter().map(|(what, count)| (format!("seen: {what}"), *count));
+        counts.extend(asked.chain(excused).chain(seen));
+        counts
     }
 }

@@ -10,7 +10,7 @@ use super::Setting;
 use super::bench::{Bench, Rule};
 use super::ends::Ends;
 use super::health::{Health, Topic};
-use super::ledger::{Ledger, Phase as Delivery};
+use super::ledger::Ledger;
 use crate::fact::{Caller, Fact, HostId, Ms, Phase};
 
 /// From an order to stop, or the end of its grace, until a worker with nothing in its way is gone.
@@ -59,7 +59,7 @@ impl Bounds {
                     self.scales.remove(&caller);
                 }
             }
-            Fact::Phase(phase) => self.turn(bench, (setting, health, ledger), at, *phase),
+            Fact::Phase(phase) => self.turn(bench, (health, ledger), *phase),
             _ => {}
         }
     }
@@ -86,38 +86,19 @@ impl Bounds {
         self.leaving.entry(caller).or_insert(leaving);
     }
 
-    fn turn(
-        &mut self,
-        bench: &mut Bench,
-        known: (&Setting, &Health, &Ledger),
-        at: Ms,
-        phase: Phase,
-    ) {
+    fn turn(&mut self, bench: &mut Bench, known: (&Health, &Ledger), phase: Phase) {
         self.bound = match phase {
             Phase::Healed { bound } | Phase::Replayed { bound } => Some(bound),
             Phase::Storm | Phase::Draining | Phase::Over => None,
         };
         if matches!(phase, Phase::Replayed { .. } | Phase::Draining | Phase::Over) {
-            Self::all_over(bench, known, at);
+            Self::all_over(bench, known);
         }
     }
 
     /// Everything is good again and the time is over: nothing is left to do.
-    fn all_over(
-        bench: &mut Bench,
-        (setting, health, ledger): (&Setting, &Health, &Ledger),
-        at: Ms,
-    ) {
-        let now = setting.clock(at);
-        let left = ledger.unfinished().find(|(_, life)| {
-            // A worker says by its own clock when a task is to be tried again: one that is ahead says so much too late.
-            let waits = matches!(life.phase, Delivery::Delayed { due } if due > now);
-            if waits {
-                bench.note("retries put off by a clock that was ahead");
-                bench.excuse(Rule::I28);
-            }
-            !waits
-        });
+    fn all_over(bench: &mut Bench, (health, ledger): (&Health, &Ledger)) {
+        let left = ledger.unfinished().next();
         // A store that waits for a clock which was set back to catch up has wedged what was out at that time.
         let rule = if health.server_stepped_back() { Rule::I9 } else { Rule::I28 };
         bench.must_be(rule, left.is_none(), || {
@@ -140,7 +121,7 @@ impl Bounds {
         if self.bound.is_some_and(|bound| at > bound) {
             bench.turn_to(at, None);
             self.bound = None;
-            Self::all_over(bench, (setting, health, ledger), at);
+            Self::all_over(bench, (health, ledger));
         }
         let late: Vec<Caller> = self
             .leaving

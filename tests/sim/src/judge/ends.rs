@@ -17,6 +17,8 @@ use crate::script::Step;
 /// What one process did under one token.
 #[derive(Debug, Default)]
 struct Attempt {
+    /// Its record says that it runs; only where the records lie apart.
+    begun: bool,
     started: bool,
     ended: Option<End>,
     losses: u32,
@@ -46,8 +48,15 @@ impl Ends {
         let Some(caller) = caller else { return };
         match fact {
             Fact::Leased { held, losses, .. } => {
-                let attempt = Attempt { losses: *losses, ..Attempt::default() };
+                // What is left of a task begins again at the first token: how that ended the first time may be said again.
+                let ended = self.attempts.remove(&(caller, held.clone())).and_then(|it| it.ended);
+                let attempt = Attempt { losses: *losses, ended, ..Attempt::default() };
                 self.attempts.insert((caller, held.clone()), attempt);
+            }
+            Fact::Begun { held, answer: Recorded::Stored, .. } => {
+                if let Some(attempt) = self.attempts.get_mut(&(caller, held.clone())) {
+                    attempt.begun = true;
+                }
             }
             Fact::Held(came) => self.held(bench, setting, caller, came),
             Fact::Retired { task, .. } => {
@@ -63,6 +72,8 @@ impl Ends {
                     attempt.ended = Some(end.clone());
                 }
             }
+            // It was judged when it was recorded; what is left of a task that has failed has no record of its own.
+            Fact::Settled { by: Move::Fail(_), .. } if ledger.is_apart() => {}
             Fact::Settled { held, by, answer: Settled::Done, .. }
             | Fact::Recorded { held, by, answer: Recorded::Stored } => {
                 self.ended(bench, setting, ledger, caller, (held, by));
@@ -115,17 +126,12 @@ impl Ends {
         bench.must(Rule::I4, mine, task, || {
             format!("{task} was started under token {}, which is not in its hands", held.token)
         });
-        if let Some(life) = ledger.life(task).filter(|_| ledger.is_apart()) {
-            // A worker does not ask whether its own record was refused for a newer delivery: it starts, and is fenced later.
-            let newer = life.begun.is_some_and(|(token, _)| token > held.token.0);
-            if newer {
-                bench.note("starts although the record names a newer delivery");
-            }
-            let begun = newer || life.begun == Some((held.token.0, caller));
-            bench.must(Rule::I2, begun, task, || {
+        if ledger.is_apart() {
+            bench.must(Rule::I2, attempt.begun, task, || {
+                let begun = ledger.life(task).and_then(|life| life.begun);
                 format!(
-                    "{task} was started under token {}, and its record names {:?}",
-                    held.token, life.begun
+                    "{task} was started under token {}, and its record names {begun:?}",
+                    held.token
                 )
             });
         }

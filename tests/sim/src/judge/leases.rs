@@ -43,15 +43,11 @@ const TAKING: [Topic; 7] = [
 struct Grant {
     /// When the request for it was sent.
     sent: Ms,
-    /// When the lease began.
-    granted: Ms,
     /// Milliseconds.
     lease: u64,
-    /// How far the server's clock was ahead of the worker's then, in milliseconds.
-    ahead: u64,
-    /// When it came.
-    held: Option<Ms>,
-    /// When it ends, at the latest, as far as the holder can know, without what `ahead` may hide.
+    /// It came.
+    held: bool,
+    /// When it ends, at the latest, as far as the holder can know.
     until: Ms,
 }
 
@@ -72,7 +68,7 @@ impl Leases {
     pub(super) fn hear(
         &mut self,
         bench: &mut Bench,
-        (setting, health): (&Setting, &Health),
+        setting: &Setting,
         call: Call,
         (at, caller, fact): (Ms, Option<Caller>, &Fact),
     ) {
@@ -80,11 +76,8 @@ impl Leases {
         match fact {
             Fact::Leased { held, asked, .. } => {
                 self.last = at;
-                let wall = health.wall(caller.host, at);
-                let ahead = u64::try_from(call.clock.since(wall).as_millis()).unwrap_or(u64::MAX);
                 let until = at.after(*asked);
-                let grant =
-                    Grant { sent: call.sent, granted: at, lease: *asked, ahead, held: None, until };
+                let grant = Grant { sent: call.sent, lease: *asked, held: false, until };
                 self.grants.insert((caller, held.clone()), grant);
             }
             Fact::Renewed { held, asked, answer: Renewed::Until(_) } => {
@@ -95,7 +88,7 @@ impl Leases {
             Fact::Held(came) => {
                 for held in came {
                     if let Some(grant) = self.grants.get_mut(&(caller, held.clone())) {
-                        grant.held = Some(at);
+                        grant.held = true;
                     }
                 }
             }
@@ -133,15 +126,6 @@ impl Leases {
         // A clock may run a hundredth too slowly, and both ends are kept in milliseconds.
         let until = grant.until.after(grant.lease / 100 + 2);
         let late = at > until;
-        // The lease is taken to begin when the broker's clock says so, and no later than its answer came: what the broker
-        // is ahead hides how long the answer took. The worker's code says so too; here it is counted.
-        let came = grant.held.map_or(0, |came| came.since(grant.granted));
-        let hidden = grant.ahead.min(came);
-        let excused = late && at <= until.after(hidden);
-        if excused {
-            bench.note("acted on a lease whose answer was late and whose broker is ahead");
-            return bench.excuse(Rule::I8);
-        }
         // Where records lie apart a child's record is written between the look at the lease and the enqueueing, and that
         // may take as long as a call may.
         if late && behind {
@@ -167,8 +151,7 @@ impl Leases {
         bench.note("leases lost");
         let Some(grant) = self.grants.get(&(lost.by, lost.held.clone())) else { return };
         let since = Ms(grant.sent.0.saturating_sub(setting.call_limit));
-        let had = grant.held.is_some();
-        if !had || !health.undisturbed(lost.by.host, &KEEPING, since) {
+        if !grant.held || !health.undisturbed(lost.by.host, &KEEPING, since) {
             return bench.excuse(Rule::I5);
         }
         let (task, by) = (&lost.held.task, lost.by);

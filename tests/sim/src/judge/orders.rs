@@ -46,7 +46,8 @@ pub(super) struct Orders {
     open: BTreeSet<RequestId>,
     booted: BTreeMap<Caller, Ms>,
     ready: BTreeMap<Caller, Ms>,
-    heard: BTreeMap<Caller, BTreeMap<RequestId, Ms>>,
+    /// When it came, by the process' wall clock at that time.
+    heard: BTreeMap<Caller, BTreeMap<RequestId, Timestamp>>,
     commanded: BTreeMap<Caller, usize>,
 }
 
@@ -106,7 +107,7 @@ impl Orders {
                     format!("it has carried out {did} commands, the last a {order}, and {came} came to it")
                 });
             }
-            Fact::Replied { id, .. } => self.replied(bench, health, caller, id),
+            Fact::Replied { id, .. } => self.replied(bench, caller, id),
             _ => {}
         }
     }
@@ -128,9 +129,10 @@ impl Orders {
             if !meant {
                 continue;
             }
-            self.heard.entry(caller).or_default().entry(id.clone()).or_insert(at);
+            let wall = health.wall(caller.host, at);
+            self.heard.entry(caller).or_default().entry(id.clone()).or_insert(wall);
             let moment = Duration::from_millis(DRIFT);
-            if health.wall(caller.host, at).after(moment) < sent.expires_at {
+            if wall.after(moment) < sent.expires_at {
                 for (task, version) in &sent.versions {
                     revokes.learn(setting, ends, (at, caller), (task, *version));
                 }
@@ -138,7 +140,7 @@ impl Orders {
         }
     }
 
-    fn replied(&mut self, bench: &mut Bench, health: &Health, caller: Caller, id: &RequestId) {
+    fn replied(&mut self, bench: &mut Bench, caller: Caller, id: &RequestId) {
         let Some(sent) = self.sent.get_mut(id) else {
             return bench.found(Rule::I16, None, format!("it answered {id}, which nobody asked"));
         };
@@ -151,8 +153,8 @@ impl Orders {
         bench.must_be(Rule::I16, heard.is_some(), || {
             format!("it obeyed {id}, which had not come to it")
         });
-        if let Some(heard) = heard {
-            let (wall, drift) = (health.wall(caller.host, heard), Duration::from_millis(DRIFT));
+        if let Some(wall) = heard {
+            let drift = Duration::from_millis(DRIFT);
             bench.must_be(Rule::I18, wall < sent.expires_at.after(drift), || {
                 format!(
                     "it obeyed {id}, which came at {wall} by its clock and held until {}",

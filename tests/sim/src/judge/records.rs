@@ -71,6 +71,8 @@ fn recorded(
     });
     if by.is_final() {
         ledger.record(task, end);
+    } else {
+        ledger.rest(held, call.caller);
     }
 }
 
@@ -85,7 +87,7 @@ fn written(
     let task = &held.task;
     let Some(life) = ledger.life(task) else { return };
     let holds = if ledger.is_apart() {
-        life.ended.is_none() && life.begun == Some((held.token.0, call.caller))
+        life.ended.is_none() && !life.rests && life.begun == Some((held.token.0, call.caller))
     } else {
         life.is_held_by(call.caller, held)
     };

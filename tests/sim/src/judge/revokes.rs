@@ -256,7 +256,8 @@ impl Revokes {
         if !health.undisturbed(caller.host, &FOLLOWING, since) {
             return bench.excuse(Rule::I14);
         }
-        bench.must(Rule::I14, false, task, || {
+        let from_start = newest.is_some_and(|newest| known.is_from_its_start(newest));
+        bench.must(if from_start { Rule::I15 } else { Rule::I14 }, false, task, || {
             format!(
                 "{task} was started {late} ms after its revocation {version:?} was acknowledged"
             )

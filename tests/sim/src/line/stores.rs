@@ -16,7 +16,7 @@ use stem_core::time::Timestamp;
 use stem_engine::Backends;
 
 use super::{Line, Made, PID, never, remote, salt};
-use crate::fact::{Fact, ServiceKind};
+use crate::fact::{Fact, Held, ServiceKind};
 
 fn of(receipt: &Receipt) -> u64 {
     salt(&receipt.task, receipt.token.0)
@@ -39,7 +39,16 @@ impl ResultBackend for Line {
     async fn record_begun(&self, begun: &[Begun]) -> Result<Vec<Recorded>, BackendError> {
         let which = begun.first().map_or(0, |first| of(&first.receipt));
         let begun = begun.to_vec();
-        remote!(self, "results.record_begun", which, [begun], |b| b.results.record_begun(&begun))
+        let which_began: Vec<_> = begun.iter().map(|begun| Held::from(&begun.receipt)).collect();
+        let answers = remote!(self, "results.record_begun", which, [begun], |b| b
+            .results
+            .record_begun(&begun))?;
+        for (held, answer) in which_began.iter().zip(&answers) {
+            if *answer == Recorded::Stored {
+                self.desk.begun(held);
+            }
+        }
+        Ok(answers)
     }
 
     async fn record_settled(&self, batch: &[Settle]) -> Result<Vec<Recorded>, BackendError> {

@@ -1,6 +1,9 @@
 //! Bugs of stores.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use stem_core::backend::broker::{Delivery, Published, ReceiveRequest, Renewal, Renewed};
@@ -280,5 +283,38 @@ impl Mischief for SharedGroup {
     fn commands(&self, commands: &mut Vec<(Position, Command)>) {
         let mut given = self.0.get();
         commands.retain(|(_, command)| given.insert(command.request_id.clone()));
+    }
+}
+
+/// After so many requests it gives nothing for as many.
+const WAKE: u64 = 400;
+
+/// Hands nothing out for seconds, whatever waits.
+#[derive(Debug, Default)]
+struct SleepsOnWork(AtomicU64);
+
+pub(super) fn sleeps_on_work(_: Dice) -> Arc<dyn Mischief> {
+    Arc::new(SleepsOnWork::default())
+}
+
+impl Mischief for SleepsOnWork {
+    fn receive(&self, _: &mut ReceiveRequest) -> bool {
+        (self.0.fetch_add(1, Ordering::Relaxed) / WAKE) % 2 == 1
+    }
+}
+
+/// Gives each batch in an order of its own.
+#[derive(Debug)]
+struct ThrowsDice(RandomState);
+
+pub(super) fn throws_dice(_: Dice) -> Arc<dyn Mischief> {
+    Arc::new(ThrowsDice(RandomState::new()))
+}
+
+impl Mischief for ThrowsDice {
+    fn received(&self, _: &ReceiveRequest, answer: &mut Answer<Vec<Delivery>>) {
+        if let Ok(deliveries) = answer {
+            deliveries.sort_by_key(|delivery| self.0.hash_one(&delivery.receipt.task));
+        }
     }
 }

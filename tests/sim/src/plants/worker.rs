@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use stem_core::backend::broker::{
-    Delivery, QueueStatus, ReceiveRequest, Renewal, Renewed, Settled,
-};
+use stem_core::backend::broker::{Delivery, ReceiveRequest, Renewal, Renewed, Settled};
 use stem_core::backend::control::Position;
 use stem_core::control::{Command, Order};
 use stem_core::id::{RequestId, TaskId};
@@ -15,11 +13,10 @@ use stem_core::outcome::{Failure, FailureKind};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
 use stem_core::settlement::{Settle, Settlement};
 use stem_core::time::Timestamp;
-use stem_engine::{AutoscaleRules, WorkerConfig};
+use stem_engine::WorkerConfig;
 
 use super::store::Kept;
 use crate::dice::Dice;
-use crate::plan::Plan;
 use crate::tap::{Answer, Mischief};
 
 /// A bug that remembers nothing: only its hooks differ.
@@ -103,6 +100,36 @@ plain!(
 /// Takes the first loss for poison.
 pub(super) fn impatient(config: &mut WorkerConfig) {
     config.max_losses = 1;
+}
+
+/// Never takes a loss for poison.
+pub(super) fn patient(config: &mut WorkerConfig) {
+    config.max_losses = 1_000;
+}
+
+/// Reads the revocations ahead, and not again before it runs.
+#[derive(Debug, Default)]
+struct TrustsTheReadingAhead {
+    has_read: AtomicBool,
+    runs: AtomicBool,
+}
+
+pub(super) fn trusts_the_reading_ahead(_: Dice) -> Arc<dyn Mischief> {
+    Arc::new(TrustsTheReadingAhead::default())
+}
+
+impl Mischief for TrustsTheReadingAhead {
+    fn since(&self, _: Version, answer: &mut Answer<Vec<RevocationChange>>) {
+        let again = self.has_read.swap(true, Ordering::Relaxed);
+        if again && !self.runs.load(Ordering::Relaxed) {
+            answer.iter_mut().for_each(Vec::clear);
+        }
+    }
+
+    fn receive(&self, _: &mut ReceiveRequest) -> bool {
+        self.runs.store(true, Ordering::Relaxed);
+        false
+    }
 }
 
 /// Asks for twelve more than it has places for, and keeps them for later.
@@ -339,56 +366,20 @@ plain!(deaf_to_shutdown, DeafToShutdown, "Hears every command but those to stop.
     }
 });
 
-/// Sees now a thousand tasks that wait, now none.
-#[derive(Debug)]
-struct Flaps(AtomicBool);
+/// Hears the first command to stop, and none that is harder.
+#[derive(Debug, Default)]
+struct DeafToEscalation(AtomicBool);
 
-pub(super) fn flaps(_: Dice) -> Arc<dyn Mischief> {
-    Arc::new(Flaps(AtomicBool::new(false)))
+pub(super) fn deaf_to_escalation(_: Dice) -> Arc<dyn Mischief> {
+    Arc::new(DeafToEscalation::default())
 }
 
-impl Mischief for Flaps {
-    fn queues(&self, answer: &mut Answer<Vec<QueueStatus>>) {
-        let many = !self.0.fetch_xor(true, Ordering::Relaxed);
-        for queue in answer.iter_mut().flatten() {
-            queue.ready = if many { 1_000 } else { 0 };
-        }
-    }
-}
-
-/// Changes its mind at once.
-pub(super) fn restless(config: &mut WorkerConfig) {
-    if let Some(rules) = &mut config.autoscale {
-        rules.tick = Duration::from_millis(100);
-        rules.idle_period = Duration::from_millis(1);
-        rules.scale_up_cooldown = Duration::from_millis(1);
-        rules.scale_down_cooldown = Duration::from_millis(1);
-    }
-}
-
-/// A first worker that scales, declared to do so slowly, and few tasks.
-pub(super) fn scales(plan: &mut Plan) {
-    super::calm(plan);
-    for worker in &mut plan.workers {
-        worker.concurrency = worker.concurrency.max(4);
-        let rules = AutoscaleRules {
-            tick: Duration::from_millis(500),
-            idle_period: Duration::from_secs(1),
-            scale_up_cooldown: Duration::from_secs(2),
-            scale_down_cooldown: Duration::from_secs(2),
-            ..AutoscaleRules::between(1, worker.concurrency)
-        };
-        worker.autoscale = Some(rules);
-    }
-}
-
-/// Runs more than is declared.
-pub(super) fn boundless(config: &mut WorkerConfig) {
-    config.concurrency *= 2;
-    config.prefetch = config.prefetch.max(config.concurrency);
-    if let Some(rules) = &mut config.autoscale {
-        rules.max = config.concurrency;
-        rules.scale_up_step = config.concurrency;
+impl Mischief for DeafToEscalation {
+    fn commands(&self, commands: &mut Vec<(Position, Command)>) {
+        commands.retain(|(_, command)| {
+            let stops = matches!(command.order, Order::Shutdown { .. });
+            !stops || !self.0.swap(true, Ordering::Relaxed)
+        });
     }
 }
 

@@ -4,7 +4,7 @@ use stem_core::control::{Drain, Order};
 use stem_core::id::WorkerId;
 
 use super::{Ending, World};
-use crate::fact::{Fact, HostId, Ms, Phase, ServiceKind, State};
+use crate::fact::{Fact, HostId, Phase, ServiceKind, State};
 use crate::host::Is;
 use crate::operator;
 use crate::plan::{Act, Planned};
@@ -17,9 +17,8 @@ fn client_of(number: u64) -> HostId {
 impl World {
     /// Ends states whose time is over.
     pub(super) fn end_states(&mut self) {
-        let later = self.endings.split_off(&self.now.after(1));
-        for (_, endings) in std::mem::replace(&mut self.endings, later) {
-            for ending in endings {
+        while let Some(due) = self.endings.first_entry().filter(|next| *next.key() <= self.now) {
+            for ending in due.remove() {
                 match ending {
                     Ending::Link(host, service) => self.link(host, service, State::Good),
                     Ending::Service(service) => self.service(service, State::Good),
@@ -30,31 +29,23 @@ impl World {
 
     /// Does what is due.
     pub(super) fn act(&mut self) {
-        let later = self.plan.acts.split_off(&self.now.after(1));
-        let due = std::mem::replace(&mut self.plan.acts, later);
-        let tasks: Vec<Planned> = {
-            let now = self.now;
-            let since = Ms(now.0.saturating_sub(self.plan.window));
-            let is_due = |task: &&Planned| {
-                task.at <= now && (task.at > since || (now == Ms(0) && task.at == now))
-            };
-            self.plan.tasks.iter().filter(is_due).cloned().collect()
-        };
-        self.produce(tasks);
-        for act in due.into_values().flatten() {
-            // What is late, as the second half of a drain, waits for nothing: all is well by then.
-            if self.phase == Phase::Storm {
-                self.perform(act);
+        while let Some(task) = self.to_come.pop_if(|task| task.at <= self.now) {
+            self.produce(task);
+        }
+        while let Some(due) = self.plan.acts.first_entry().filter(|next| *next.key() <= self.now) {
+            for act in due.remove() {
+                // What is late, as the second half of a drain, waits for nothing: all is well by then.
+                if self.phase == Phase::Storm {
+                    self.perform(act);
+                }
             }
         }
     }
 
-    fn produce(&mut self, tasks: Vec<Planned>) {
-        for task in tasks {
-            self.waiting += 1;
-            let host = &self.hosts[&client_of(crate::dice::hash(task.id.as_str()))];
-            host.does(|client, desk| operator::produce(client, desk, task));
-        }
+    fn produce(&mut self, task: Planned) {
+        self.waiting += 1;
+        let host = &self.hosts[&client_of(crate::dice::hash(task.id.as_str()))];
+        host.does(|client, desk| operator::produce(client, desk, task));
     }
 
     fn perform(&mut self, act: Act) {
@@ -93,7 +84,12 @@ impl World {
                 self.server.clock().step(by);
                 self.tell(None, Fact::Stepped(by));
             }
-            Act::Burst(tasks) => self.produce(tasks),
+            Act::Burst(tasks) => {
+                self.count("bursts");
+                for task in tasks {
+                    self.produce(task);
+                }
+            }
             act => self.operate(act),
         }
     }
@@ -128,6 +124,7 @@ impl World {
                 self.count("replays");
                 self.hosts[&HostId::Client(0)].does(|client, _| operator::replay(client, false));
                 if both {
+                    self.count("replays from two at once");
                     let other = &self.hosts[&HostId::Client(1)];
                     other.does(|client, _| operator::replay(client, false));
                 }
@@ -162,7 +159,7 @@ impl World {
     }
 
     fn link(&mut self, host: HostId, service: ServiceKind, state: State) {
-        self.net.link(host, service, state, self.now);
+        self.net.link(host, service, state);
         self.tell(Some(self.hosts[&host].caller()), Fact::Link { service, state });
     }
 

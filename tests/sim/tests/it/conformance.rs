@@ -8,9 +8,11 @@ use stem_conformance::{Backends, Harness, ManualClock};
 use stem_core::id::{QueueName, TaskId, TaskName};
 use stem_core::time::{Clock, Timestamp};
 use stem_memory::Memory;
+use stem_sim::dice::Dice;
 use stem_sim::judge::Judge;
 use stem_sim::plan::{Kinds, Plan};
-use stem_sim::tap::tap;
+use stem_sim::plants::by_name;
+use stem_sim::tap::{Mischief, tap};
 use stem_sim::trace::{Keep, Trace};
 use stem_sim::witness::witness;
 
@@ -22,14 +24,14 @@ struct Simulated {
 }
 
 impl Simulated {
-    fn new() -> Self {
+    fn with(mischief: Option<Arc<dyn Mischief>>) -> Self {
         let clock = ManualClock::new();
         let memory = Memory::new(clock.clone());
         // It judges nothing here: the cases do things that no worker does, and only the first finding is kept.
         let plan = Plan::of_kinds(0, Kinds::default(), false);
         let judge = Judge::shared(&plan, Trace::new(Keep::Nothing));
         let bare = stem_engine::Backends::all_in_one(Arc::clone(&memory));
-        let stack = witness(tap(bare, None), &judge);
+        let stack = witness(tap(bare, mischief), &judge);
         Self { clock, memory, stack }
     }
 }
@@ -74,7 +76,7 @@ impl Harness for Simulated {
 }
 
 async fn harness() -> Simulated {
-    Simulated::new()
+    Simulated::with(None)
 }
 
 stem_conformance::every_suite!(harness);
@@ -83,4 +85,13 @@ stem_conformance::every_suite!(harness);
 async fn no_random_sequence_gets_a_stale_operation_accepted() {
     let refused = stem_conformance::model::fencing_holds(&harness().await, 500).await;
     assert!(refused > 1_000, "the sequences must try stale operations, not only {refused}");
+}
+
+/// Else the sequences above might try nothing that matters.
+#[tokio::test]
+#[should_panic(expected = "[Done]")]
+async fn a_store_that_takes_stale_settlements_is_found() {
+    let plant = by_name("takes-stale-settlements").expect("a plant");
+    let harness = Simulated::with(Some((plant.make)(Dice::of(0, &[]))));
+    stem_conformance::model::fencing_holds(&harness, 500).await;
 }

@@ -5,6 +5,7 @@ use crate::envelope::{Envelope, Payload};
 use crate::id::{Incarnation, LeaseToken, Namespace, QueueName, TaskId, TaskName};
 use crate::revoke::{RevokeRequest, Version};
 use crate::settlement::Receipt;
+use crate::tenant::Tenant;
 
 fn at(millis: i64) -> Timestamp {
     Timestamp::from_unix_millis(millis)
@@ -31,6 +32,7 @@ fn delivery() -> Delivery {
         attempt: 1,
         deliveries: 1,
         losses: 0,
+        tenant: Tenant::UNNAMED,
     }
 }
 
@@ -61,7 +63,7 @@ fn terminate() -> RevokeRequest {
 }
 
 fn admitted() -> Event {
-    Event::Admitted { already_final: false, revocation: None }
+    Event::Admitted { instead: None, revocation: None }
 }
 
 fn stopped(reason: StopReason) -> Event {
@@ -120,9 +122,9 @@ fn a_task_that_must_not_start_is_settled_without_a_start() {
     expired.envelope.expires_at = Some(at(1));
     let mut poison = delivery();
     poison.losses = 5;
-    let leftover = Event::Admitted { already_final: true, revocation: None };
+    let leftover = Event::Admitted { instead: Some(Settlement::Discard), revocation: None };
     let revoked = Event::Admitted {
-        already_final: false,
+        instead: None,
         revocation: Some(revocation(1, RevokeRequest::default())),
     };
     let drain = Event::Draining { mode: Drain::Warm, grace: None };
@@ -304,7 +306,7 @@ fn what_ends_a_task_for_good_is_not_undone_by_a_recall() {
     let revoked = || Event::Revoked(revocation(1, terminate()));
     let mut poison = delivery();
     poison.losses = 5;
-    let leftover = Event::Admitted { already_final: true, revocation: None };
+    let leftover = Event::Admitted { instead: Some(Settlement::Discard), revocation: None };
     for (delivery, events, word) in [
         (delivery(), vec![(0, recalled()), (0, revoked()), (1, admitted())], "Revoke"),
         (delivery(), vec![(0, recalled()), (1, leftover)], "Discard"),
@@ -530,7 +532,7 @@ fn event() -> impl Strategy<Value = Event> {
     let version = 0u64..4;
     prop_oneof![
         Just(admitted()),
-        Just(Event::Admitted { already_final: true, revocation: None }),
+        Just(Event::Admitted { instead: Some(Settlement::Discard), revocation: None }),
         Just(Event::Exited(Outcome::Succeeded(Payload::json("1")))),
         Just(Event::Exited(Outcome::failed(FailureKind::Trap, "t", "t"))),
         Just(stopped(StopReason::Revoked)),

@@ -3,17 +3,10 @@
 use stem_core::outcome::FailureKind;
 
 use super::stopped_while_computing;
-use crate::bench::{Bench, kind_and_code, text};
+use crate::bench::{Bench, kind_and_code, resident, text};
 use crate::guests::{command, raw, task, task_with};
 
 // 4, 5
-
-/// Resident memory of this process in bytes.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-}
 
 #[tokio::test]
 async fn memory_is_bounded_over_all_memories_however_it_grows() {

@@ -10,7 +10,9 @@ use stem_core::backend::Records;
 use stem_core::backend::broker::{Delivery, ReceiveRequest};
 use stem_core::id::{LeaseToken, QueueName};
 use stem_core::settlement::Receipt;
+use stem_core::tenant::Tenant;
 
+use super::turns;
 use crate::bells::Topics;
 use crate::codec::{limit, millis, small, time, unsigned};
 use crate::envelopes;
@@ -44,6 +46,32 @@ const PROMOTE: &str = "
     )
     SELECT count(*) FROM promoted";
 
+/// Leases what was picked until $4 from now, to $5; with $7 it records that they run, on worker $6.
+macro_rules! lease_picked {
+    ($more:literal) => {
+        concat!(
+            "    ), leased AS (
+        UPDATE deliveries
+        SET phase = 2, at = stem_now($8) + $4, owner = $5, token = token + 1, deliveries = deliveries + 1
+        WHERE task = ANY(ARRAY(SELECT task FROM picked))
+        RETURNING seq, task, queue, name, priority, at, token, retries, deliveries, losses",
+            $more,
+            "
+    ), begun AS (
+        UPDATE tasks SET state = 'running', token = leased.token, owner = $5, attempt = leased.retries + 1,
+            delivery_count = leased.deliveries, started_at = stem_now($8), worker = $6, progress = NULL,
+            failure = NULL
+        FROM leased
+        WHERE $7 AND tasks.id = leased.task AND tasks.token < leased.token
+            AND tasks.state IN ('queued', 'retrying', 'running')
+            AND tasks.id = ANY(ARRAY(SELECT task FROM leased ORDER BY task))
+    )
+"
+        )
+    };
+}
+pub(super) use lease_picked;
+
 /// Leases the first $3 of the queues $1, in their order, whose name is in $2, until $4 from now, to $5; with $7 it
 /// records that they run, on worker $6. With $9 it leases nothing if something has fallen due, which has to be made ready
 /// first.
@@ -51,7 +79,8 @@ const PROMOTE: &str = "
 /// `best` walks the index of ready rows once for each queue and name, so rows that no worker here knows cost nothing,
 /// however many there are; `wanted` says how many of them come from where. Only those are then locked, passing over what
 /// others have just locked. Whoever finds fewer than were there met others; see `ready`. For `= ANY` see `place`.
-const LEASE: &str = "
+const LEASE: &str = concat!(
+    "
     WITH due AS MATERIALIZED (
         SELECT $9 AND (
             EXISTS (SELECT 1 FROM deliveries WHERE phase = 1 AND at <= stem_now($8))
@@ -79,21 +108,9 @@ const LEASE: &str = "
             WHERE phase = 0 AND deliveries.queue = wanted.queue AND deliveries.name = wanted.name
             ORDER BY priority DESC, seq LIMIT wanted.n FOR UPDATE SKIP LOCKED
         ) AS first
-    ), leased AS (
-        UPDATE deliveries
-        SET phase = 2, at = stem_now($8) + $4, owner = $5, token = token + 1, deliveries = deliveries + 1
-        WHERE task = ANY(ARRAY(SELECT task FROM picked))
-        RETURNING seq, task, queue, name, priority, at, token, retries, deliveries, losses
-    ), begun AS (
-        UPDATE tasks SET state = 'running', token = leased.token, owner = $5, attempt = leased.retries + 1,
-            delivery_count = leased.deliveries, started_at = stem_now($8), worker = $6, progress = NULL,
-            failure = NULL
-        FROM leased
-        WHERE $7 AND tasks.id = leased.task AND tasks.token < leased.token
-            AND tasks.state IN ('queued', 'retrying', 'running')
-            AND tasks.id = ANY(ARRAY(SELECT task FROM leased ORDER BY task))
-    )
-    SELECT due.found AS due, (SELECT count(*) FROM best) AS ready,
+",
+    lease_picked!(""),
+    "    SELECT due.found AS due, (SELECT count(*) FROM best) AS ready,
         least(
             (SELECT at FROM deliveries WHERE phase = 1 AND at >= 0 ORDER BY at LIMIT 1),
             (SELECT at FROM deliveries WHERE phase = 2 AND at >= 0 ORDER BY at LIMIT 1)
@@ -102,7 +119,8 @@ const LEASE: &str = "
         leased.token, leased.retries, leased.deliveries, leased.losses,
         (SELECT wire FROM envelopes WHERE envelopes.seq = leased.seq) AS wire,
         CASE WHEN leased.task IS NOT NULL THEN pg_current_xact_id()::text END AS xact
-    FROM due LEFT JOIN leased ON true";
+    FROM due LEFT JOIN leased ON true"
+);
 
 /// Whether a claim is worth trying, and otherwise when.
 const LOOK: &str = "
@@ -125,15 +143,18 @@ pub(in crate::postgres) const HOT: [&str; 3] = [PROMOTE, LEASE, LOOK];
 
 /// What every row says of the claim, and one leased delivery unless there is none.
 #[derive(sqlx::FromRow)]
-struct Row {
-    due: bool,
+pub(super) struct Row {
+    pub(super) due: bool,
     ready: i64,
     due_in: Option<i64>,
-    seq: Option<i64>,
+    pub(super) seq: Option<i64>,
     task: Option<String>,
-    queue: Option<String>,
+    pub(super) queue: Option<String>,
     name: Option<String>,
-    priority: Option<i64>,
+    /// Said by a claim with shares.
+    #[sqlx(default)]
+    pub(super) tenant: Option<String>,
+    pub(super) priority: Option<i64>,
     at: Option<i64>,
     token: Option<i64>,
     retries: Option<i64>,
@@ -186,12 +207,13 @@ impl Operation for Claim {
 
     async fn run(&self, conn: &mut PgConnection, now: Option<i64>) -> Result<Claimed, Trouble> {
         let request = &*self.request;
-        let mut rows = lease(conn, now, request, true).await?;
+        let mut taken = take(conn, now, request, true).await?;
         let mut promoted = false;
-        if rows.first().is_some_and(|row| row.due) {
+        if taken.is_none() {
             promoted = promote(conn, now, request.records).await? > 0;
-            rows = lease(conn, now, request, false).await?;
+            taken = take(conn, now, request, false).await?;
         }
+        let rows = taken.ok_or(Trouble::Moved)?;
         let first = rows.first().ok_or(Trouble::Moved)?;
         let mut claimed = Claimed {
             due_in: first.due_in.map(|millis| Duration::from_millis(unsigned(millis))),
@@ -199,12 +221,6 @@ impl Operation for Claim {
             promoted,
             ..Claimed::default()
         };
-        // RETURNING promises no order.
-        rows.sort_by_cached_key(|row| {
-            let place =
-                request.queues.iter().position(|it| Some(it.as_str()) == row.queue.as_deref());
-            (place, Reverse(row.priority), row.seq)
-        });
         for row in rows {
             let Some(task) = &row.task else { continue };
             claimed.transaction.clone_from(&row.xact);
@@ -213,6 +229,10 @@ impl Operation for Claim {
             let name = row.name.as_deref().unwrap_or_default();
             match envelopes::read(row.wire.as_deref(), task, name, &queue) {
                 Ok(envelope) => claimed.deliveries.push(Delivery {
+                    tenant: row
+                        .tenant
+                        .as_deref()
+                        .map_or_else(|| Tenant::of(&envelope.headers), Tenant::stored),
                     receipt: Receipt {
                         task: envelope.id.clone(),
                         queue,
@@ -233,6 +253,29 @@ impl Operation for Claim {
         }
         Ok(claimed)
     }
+}
+
+/// Takes rows, in the order in which they go, and always one row to say what there is; `None` if something has fallen due,
+/// which comes first, `unless_due`.
+async fn take(
+    conn: &mut PgConnection,
+    now: Option<i64>,
+    request: &ReceiveRequest,
+    unless_due: bool,
+) -> Result<Option<Vec<Row>>, Trouble> {
+    if let Some(shares) = &request.shares {
+        return turns::lease(conn, now, request, shares, unless_due).await;
+    }
+    let mut rows = lease(conn, now, request, unless_due).await?;
+    if rows.first().is_some_and(|row| row.due) {
+        return Ok(None);
+    }
+    // RETURNING promises no order.
+    rows.sort_by_cached_key(|row| {
+        let place = request.queues.iter().position(|it| Some(it.as_str()) == row.queue.as_deref());
+        (place, Reverse(row.priority), row.seq)
+    });
+    Ok(Some(rows))
 }
 
 async fn lease(

@@ -5,6 +5,7 @@ mod publish;
 mod queues;
 mod settle;
 mod take;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,8 @@ pub(super) use publish::STORE;
 #[cfg(test)]
 pub(super) use settle::HOT as SETTLEMENTS;
 pub(super) use settle::SettleBatch;
+#[cfg(test)]
+pub(super) use turns::HOT as TURNS;
 
 /// What has fallen due and is still there a moment later is in somebody's hands.
 const MOMENT: Duration = Duration::from_millis(5);
@@ -49,6 +52,10 @@ impl Broker for Postgres {
         records: Records,
     ) -> Result<Vec<Published>, BackendError> {
         self.publishes.of(records).join(&self.core, envelopes).await
+    }
+
+    fn knows_shares(&self) -> bool {
+        true
     }
 
     async fn receive(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, BackendError> {

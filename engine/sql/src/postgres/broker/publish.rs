@@ -8,6 +8,7 @@ use stem_core::backend::Records;
 use stem_core::backend::broker::Published;
 use stem_core::envelope::{Envelope, wire};
 use stem_core::id::{TaskId, UniqueKey};
+use stem_core::tenant::Tenant;
 use stem_core::time::Timestamp;
 
 use crate::bells::Topics;
@@ -35,9 +36,9 @@ pub(in crate::postgres) const STORE: &str = "
                 (SELECT k.task FROM deliveries AS k WHERE k.unique_key = item.unique_key)
             ) AS obstacle
         FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
-            $8::bigint[], $9::int[], $10::int[], $14::text[], $15::text[])
+            $8::bigint[], $9::int[], $10::int[], $14::text[], $15::text[], $16::text[])
             WITH ORDINALITY AS item (task, queue, name, priority, not_before, unique_key, enqueued_at, max_retries,
-            wire_from, wire_len, parent, root, place)
+            wire_from, wire_len, parent, root, tenant, place)
     ), fresh AS MATERIALIZED (
         SELECT nextval('numbers') AS seq, free.*
         FROM (SELECT * FROM judged WHERE obstacle IS NULL ORDER BY place) AS free
@@ -47,8 +48,8 @@ pub(in crate::postgres) const STORE: &str = "
         ORDER BY task
         ON CONFLICT (id) DO NOTHING RETURNING 1
     ), placed AS (
-        INSERT INTO deliveries (seq, task, queue, name, phase, priority, at, unique_key)
-        SELECT seq, task, queue, name, (not_before IS NOT NULL AND not_before > clock.now)::int::smallint, priority,
+        INSERT INTO deliveries (seq, task, queue, name, tenant, phase, priority, at, unique_key)
+        SELECT seq, task, queue, name, tenant, (not_before IS NOT NULL AND not_before > clock.now)::int::smallint, priority,
             greatest(not_before, clock.now), unique_key
         FROM fresh CROSS JOIN (SELECT stem_now($13) AS now) AS clock
         ORDER BY unique_key, task
@@ -130,6 +131,7 @@ impl Publish {
         indices: &[usize],
     ) -> Result<Vec<(usize, TaskId)>, Trouble> {
         let of = || indices.iter().map(|index| envelopes[*index]);
+        let tenants: Vec<Tenant> = of().map(|it| Tenant::of(&it.headers)).collect();
         let mut wires = Packed::default();
         let (mut from, mut len) = (Vec::new(), Vec::new());
         for envelope in of() {
@@ -153,6 +155,7 @@ impl Publish {
             .bind(now)
             .bind(of().map(|it| it.family().map(|(parent, _)| parent.as_str())).collect::<Vec<_>>())
             .bind(of().map(|it| it.family().map(|(_, root)| root.as_str())).collect::<Vec<_>>())
+            .bind(tenants.iter().map(Tenant::as_str).collect::<Vec<_>>())
             .fetch_all(conn)
             .await?;
         let mut obstacles = Vec::new();

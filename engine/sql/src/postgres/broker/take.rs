@@ -181,6 +181,7 @@ mod tests {
             worker: WorkerId::new("w").unwrap(),
             wait: Duration::ZERO,
             records: Records::Here,
+            shares: None,
         });
         let claim = Claim { request: Arc::clone(&request) };
         let settle = |delivery: &Delivery| Settle {

@@ -9,9 +9,11 @@ use stem_core::backend::Records;
 use stem_core::backend::broker::{Delivery, ReceiveRequest};
 use stem_core::id::{LeaseToken, QueueName, TaskId};
 use stem_core::settlement::{Receipt, Settle, Settlement};
+use stem_core::tenant::Tenant;
 use stem_core::time::Timestamp;
 
 use super::settle::GiveBack;
+use super::turns;
 use crate::codec::{limit, small, time, to_json, unsigned};
 use crate::envelopes;
 use crate::fault::Fault;
@@ -27,7 +29,7 @@ pub(super) struct Claimed {
     pub(super) deliveries: Vec<Delivery>,
     /// When the next delay or lease is over.
     pub(super) next_due: Option<Timestamp>,
-    wrote: bool,
+    pub(super) wrote: bool,
 }
 
 /// Rows that one claim makes ready. More wait for the next claim, so that a wave of delays that end together does not
@@ -111,11 +113,11 @@ const OUTLOOK: &str = concat!(
 );
 
 #[derive(sqlx::FromRow)]
-struct Row {
+pub(super) struct Row {
     /// Whether this is a lease, or a row that became ready.
     leased: bool,
-    seq: i64,
-    task: String,
+    pub(super) seq: i64,
+    pub(super) task: String,
     name: String,
     priority: i64,
     token: i64,
@@ -160,23 +162,9 @@ impl Operation for Claim {
     async fn run(&mut self, conn: &mut SqliteConnection, now: Timestamp) -> Result<Claimed, Fault> {
         let request = &*self.request;
         let mut claimed = Claimed { deliveries: Vec::new(), next_due: None, wrote: false };
-        let names = to_json(&*request.names);
-        for queue in &request.queues {
-            let mut missing = request.max.saturating_sub(claimed.deliveries.len());
-            // Again after bytes that cannot be read: they must not hide what lies behind them.
-            while missing > 0 {
-                let mut rows = lease(conn, now, request, queue, &names, missing).await?;
-                claimed.wrote |= !rows.is_empty();
-                let promoted: Vec<Row> = rows.extract_if(.., |row| !row.leased).collect();
-                lose(conn, request.records, &promoted).await?;
-                let full = rows.len() == missing;
-                let read = read(conn, now, request, queue, rows).await?;
-                missing -= read.len();
-                claimed.deliveries.extend(read);
-                if !full {
-                    break;
-                }
-            }
+        match &request.shares {
+            Some(shares) => turns::take(conn, now, request, shares, &mut claimed).await?,
+            None => take(conn, now, request, &mut claimed).await?,
         }
         if claimed.deliveries.is_empty() {
             let due: Option<i64> = sqlx::query_scalar(NEXT_DUE).fetch_one(&mut *conn).await?;
@@ -186,6 +174,34 @@ impl Operation for Claim {
         }
         Ok(claimed)
     }
+}
+
+/// Takes what there is, in the order of the queues.
+async fn take(
+    conn: &mut SqliteConnection,
+    now: Timestamp,
+    request: &ReceiveRequest,
+    claimed: &mut Claimed,
+) -> Result<(), Fault> {
+    let names = to_json(&*request.names);
+    for queue in &request.queues {
+        let mut missing = request.max.saturating_sub(claimed.deliveries.len());
+        // Again after bytes that cannot be read: they must not hide what lies behind them.
+        while missing > 0 {
+            let mut rows = lease(conn, now, request, queue, &names, missing).await?;
+            claimed.wrote |= !rows.is_empty();
+            let promoted: Vec<Row> = rows.extract_if(.., |row| !row.leased).collect();
+            lose(conn, request.records, &promoted).await?;
+            let full = rows.len() == missing;
+            let read = read(conn, now, request, queue, rows).await?;
+            missing -= read.len();
+            claimed.deliveries.extend(read);
+            if !full {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes ready what has fallen due; says whether anything had.
@@ -241,7 +257,7 @@ async fn lease(
 }
 
 /// Reads the envelopes; those that cannot be read become dead letters.
-async fn read(
+pub(super) async fn read(
     conn: &mut SqliteConnection,
     now: Timestamp,
     request: &ReceiveRequest,
@@ -268,6 +284,7 @@ async fn read(
                 token: LeaseToken(unsigned(row.token)),
                 owner: request.owner,
             },
+            tenant: Tenant::of(&envelope.headers),
             envelope,
             lease_until: now.after(request.lease),
             attempt: small(row.retries) + 1,

@@ -4,6 +4,7 @@ mod claim;
 mod publish;
 mod queues;
 mod settle;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,11 +27,13 @@ use claim::{Claim, Outlook};
 pub(super) use claim::begun_rows;
 pub(super) use publish::Publish;
 pub(super) use settle::SettleBatch;
+#[cfg(test)]
+pub(super) use turns::HOT as TURNS;
 
 /// Every statement that runs while the lock is held.
 #[cfg(test)]
 pub(super) fn hot_statements() -> impl Iterator<Item = &'static str> {
-    publish::HOT.into_iter().chain(claim::HOT).chain(settle::HOT)
+    publish::HOT.into_iter().chain(claim::HOT).chain(turns::HOT).chain(settle::HOT)
 }
 
 impl Sqlite {
@@ -55,6 +58,10 @@ impl Broker for Sqlite {
         records: Records,
     ) -> Result<Vec<Published>, BackendError> {
         self.write_with_others(self.publishes.of(records), envelopes.to_vec()).await
+    }
+
+    fn knows_shares(&self) -> bool {
+        true
     }
 
     async fn receive(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, BackendError> {

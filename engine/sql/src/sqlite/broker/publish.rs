@@ -9,6 +9,7 @@ use stem_core::backend::Records;
 use stem_core::backend::broker::Published;
 use stem_core::envelope::{Envelope, wire};
 use stem_core::id::TaskId;
+use stem_core::tenant::Tenant;
 use stem_core::time::Timestamp;
 
 use crate::codec::{Packed, to_json};
@@ -36,14 +37,15 @@ const IN_THE_WAY: &str = "
     UNION ALL
     SELECT -1, NULL, coalesce(max(seq), 0) FROM envelopes";
 
-/// ?1 are rows of seq, where the bytes lie in ?2, task, queue, name, phase, priority, time, unique key. One script, as
+/// ?1 are rows of seq, where the bytes lie in ?2, task, queue, name, phase, priority, time, unique key, tenant. One script, as
 /// each trip to SQLite's thread costs more than any of these statements.
 const STORE: &str = "
     INSERT INTO envelopes (seq, wire)
     SELECT value ->> 0, substr(?2, value ->> 1, value ->> 2) FROM json_each(?1);
 
-    INSERT INTO deliveries (seq, task, queue, name, phase, priority, at, unique_key)
-    SELECT value ->> 0, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9
+    INSERT INTO deliveries (seq, task, queue, name, phase, priority, at, unique_key, tenant)
+    SELECT value ->> 0, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9,
+        value ->> 10
     FROM json_each(?1);
 
     INSERT INTO queues (name) SELECT DISTINCT value ->> 4 FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING";
@@ -152,6 +154,7 @@ async fn store(
                 envelope.priority,
                 delayed_until.unwrap_or(now).unix_millis(),
                 envelope.unique_key,
+                Tenant::of(&envelope.headers),
             ])
         })
         .collect();

@@ -1,0 +1,5 @@
+//! What a process of a run can be.
+
+mod operator;
+pub mod producer;
+pub mod worker;
