@@ -36,13 +36,13 @@ pub struct Act {
 
 /// The log, if one is set.
 #[derive(Clone, Debug, Default)]
-pub struct Ledger(Option<Arc<AuditFile>>);
+pub struct AuditLog(Option<Arc<AuditFile>>);
 
 /// Somebody has asked, and the log says so.
 #[derive(Debug)]
 pub struct Asked(Option<(Arc<AuditFile>, Entry)>);
 
-impl Ledger {
+impl AuditLog {
     /// Opens it.
     pub fn open(settings: &Settings) -> Result<Self, CliError> {
         let Some(path) = &settings.audit_log.value else { return Ok(Self(None)) };
@@ -90,9 +90,9 @@ fn refused(problem: &str) -> CliError {
 
 /// Does it between the two entries.
 pub fn around(settings: &Settings, act: Act, work: impl FnOnce() -> Outcome) -> Outcome {
-    let ledger = Ledger::open(settings)?;
+    let audit_log = AuditLog::open(settings)?;
     let namespace = act.is_scoped.then(|| settings.namespace.value.clone());
-    let asked = ledger.ask(act.what, namespace, act.about)?;
+    let asked = audit_log.ask(act.what, namespace, act.about)?;
     let outcome = work();
     let (ending, reason) = match &outcome {
         Ok(ending) => (*ending, None),

@@ -64,27 +64,26 @@ impl QuotaFile {
     /// Follows the file until dropped; never ends; cancel-safe.
     pub async fn follow(&self) {
         let Some((path, seen)) = &self.file else { return std::future::pending().await };
-        let mut seen = *seen;
-        loop {
-            seen = trusted::changed(&seen, || Mark::now(path)).await;
-            self.read_again(path);
-        }
+        trusted::follow(*seen, || Mark::now(path), |now| self.read_again(path).then_some(now))
+            .await;
     }
 
-    /// Reads it anew. One that cannot be used is logged, and what held before stays.
-    fn read_again(&self, path: &Path) {
-        let read = read::open(path);
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = read.as_ref().err().cloned();
-        match read {
+    /// Reads it anew; whether it can be used. One that cannot is logged once, and what held before stays.
+    fn read_again(&self, path: &Path) -> bool {
+        let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        match read::open(path) {
             Ok(rules) => {
                 tracing::info!(file = %path.display(), "the quotas have changed");
+                *problem = None;
                 self.current.send_replace(Arc::new(rules));
+                true
             }
-            Err(problem) => {
-                tracing::error!(
-                    problem,
-                    "the quotas have changed and cannot be used; the old ones stay until they can"
-                );
+            Err(error) => {
+                if problem.as_ref() != Some(&error) {
+                    tracing::error!(problem = %error, "the quotas have changed and cannot be used; the old ones stay until they can");
+                }
+                *problem = Some(error);
+                false
             }
         }
     }

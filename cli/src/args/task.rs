@@ -288,7 +288,7 @@ pub struct EnqueueArgs {
     #[arg(long, value_name = "K=V", value_parser = header)]
     pub header: Vec<(String, String)>,
     /// On whose behalf: the header `tenant`, by which workers with quotas share themselves out
-    #[arg(long, value_name = "NAME", value_parser = tenant)]
+    #[arg(long, value_name = "NAME", value_parser = Tenant::new)]
     pub tenant: Option<Tenant>,
     /// Follow it to its end and print its result; exit code 1 if it did not succeed
     #[arg(long)]
@@ -318,10 +318,6 @@ fn media_type(text: &str) -> Result<String, String> {
     Err(format!(
         "write TYPE/SUBTYPE as in image/png, with at most {MEDIA_TYPE_BYTES} printable ASCII characters"
     ))
-}
-
-fn tenant(text: &str) -> Result<Tenant, String> {
-    Tenant::new(text)
 }
 
 pub(super) fn header(text: &str) -> Result<(String, String), String> {

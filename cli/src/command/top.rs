@@ -46,7 +46,7 @@ use self::screen::Screen;
 use self::view::Theme;
 use super::Context;
 use crate::args::TopArgs;
-use crate::audit::Ledger;
+use crate::audit::AuditLog;
 use crate::connect::{Opener, ServiceUrl};
 use crate::error::{CliError, Outcome};
 use crate::exit::Ending;
@@ -91,7 +91,7 @@ pub(super) async fn run(context: &Context, args: TopArgs) -> Outcome {
         timeout: settings.control_timeout.value,
         requester: identity::user(),
         keys: settings.signing.open()?,
-        ledger: Ledger::open(&settings)?,
+        audit_log: AuditLog::open(&settings)?,
     };
     let gatherer = Gatherer {
         backends,

@@ -2,15 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::trusted::Mark;
+use super::trusted::{self, Mark};
 use super::{Policy, PolicyError};
-
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The policy of a worker, which changes with its file and with those of its secrets.
 #[derive(Debug)]
@@ -56,20 +52,8 @@ impl PolicyFile {
     /// Follows the files from when they were read, until dropped; never ends; cancel-safe.
     pub async fn follow(&self) {
         let Some(path) = &self.path else { return std::future::pending().await };
-        let mut seen: Look = self.current().files().iter().map(|(_, mark)| Some(*mark)).collect();
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let now = look(&self.current());
-            // What a policy that cannot be used lacks may be in a file that is not looked at, so that is tried again.
-            if now == seen && self.problem().is_none() {
-                continue;
-            }
-            // A file that is being written changes again; it is read when it has been still for one look.
-            tokio::time::sleep(LOOK).await;
-            if look(&self.current()) == now {
-                seen = self.read_again(path).unwrap_or(now);
-            }
-        }
+        let seen: Look = self.current().files().iter().map(|(_, mark)| Some(*mark)).collect();
+        trusted::follow(seen, || look(&self.current()), |_| self.read_again(path)).await;
     }
 
     /// Reads it anew, and tells what its files were like. One that cannot be used is logged once, and what was known stays.
@@ -107,6 +91,7 @@ fn look(policy: &Policy) -> Look {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
 
     use super::*;
 

@@ -44,18 +44,28 @@ impl Mark {
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Waits until files are other than they were `seen` and have been still for one look: one that is being written changes
-/// again. Cancel-safe.
-pub(crate) async fn changed<M: PartialEq>(seen: &M, look: impl Fn() -> M) -> M {
+/// Reads files again whenever they are other than they were `seen` and have been still for one look: one that is being
+/// written changes again. `read` is given how they look, and says how what it has read looked, or `None` where that cannot
+/// be used. Then they are read again also while they stay as they are: what was taken away must not hold on because there
+/// was no memory, or no file to spare, at one moment; and what is lacking may lie where nobody looks. Never ends;
+/// cancel-safe.
+pub(crate) async fn follow<M: PartialEq>(
+    mut seen: M,
+    look: impl Fn() -> M,
+    mut read: impl FnMut(M) -> Option<M>,
+) {
+    let mut is_usable = true;
     loop {
         tokio::time::sleep(LOOK).await;
         let now = look();
-        if now == *seen {
+        if now == seen && is_usable {
             continue;
         }
         tokio::time::sleep(LOOK).await;
         if look() == now {
-            return now;
+            let read = read(now);
+            is_usable = read.is_some();
+            seen = read.unwrap_or(seen);
         }
     }
 }

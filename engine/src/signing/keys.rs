@@ -108,15 +108,9 @@ impl Keys {
     /// Follows the files until dropped; never ends; cancel-safe.
     pub async fn follow(&self) {
         let Some(files) = &self.files else { return std::future::pending().await };
-        let mut seen = self.ring().look().clone();
-        loop {
-            let now = trusted::changed(&seen, || Look::now(files)).await;
-            // What cannot be read is tried again, also while it stays as it is: a key that was ended must not be believed
-            // on because there was no memory, or no file to spare, at one moment.
-            if self.read_again(files) {
-                seen = now;
-            }
-        }
+        let seen = self.ring().look().clone();
+        trusted::follow(seen, || Look::now(files), |now| self.read_again(files).then_some(now))
+            .await;
     }
 
     /// Reads them anew; whether they can be used. Files that cannot are logged once, and what was known stays.

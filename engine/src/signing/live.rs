@@ -44,20 +44,21 @@ impl TrustFile {
     /// Follows the file until dropped; never ends; cancel-safe.
     pub async fn follow(&self) {
         let Some((path, seen)) = &self.file else { return std::future::pending().await };
-        let (mut seen, mut said) = (*seen, None);
-        loop {
-            let now = trusted::changed(&seen, || Mark::now(path)).await;
-            match self.read_again(path) {
-                Ok(()) => (seen, said) = (now, None),
-                // It is tried again, also while it stays as it is: whoever is not trusted any more must not be because it
-                // could not be read at one moment.
-                Err(problem) if said.as_ref() == Some(&problem) => {}
-                Err(problem) => {
-                    tracing::warn!(file = %path.display(), problem, "the trust list has changed and cannot be used; the old one stays");
-                    said = Some(problem);
-                }
+        let mut said = None;
+        let read = |now| match self.read_again(path) {
+            Ok(()) => {
+                said = None;
+                Some(now)
             }
-        }
+            Err(problem) => {
+                if said.as_ref() != Some(&problem) {
+                    tracing::warn!(file = %path.display(), problem, "the trust list has changed and cannot be used; the old one stays");
+                }
+                said = Some(problem);
+                None
+            }
+        };
+        trusted::follow(*seen, || Mark::now(path), read).await;
     }
 
     /// Reads it anew. Where it cannot be used, what was known stays.

@@ -38,15 +38,25 @@ pub(super) struct Taken {
     pub(super) delivery: Box<Delivery>,
     /// Before the broker was asked.
     pub(super) asked_at: Timestamp,
+    pub(super) start: Start,
     /// Free again when this attempt is over.
     pub(super) place: slots::Taken,
     /// Where there are quotas.
     pub(super) hold: Option<quota::Hold>,
 }
 
+/// Whether it starts, and beside whom.
+#[derive(Debug)]
+pub(super) enum Start {
+    Beside,
+    Alone(slots::Alone),
+    /// It is given back.
+    Back,
+}
+
 /// Sees a delivery through to its end. Runs as a task of its own; the driver waits for all of them.
 pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
-    let Taken { mut delivery, asked_at, place, mut hold } = taken;
+    let Taken { mut delivery, asked_at, start, place, mut hold } = taken;
     let broker_ahead = broker_ahead(&delivery, shared.config.lease, asked_at, shared.now());
     let (events, mut facts) = mpsc::unbounded_channel();
     let hand = Arc::new(InHand::new(
@@ -62,12 +72,17 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     if let Some(mode) = shared.draining() {
         hand.tell(Event::Draining { mode, grace: None });
     }
+    let early = match &start {
+        Start::Alone(alone) => until_alone(&shared, &delivery, alone, &mut facts).await,
+        Start::Beside | Start::Back => None,
+    };
     let refused = judge(&shared, &delivery).await;
     // The machine reckons in steady time, the producer in the wall clock's.
     delivery.envelope.expires_at = delivery.envelope.expires_at.map(|at| shared.steady(at));
     let Choice { handler, instead } = match refused {
         // No build is chosen for it, or fetched.
         Some(refused) => Choice { handler: None, instead: Some(refused) },
+        None if matches!(start, Start::Back) => Choice { handler: None, instead: None },
         None => shipping::choose(&shared, &delivery.envelope).await,
     };
     let handler = match handler {
@@ -92,7 +107,12 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         fits = granted.is_some();
         memory = granted.filter(|bytes| *bytes > 0);
     }
-    let first = admission(&shared, &delivery, fits).await;
+    let first = if matches!(start, Start::Back) {
+        tracing::debug!(task = %delivery.envelope.id, "it may have taken workers down, as the one it came with, which is to run alone; it goes back");
+        give_back(shared.revocations().get(&delivery.envelope.id, shared.wall()))
+    } else {
+        admission(&shared, &delivery, fits).await
+    };
     let module = handler.as_ref().and_then(Handler::module);
     if delivery.losses > 0 {
         let (queue, name) = (&delivery.envelope.queue, &delivery.envelope.name);
@@ -117,7 +137,7 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         ran: None,
         trace: None,
     };
-    driver.drive(&mut machine, &mut facts, first).await;
+    driver.drive(&mut machine, &mut facts, early, first).await;
     grip.over = true;
     drop(grip);
     if let Some(handler) = driver.handler.take() {
@@ -126,7 +146,30 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     }
     // Before the place: whoever waits for that looks at the quotas.
     drop(driver.hold.take());
+    drop(start);
     drop(place);
+}
+
+/// Waits for those who are in hand to end, while nobody joins them; not for ever, since an attempt may take hours. Ends with
+/// what it is told meanwhile, which may be that it is not to start at all.
+async fn until_alone(
+    shared: &Shared,
+    delivery: &Delivery,
+    alone: &slots::Alone,
+    facts: &mut mpsc::UnboundedReceiver<Box<Event>>,
+) -> Option<Box<Event>> {
+    let (task, losses) = (&delivery.envelope.id, delivery.losses);
+    tracing::warn!(%task, losses, "it was in hand whenever so many workers were lost, and runs alone now: one more makes it poison");
+    tokio::select! {
+        // What it is told counts first.
+        biased;
+        told = facts.recv() => told,
+        () = alone.others_gone() => None,
+        () = tokio::time::sleep(shared.config.lease / 4) => {
+            tracing::warn!(%task, "others do not end, so it begins beside them");
+            None
+        }
+    }
 }
 
 /// Lets go of a delivery, also when its driver is dropped or breaks: then its handler must not run on, with nobody to
@@ -303,9 +346,13 @@ impl Driver<'_> {
         &mut self,
         machine: &mut Attempt,
         facts: &mut mpsc::UnboundedReceiver<Box<Event>>,
+        early: Option<Box<Event>>,
         first: Vec<Event>,
     ) {
         let mut effects = Vec::new();
+        if let Some(event) = early {
+            machine.handle(self.shared.now(), *event, &mut effects);
+        }
         // What came while the record was looked up (a drain, a revocation) counts before the question whether to start.
         while let Ok(event) = facts.try_recv() {
             machine.handle(self.shared.now(), *event, &mut effects);

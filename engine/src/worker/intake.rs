@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stem_core::backend::broker::ReceiveRequest;
+use stem_core::backend::broker::{Delivery, ReceiveRequest};
 use stem_core::control::WorkerState;
-use stem_core::machine::intake::Intake;
+use stem_core::machine::intake::{Begin, Intake};
 use stem_core::machine::share::Shares;
 use stem_core::observe::Service;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::attempt::Taken;
+use super::attempt::{Start, Taken};
 use super::pace::{MOMENT, Pace};
 use super::shared::{Shared, whole_millis};
 
@@ -24,6 +24,9 @@ const LOOK: Duration = Duration::from_millis(5);
 const LOOK_CAP: Duration = Duration::from_millis(80);
 /// Starts are reckoned in whole milliseconds.
 const TICK: Duration = Duration::from_millis(1);
+/// The longest that one task has a worker for itself. What takes its worker down mostly does so soon, and one that does
+/// much must not keep a whole worker from everything else.
+const ALONE: Duration = Duration::from_mins(1);
 /// The pause after a request that failed; doubles up to [`PAUSE_CAP`].
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_CAP: Duration = Duration::from_secs(2);
@@ -36,12 +39,14 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
     let mut pace = Pace::default();
     let mut was_blind = false;
     while running(&mut state).await {
+        let alone_until = shared.slots.alone_until();
         let intake = Intake {
             state: *state.borrow(),
             concurrency: shared.slots.limit(),
             busy: shared.slots.taken(),
             prefetch: shared.config.prefetch,
             blind: shared.is_blind(),
+            alone: alone_until.is_some(),
         };
         if intake.blind != std::mem::replace(&mut was_blind, intake.blind) {
             say_blind(&shared, intake.blind);
@@ -54,6 +59,7 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                 _ = state.changed() => {}
                 // Sight comes back without a bell.
                 () = tokio::time::sleep(WAIT), if intake.blind => {}
+                () = until(alone_until) => {}
             }
             continue;
         }
@@ -100,12 +106,15 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                     pause = PAUSE;
                 }
                 let came = deliveries.len();
+                let mut is_for_one = false;
                 for delivery in deliveries {
                     let place = places.split_one().expect("no more deliveries than were asked for");
                     let hold = shared.quotas.as_ref().map(|quotas| {
                         quotas.take(shared.now(), &delivery.receipt.queue, &delivery.tenant)
                     });
-                    let one = Taken { delivery: Box::new(delivery), asked_at, place, hold };
+                    let start = start(&shared, &delivery, is_for_one);
+                    is_for_one |= matches!(start, Start::Alone(_));
+                    let one = Taken { delivery: Box::new(delivery), asked_at, start, place, hold };
                     if taken.send(one).await.is_err() {
                         return;
                     }
@@ -130,6 +139,23 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                 pause = (pause * 2).min(PAUSE_CAP);
             }
         }
+    }
+}
+
+/// How a delivery begins; `is_for_one` says that one that came with it is to be alone.
+fn start(shared: &Shared, delivery: &Delivery, is_for_one: bool) -> Start {
+    match Begin::of(delivery.losses, shared.config.max_losses, is_for_one) {
+        Begin::Beside => Start::Beside,
+        Begin::Alone => Start::Alone(shared.slots.reserve(Instant::now() + ALONE)),
+        Begin::Back => Start::Back,
+    }
+}
+
+/// Never, without a time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

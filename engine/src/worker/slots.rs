@@ -6,11 +6,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 #[derive(Debug)]
 struct Count {
     limit: usize,
     taken: usize,
+    /// Until when nobody is to join whoever is there, at the longest.
+    alone: Option<Instant>,
 }
 
 /// The places of one worker.
@@ -19,6 +22,8 @@ pub(super) struct Slots {
     count: Mutex<Count>,
     /// Something changed that may make a place free.
     freed: Notify,
+    /// Somebody has left, while one is to be alone.
+    left: Notify,
 }
 
 /// One or more places; given back when dropped.
@@ -28,9 +33,17 @@ pub(super) struct Taken {
     places: usize,
 }
 
+/// Nobody joins whoever has this, while it is kept and its time is not over. Its own place is another matter.
+#[derive(Debug)]
+pub(super) struct Alone {
+    slots: Arc<Slots>,
+    until: Instant,
+}
+
 impl Slots {
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { count: Mutex::new(Count { limit, taken: 0 }), freed: Notify::new() })
+        let count = Mutex::new(Count { limit, taken: 0, alone: None });
+        Arc::new(Self { count, freed: Notify::new(), left: Notify::new() })
     }
 
     fn count(&self) -> MutexGuard<'_, Count> {
@@ -60,6 +73,17 @@ impl Slots {
         Taken { slots: Arc::clone(self), places }
     }
 
+    /// Lets nobody else join from now until then; the caller is the only one that takes places.
+    pub(super) fn reserve(self: &Arc<Self>, until: Instant) -> Alone {
+        self.count().alone = Some(until);
+        Alone { slots: Arc::clone(self), until }
+    }
+
+    /// Until when nobody may join, if that is so now.
+    pub(super) fn alone_until(&self) -> Option<Instant> {
+        self.count().alone.filter(|until| *until > Instant::now())
+    }
+
     /// Waits until something may have become free. One waiter; a change before the call counts, so none is missed.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
@@ -77,9 +101,35 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         if self.places > 0 {
-            self.slots.count().taken -= self.places;
+            let mut count = self.slots.count();
+            count.taken -= self.places;
+            if count.alone.is_some() {
+                self.slots.left.notify_one();
+            }
+            drop(count);
             self.slots.freed.notify_one();
         }
+    }
+}
+
+impl Alone {
+    /// Waits until one place is taken at the most, which is the waiter's. Cancel-safe.
+    pub(super) async fn others_gone(&self) {
+        while self.slots.taken() > 1 {
+            self.slots.left.notified().await;
+        }
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let mut count = self.slots.count();
+        // Another one may have begun after the time of this one was over.
+        if count.alone == Some(self.until) {
+            count.alone = None;
+        }
+        drop(count);
+        self.slots.freed.notify_one();
     }
 }
 
@@ -105,6 +155,29 @@ mod tests {
         });
         drop(one);
         waiting.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_alone_waits_for_the_others_and_nobody_joins_it_for_so_long() {
+        const LONG: std::time::Duration = std::time::Duration::from_mins(1);
+        let slots = Slots::new(3);
+        let mut taken = slots.take(3);
+        let own = taken.split_one().unwrap();
+        let alone = slots.reserve(Instant::now() + LONG);
+        assert!(tokio::time::timeout(LONG / 2, alone.others_gone()).await.is_err());
+        let last = taken.split_one().unwrap();
+        drop(taken);
+        assert!(tokio::time::timeout(LONG / 4, alone.others_gone()).await.is_err());
+        drop(last);
+        alone.others_gone().await;
+        assert!(slots.alone_until().is_some());
+        tokio::time::sleep(LONG / 4).await;
+        assert_eq!(slots.alone_until(), None, "its time is over");
+        let next = slots.reserve(Instant::now() + LONG);
+        drop(alone);
+        assert!(slots.alone_until().is_some(), "the first takes nothing from the next");
+        drop((own, next));
+        assert_eq!((slots.alone_until(), slots.taken()), (None, 0));
     }
 
     #[tokio::test]

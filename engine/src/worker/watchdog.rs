@@ -68,8 +68,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let may_take = shared.worker_state() == WorkerState::Running && !shared.is_blind();
-        // What a quota holds back is not taken on purpose.
-        let holds_back = shared.quotas.as_ref().is_some_and(|quotas| quotas.holds_back());
+        // What a quota holds back is not taken on purpose, and nothing is while one task is to be alone.
+        let holds_back = shared.quotas.as_ref().is_some_and(|quotas| quotas.holds_back())
+            || shared.slots.alone_until().is_some();
         let has_places = may_take && !holds_back && shared.slots.taken() < shared.slots.limit();
         let taken = shared.counters.taken.load(Ordering::Relaxed);
         // An outage has its own words; and whoever takes deliveries need not ask whether there are some, unless somebody

@@ -252,6 +252,7 @@ pub static PLANTS: &[Plant] = &[
     plant!("wrong-result", I2, Worker, worker::wrong_result, calm),
     plant!("never-renews", I5, Worker, worker::never_renews, calm),
     plant!("renews-too-late", I5, Worker, worker::renews_too_late, calm).with(worker::long_belief),
+    plant!("joins-the-last-chance", I10, Worker, worker::joins_the_last_chance, crashes),
     plant!("poison-at-once", I10, Config, nothing, crashes).with(worker::impatient),
     plant!("patient-with-poison", I10, Config, nothing, crashes).with(worker::patient),
     plant!("hoards", I12, Worker, worker::hoards, calm),

@@ -112,6 +112,41 @@ fn a_task_that_takes_its_worker_down_again_and_again_is_poison() {
 }
 
 #[test]
+fn tasks_beside_one_that_takes_its_workers_down_end_well() {
+    let lab = Lab::new();
+    let words = ["--lease", "300ms", "--concurrency", "8"];
+    let poison = lab.enqueue("spin", "{}", &[]);
+    let beside: Vec<_> =
+        (0..3).map(|_| lab.enqueue("crunch", r#"{"items":[1],"delayMs":2000}"#, &[])).collect();
+    let count = |record: &serde_json::Value| record["deliveryCount"].as_u64().unwrap_or(0);
+    // Each time one worker has all of them in hand and is lost.
+    for death in 1..=4 {
+        let worker = lab.worker(&words);
+        for id in beside.iter().chain([&poison]) {
+            lab.until(id, "in hand", |record| {
+                record["state"] == "succeeded"
+                    || (record["state"] == "running" && count(record) >= death)
+            });
+        }
+        worker.kill();
+    }
+    // Then whichever is next is alone, and only what is alone can be blamed.
+    let worker = lab.worker(&words);
+    lab.until(&poison, "started for the last time", |record| {
+        record["state"] == "running" && count(record) == 5
+    });
+    let running = lab.stem(&["task", "list", "--state", "running", "--json"]).ok().stdout;
+    assert_eq!(running.matches("\"running\"").count(), 1, "{running}");
+    worker.kill();
+    let _last = lab.worker(&words);
+    let record = lab.until_state(&poison, "failed");
+    assert_eq!(record["failure"]["code"], "poison", "{record}");
+    for id in &beside {
+        lab.until_state(id, "succeeded");
+    }
+}
+
+#[test]
 fn a_task_nobody_knows_waits_for_a_worker_that_does() {
     let lab = Lab::new();
     let empty = lab.path("empty");

@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use super::deed::{Deed, Report};
 use super::rows::Tone;
 use crate::args::Expiry;
-use crate::audit::Ledger;
+use crate::audit::AuditLog;
 use crate::command::{queue, worker};
 use crate::control::{Request, ask, may_order};
 use crate::error::CliError;
@@ -35,15 +35,15 @@ pub(super) struct Hand {
     /// What the order is signed with.
     pub(super) keys: Arc<Keys>,
     /// Where it is written down before it is given.
-    pub(super) ledger: Ledger,
+    pub(super) audit_log: AuditLog,
 }
 
 impl Hand {
     /// Does it, and says what became of it. Nothing is done that cannot be written down where that is wanted.
     pub(super) async fn carry_out(&self, deed: Deed, reason: Option<String>) -> Report {
         let (what, about) = noted(&deed, reason.as_deref());
-        let (ledger, namespace) = (self.ledger.clone(), self.namespace.clone());
-        let ask = spawn_blocking(move || ledger.ask(what, Some(namespace), about));
+        let (audit_log, namespace) = (self.audit_log.clone(), self.namespace.clone());
+        let ask = spawn_blocking(move || audit_log.ask(what, Some(namespace), about));
         let asked = match ask.await {
             Ok(Ok(asked)) => asked,
             Ok(Err(error)) => return Report::failed(&deed, &error.what),
@@ -184,7 +184,7 @@ pub(super) mod tests {
             timeout: Duration::from_millis(10),
             requester: "operator".to_owned(),
             keys: Keys::none(),
-            ledger: Ledger::default(),
+            audit_log: AuditLog::default(),
         }
     }
 

@@ -21,7 +21,8 @@ local place = '*'
 local last = last_place(C .. 'log')
 if last ~= '' and is_beyond(last) then
   -- A log's end can be set back only by beginning anew, and never to where readers may be.
-  local kept = redis.call('XREVRANGE', C .. 'log', text[day_ahead], '-', 'COUNT', 10000)
+  local newest = text[day_ahead] .. '-' .. text[NUMBERS - 1]
+  local kept = redis.call('XREVRANGE', C .. 'log', newest, '-', 'COUNT', 10000)
   redis.call('DEL', C .. 'log')
   for n = #kept, 1, -1 do
     local at, fields = kept[n][1], kept[n][2]
@@ -29,9 +30,10 @@ if last ~= '' and is_beyond(last) then
       redis.call('XADD', C .. 'log', at, 'e', fields[2], 'r', fields[4], 'c', fields[6])
     end
   end
+  -- Within a day, so that who reads in this millisecond finds it; readers from too far ahead begin at number 0.
   local is_taken = kept[1] and time_of(kept[1][1]) == day_ahead
-  place = is_taken and text[day_ahead + 1] .. '-0' or text[day_ahead] .. '-1'
-elseif last ~= '' and time_of(last) >= here and tonumber(string.match(last, '%d+$')) >= NUMBERS then
+  place = text[day_ahead] .. '-' .. text[(is_taken and number_of(kept[1][1]) or 0) + 1]
+elseif last ~= '' and time_of(last) >= here and number_of(last) >= NUMBERS then
   place = text[time_of(last) + 1] .. '-0'
 end
 local id = redis.call('XADD', C .. 'log', place, 'e', ARGV[4], 'r', ARGV[3], 'c', ARGV[5])

@@ -9,6 +9,10 @@ local function time_of(place)
   return tonumber(string.match(place, '^%d+'))
 end
 
+local function number_of(place)
+  return tonumber(string.match(place, '%d+$'))
+end
+
 local function is_beyond(place)
   return time_of(place) > day_ahead
 end

@@ -140,16 +140,15 @@ async fn places_that_somebody_else_has_chosen_keep_nobody_from_the_next_command(
     let in_one_hour = in_one_hour.duration_since(UNIX_EPOCH).unwrap().as_millis();
     let (largest, many) = (u64::MAX, 1 << 20);
     let mut at = redis.position(&space).await.unwrap();
-    for (n, place) in [
+    let mut places = vec![
         format!("{in_one_hour}-5"),
         format!("{in_one_hour}-{many}"),
         format!("{}-{largest}", in_one_hour + 7),
         format!("{}-0", u64::MAX >> 20),
-        format!("{largest}-{largest}"),
-    ]
-    .iter()
-    .enumerate()
-    {
+    ];
+    // So often that some follow one another within one millisecond of the server's clock.
+    places.extend(vec![format!("{largest}-{largest}"); 50]);
+    for (n, place) in places.iter().enumerate() {
         let planted = ["e", "9999999999999", "r", "a", "c", "nonsense"];
         server.command(&[&["XADD", log, place][..], &planted].concat()).unwrap();
         // A reader that comes by, and one that only begins to read.

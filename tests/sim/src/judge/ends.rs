@@ -19,7 +19,7 @@ use crate::script::Step;
 struct Attempt {
     /// Its record says that it runs; only where the records lie apart.
     begun: bool,
-    started: bool,
+    started: Option<Ms>,
     ended: Option<End>,
     losses: u32,
 }
@@ -40,7 +40,7 @@ impl Ends {
         bench: &mut Bench,
         setting: &Setting,
         ledger: &Ledger,
-        (_, caller, fact): (Ms, Option<Caller>, &Fact),
+        (at, caller, fact): (Ms, Option<Caller>, &Fact),
     ) {
         if let Fact::RevokeStored { task, .. } = fact {
             self.revoked.insert(task.clone());
@@ -58,7 +58,7 @@ impl Ends {
                     attempt.begun = true;
                 }
             }
-            Fact::Held(came) => self.held(bench, setting, caller, came),
+            Fact::Held(came) => self.held(bench, setting, (at, caller), came),
             Fact::Retired { task, .. } => {
                 if let Some(in_hand) = self.in_hand.get_mut(&caller)
                     && let Some(oldest) = in_hand.iter().find(|held| held.task == *task).cloned()
@@ -66,7 +66,9 @@ impl Ends {
                     in_hand.remove(&oldest);
                 }
             }
-            Fact::Started { held, .. } => self.started(bench, setting, ledger, caller, held),
+            Fact::Started { held, .. } => {
+                self.started(bench, setting, ledger, (at, caller), held);
+            }
             Fact::HandlerEnded { held, end } => {
                 if let Some(attempt) = self.attempts.get_mut(&(caller, held.clone())) {
                     attempt.ended = Some(end.clone());
@@ -85,7 +87,16 @@ impl Ends {
         }
     }
 
-    fn held(&mut self, bench: &mut Bench, setting: &Setting, caller: Caller, came: &[Held]) {
+    fn held(
+        &mut self,
+        bench: &mut Bench,
+        setting: &Setting,
+        (at, caller): (Ms, Caller),
+        came: &[Held],
+    ) {
+        if !came.is_empty() {
+            self.left_alone(bench, setting, (at, caller));
+        }
         let in_hand = self.in_hand.entry(caller).or_default();
         in_hand.extend(came.iter().cloned());
         if let Some(declared) = setting.declared(caller) {
@@ -99,12 +110,25 @@ impl Ends {
         }
     }
 
+    /// What one more loss makes poison of runs with nobody beside it that came later, for half a minute at least.
+    fn left_alone(&self, bench: &mut Bench, setting: &Setting, (at, caller): (Ms, Caller)) {
+        let most = setting.declared(caller).map_or(0, |declared| declared.max_losses);
+        for held in self.in_hand.get(&caller).into_iter().flatten() {
+            let Some(attempt) = self.attempts.get(&(caller, held.clone())) else { continue };
+            let is_last_chance = attempt.losses > 0 && attempt.losses + 1 == most;
+            let Some(started) = attempt.started.filter(|_| is_last_chance) else { continue };
+            bench.must(Rule::I10, at >= started.after(30_000), &held.task, || {
+                format!("{} was started for the last time, and more was taken", held.task)
+            });
+        }
+    }
+
     fn started(
         &mut self,
         bench: &mut Bench,
         setting: &Setting,
         ledger: &Ledger,
-        caller: Caller,
+        (at, caller): (Ms, Caller),
         held: &Held,
     ) {
         let task = &held.task;
@@ -118,10 +142,10 @@ impl Ends {
                 ),
             );
         };
-        bench.must(Rule::I4, !attempt.started, task, || {
+        bench.must(Rule::I4, attempt.started.is_none(), task, || {
             format!("{task} was started twice under token {}", held.token)
         });
-        attempt.started = true;
+        attempt.started = Some(at);
         let mine = self.in_hand.get(&caller).is_some_and(|in_hand| in_hand.contains(held));
         bench.must(Rule::I4, mine, task, || {
             format!("{task} was started under token {}, which is not in its hands", held.token)
@@ -230,7 +254,7 @@ impl Ends {
         self.attempts
             .range((caller, from)..)
             .take_while(|((by, held), _)| *by == caller && held.task == *task)
-            .filter(|(_, attempt)| attempt.started && attempt.ended.is_none())
+            .filter(|(_, attempt)| attempt.started.is_some() && attempt.ended.is_none())
             .map(|((_, held), _)| held.clone())
             .collect()
     }
@@ -238,7 +262,7 @@ impl Ends {
     /// Whether it started and has not ended.
     pub(super) fn runs(&self, caller: Caller, held: &Held) -> bool {
         let attempt = self.attempts.get(&(caller, held.clone()));
-        attempt.is_some_and(|attempt| attempt.started && attempt.ended.is_none())
+        attempt.is_some_and(|attempt| attempt.started.is_some() && attempt.ended.is_none())
     }
 }
 

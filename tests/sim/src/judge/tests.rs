@@ -337,6 +337,16 @@ fn what_is_counted_is_right_and_poison_is_stopped() {
     let poison = Move::Fail(DeadReason::Poison);
     lost().lease(W1, 2).breaks(Rule::I10);
     lost().lease_as(W1, 2, (1, 2, 1)).settle(W1, 2, poison).breaks(Rule::I10);
+    // Three make poison of it here.
+    let last = || {
+        let mut story = lost();
+        story.lease_as(W1, 2, (1, 2, 1)).wait(LEASE).lease_as(W0, 3, (1, 3, 2));
+        story.tell(W0, Fact::Held(vec![held(3)])).start(W0, 3);
+        story
+    };
+    let more = || Fact::Held(vec![Held { task: TaskId::new("more").unwrap(), ..held(1) }]);
+    last().tell(W0, Fact::Held(Vec::new())).tell(W1, more()).holds();
+    last().tell(W0, more()).breaks(Rule::I10);
 }
 
 #[test]

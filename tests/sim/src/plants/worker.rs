@@ -97,6 +97,20 @@ plain!(
     }
 );
 
+plain!(
+    joins_the_last_chance,
+    JoinsTheLastChance,
+    "Takes more tasks beside one that another loss makes poison of.",
+    {
+        fn received(&self, _: &ReceiveRequest, answer: &mut Answer<Vec<Delivery>>) {
+            // One below three and five, which are too many.
+            for delivery in answer.iter_mut().flatten().filter(|it| matches!(it.losses, 2 | 4)) {
+                delivery.losses -= 1;
+            }
+        }
+    }
+);
+
 /// Takes the first loss for poison.
 pub(super) fn impatient(config: &mut WorkerConfig) {
     config.max_losses = 1;
