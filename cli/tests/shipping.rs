@@ -181,7 +181,7 @@ async fn a_recall_stops_a_build_everywhere_parks_its_tasks_and_a_push_sets_them_
     ended.sort_unstable();
     assert_eq!(ended, [("one", "preempted"), ("two", "preempted")], "{said}");
     for end in replies.iter().flat_map(|reply| reply["payload"]["terminated"].as_array().unwrap()) {
-        assert!(end["elapsedMs"].as_f64().unwrap() < 5_000.0, "{said}");
+        assert!(end["elapsedMs"].as_f64().unwrap() < 30_000.0, "{said}");
     }
     // One that starts afterwards knows, too.
     let _late = Started::new(&place, &[], &["--name", "c", "--concurrency", "4"]);

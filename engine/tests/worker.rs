@@ -197,13 +197,13 @@ async fn a_task_much_longer_than_its_lease_runs_once() {
     for backends in both_ways() {
         let starts = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&starts);
-        let short = WorkerConfig { lease: Duration::from_millis(150), ..config() };
+        let short = WorkerConfig { lease: Duration::from_millis(600), ..config() };
         let bench = start(backends, short, move |builder| {
             builder
                 .inline("long", move |_, _: serde_json::Value| {
                     counted.fetch_add(1, Ordering::Relaxed);
                     async move {
-                        tokio::time::sleep(Duration::from_millis(1_500)).await;
+                        tokio::time::sleep(Duration::from_millis(2_500)).await;
                         Ok(())
                     }
                 })

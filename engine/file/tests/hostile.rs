@@ -22,7 +22,7 @@ const SEALED: &str = r#"{"v":1,"namespace":"n","taskId":"t","version":5,"issuedA
 async fn refusal(path: &Path) -> BackendError {
     let started = Instant::now();
     let error = listed(&store(path)).await.unwrap_err();
-    assert!(started.elapsed() < Duration::from_secs(2), "it took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(20), "it took {:?}", started.elapsed());
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     println!("{error}");
     error

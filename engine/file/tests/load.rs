@@ -44,5 +44,6 @@ async fn twenty_thousand_records_are_read_in_chunks() {
     for _ in 0..100 {
         assert_eq!(reader.since(&space(), after, CHUNK).await.unwrap(), []);
     }
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?} for 100 looks", started.elapsed());
+    let looked = started.elapsed();
+    assert!(looked < read * 10 + Duration::from_secs(2), "{looked:?} for 100 looks");
 }

@@ -254,14 +254,14 @@ fn a_holder_of_the_lock_that_is_stopped_holds_others_up_for_a_bounded_time() {
             println!("after {took:?}: {error}");
             assert_eq!(error.class(), ErrorClass::Transient);
             assert!(error.to_string().contains("lslocks"), "{error}");
-            assert!(took >= patience && took < patience + Duration::from_secs(2), "{took:?}");
+            assert!(took >= patience && took < patience + Duration::from_secs(20), "{took:?}");
         }
         // Who has read the file already need not lock to see that nothing changed; who has not, waits.
         assert_eq!(tasks(&opened).await.unwrap(), ["t"]);
         assert_eq!(tasks(&impatient()).await.unwrap_err().class(), ErrorClass::Transient);
-        // Calls of one process wait together, not one after the other.
+        // Calls of one process wait together, not one after the other, which would take 20 s.
         let started = Instant::now();
-        let waiting: Vec<_> = (0..10)
+        let waiting: Vec<_> = (0..100)
             .map(|_| {
                 let store = Arc::clone(&opened);
                 tokio::spawn(async move { revoke(&store, "u").await })
@@ -270,7 +270,7 @@ fn a_holder_of_the_lock_that_is_stopped_holds_others_up_for_a_bounded_time() {
         for waiting in waiting {
             assert!(waiting.await.unwrap().is_err());
         }
-        assert!(started.elapsed() < patience * 4, "{:?}", started.elapsed());
+        assert!(started.elapsed() < patience * 50, "{:?}", started.elapsed());
         kill_process(holder.pid(), Signal::CONT).unwrap();
         holder.tell("let go");
         assert_eq!(holder.next().unwrap(), "free");
@@ -306,7 +306,8 @@ fn a_follower_in_another_process_sees_changes_and_compactions() {
             let written = Instant::now();
             assert_eq!(follower.next().unwrap(), format!("{id} {}", version.0));
             let took = written.elapsed();
-            assert!(took < Duration::from_secs(1), "seen after {took:?}");
+            // Without a sign it looks after a minute.
+            assert!(took < Duration::from_secs(20), "seen after {took:?}");
             if n % 4 == 3 {
                 assert_eq!(store.prune(&space()).await.unwrap(), 0);
                 inodes.insert(std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap()));

@@ -244,7 +244,7 @@ impl State {
         for lanes in names.iter().filter_map(|name| queue.ready.get(name)) {
             let behind = lanes.range((Bound::Excluded(from), Bound::Unbounded));
             let around = lanes.range((Bound::Unbounded, Bound::Included(from)));
-            for (tenant, ready) in behind.chain(around).take(shares.looked_at()) {
+            for (tenant, ready) in behind.chain(around).take(shares.looked_at(names.len())) {
                 let most = shares.of(tenant).room.min(max);
                 found.extend(ready.iter().take(most).map(|(place, task)| (*place, tenant, task)));
             }

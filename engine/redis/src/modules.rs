@@ -183,11 +183,10 @@ impl Inner {
             }
             catalogue.revision = revision;
             let mut rest = answer.rest();
-            let mut is_last = true;
+            let before = after.clone();
             while let (Some(name), Some(serves), Some(one), Some(canary)) =
                 (rest.next(), rest.next(), rest.next(), rest.next())
             {
-                is_last = false;
                 after = read::bytes(name)?.unwrap_or_default();
                 let name = std::str::from_utf8(&after).ok().map(TaskName::new);
                 let Some(Ok(name)) = name else { continue };
@@ -196,7 +195,8 @@ impl Inner {
                     Err(_) => catalogue.unreadable.push(name),
                 }
             }
-            if is_last {
+            // Nothing has come, or only a name without a letter, which somebody else put there.
+            if after == before {
                 return Ok(Some(catalogue));
             }
         }

@@ -34,17 +34,15 @@ impl FromIterator<(String, String)> for Lanes {
 }
 
 impl Lanes {
-    /// Names with so many that there may be more.
-    pub(crate) fn cut_off(&self, shares: &Shares) -> Vec<String> {
-        let most = shares.looked_at();
+    /// Names with so many that there may be more, where at most so many were looked for.
+    pub(crate) fn cut_off(&self, most: usize) -> Vec<String> {
         let long = self.0.iter().filter(|(_, tenants)| tenants.len() >= most);
         long.map(|(name, _)| name.clone()).collect()
     }
 
     /// Adds what lies behind whoever had the last turn, where the first look from the beginning was [cut off](Self::cut_off),
     /// and leaves of each name as many as are to be looked at, from there on.
-    pub(crate) fn go_on(&mut self, behind: Self, shares: &Shares) {
-        let most = shares.looked_at();
+    pub(crate) fn go_on(&mut self, behind: Self, most: usize) {
         for (name, more) in behind.0 {
             let known = self.0.entry(name).or_default();
             for tenant in std::mem::replace(known, more) {
@@ -110,7 +108,7 @@ mod tests {
             from: Tenant::stored(from),
         };
         let most = LOOKED_AT + 1;
-        assert!(found(0..most - 1).cut_off(&shares("-")).is_empty());
+        assert!(found(0..most - 1).cut_off(most).is_empty());
         for (from, behind, seen) in [
             // Behind the first look, in the midst of it, and so far that none follows.
             ("t0400", 401..480, (0..178).chain(401..480).collect::<Vec<_>>()),
@@ -118,8 +116,8 @@ mod tests {
             ("t0480", 0..0, (0..most).collect()),
         ] {
             let mut lanes = found(0..most);
-            assert_eq!(lanes.cut_off(&shares(from)), ["job"]);
-            lanes.go_on(found(behind), &shares(from));
+            assert_eq!(lanes.cut_off(most), ["job"]);
+            lanes.go_on(found(behind), most);
             let tenants = lanes.with_room(&shares(from));
             let tenants: Vec<_> = tenants.iter().map(|lane| lane.tenant.to_string()).collect();
             let seen = seen.into_iter().filter(|n| *n != 1).map(|n| format!("t{n:04}"));

@@ -25,11 +25,20 @@ use stem_core::time::{Clock, Timestamp};
 use stem_sql::{Sqlite, SqliteOptions};
 
 const PATIENCE: Duration = Duration::from_millis(150);
+/// For who must get the lock, however busy the machine is.
+const LONG: Duration = Duration::from_mins(1);
 
 async fn open(path: &Path, create: bool) -> Result<Arc<Sqlite>, BackendError> {
+    open_with(path, create, PATIENCE).await
+}
+
+async fn open_with(
+    path: &Path,
+    create: bool,
+    busy_timeout: Duration,
+) -> Result<Arc<Sqlite>, BackendError> {
     let clock = ManualClock::new();
-    Sqlite::open(SqliteOptions { path: path.to_owned(), clock, create, busy_timeout: PATIENCE })
-        .await
+    Sqlite::open(SqliteOptions { path: path.to_owned(), clock, create, busy_timeout }).await
 }
 
 /// The machine's clock.
@@ -77,13 +86,7 @@ async fn many_who_open_a_new_file_at_once_all_get_in() {
         let mut opening = tokio::task::JoinSet::new();
         for _ in 0..6 {
             let path = path.clone();
-            opening.spawn(async move {
-                let clock = ManualClock::new();
-                let busy_timeout = Duration::from_secs(5);
-                Sqlite::open(SqliteOptions { path, clock, create: true, busy_timeout })
-                    .await
-                    .map(drop)
-            });
+            opening.spawn(async move { open_with(&path, true, LONG).await.map(drop) });
         }
         while let Some(opened) = opening.join_next().await {
             opened.unwrap().unwrap();
@@ -322,7 +325,8 @@ async fn a_locked_database_is_transient_within_its_patience_and_heals() {
     let took = started.elapsed();
     println!("after {took:?}: {error}");
     assert_eq!(error.class(), ErrorClass::Transient);
-    assert!(took >= PATIENCE && took < PATIENCE + Duration::from_secs(2));
+    // A store has 30 s unless it is told otherwise.
+    assert!(took >= PATIENCE && took < PATIENCE + Duration::from_secs(20), "{took:?}");
     // Reading and opening need no lock.
     assert_eq!(revoked(&store).await, 0);
     drop(open(&path, true).await.unwrap());
@@ -334,7 +338,7 @@ async fn a_locked_database_is_transient_within_its_patience_and_heals() {
 #[tokio::test]
 async fn a_write_that_waited_for_the_lock_happens_when_it_is_free() {
     let (_directory, path) = place();
-    let store = open(&path, true).await.unwrap();
+    let store = open_with(&path, true, LONG).await.unwrap();
     let mut other = raw(&path).await;
     raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
     let writing = tokio::spawn({
@@ -342,6 +346,7 @@ async fn a_write_that_waited_for_the_lock_happens_when_it_is_free() {
         async move { revoke(&store, "t").await }
     });
     tokio::time::sleep(PATIENCE / 3).await;
+    assert!(!writing.is_finished());
     raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     writing.await.unwrap().unwrap();
 }
@@ -355,7 +360,7 @@ async fn many_processes_may_open_a_new_file_at_once() {
             path: path.clone(),
             clock: ManualClock::new(),
             create: true,
-            busy_timeout: Duration::from_secs(5),
+            busy_timeout: LONG,
         };
         opening.push(tokio::spawn(Sqlite::open(options)));
     }

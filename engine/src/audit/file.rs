@@ -153,11 +153,12 @@ impl AuditFile {
     fn write(&self, lock: &Lock, entries: &[Entry]) -> Result<u64, String> {
         let (mut file, mut length) = self.current()?;
         let mut end = End::of(&file, length)?;
-        if length == 0
+        // Nothing was written since the last one was moved aside, or what was is torn.
+        if end.link.is_none()
             && let Ok(before) = File::open(aside(&self.path, 1))
         {
             let length = before.metadata().map_err(|error| error.to_string())?.len();
-            end = End { is_torn: false, ..End::of(&before, length)? };
+            end.link = End::of(&before, length)?.link;
         }
         let (mut link, broken) = end.judge(lock.head());
         let mut text = Vec::new();

@@ -1,7 +1,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::json;
@@ -185,6 +185,18 @@ fn what_a_write_left_that_was_broken_off_is_closed_off_and_nothing_is_missing() 
     AuditFile::open(&path).unwrap().append(&[entry("seventh")]).unwrap();
     let (words, chain) = read(&path);
     assert_eq!((words.len(), chain.broken), (7, vec![]));
+}
+
+/// Killed in its first write after the full file was moved aside.
+#[test]
+fn a_write_that_was_broken_off_at_the_beginning_of_a_file_loses_nothing_of_the_one_before() {
+    let (_dir, path) = five();
+    let last = std::fs::read_to_string(&path).unwrap().lines().last().unwrap().to_owned();
+    std::fs::rename(&path, aside(&path, 1)).unwrap();
+    std::fs::write(&path, &last[..40]).unwrap();
+    assert_eq!(AuditFile::open(&path).unwrap().append(&[entry("next")]), Ok(6));
+    let (words, chain) = read(&path);
+    assert_eq!((words.len(), chain.unreadable, chain.broken), (6, 1, vec![]));
 }
 
 #[test]
@@ -371,6 +383,16 @@ fn a_flood_of_refusals_is_noted_by_its_number_and_keeps_nothing_else_out() {
     assert!(entries <= 210, "{entries}");
 }
 
+/// Waits until it is so.
+#[track_caller]
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < Duration::from_mins(1), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// As a disk that is full: nothing can be written until it can.
 #[test]
 fn what_cannot_be_written_is_kept_and_what_there_was_no_room_for_is_counted_in_the_log() {
@@ -380,9 +402,7 @@ fn what_cannot_be_written_is_kept_and_what_there_was_no_room_for_is_counted_in_t
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     auditor.note(auditor.entry(Verdict::Accepted, "kept"));
-    while auditor.problem().is_none() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("it cannot be written", || auditor.problem().is_some());
     assert!(auditor.problem().unwrap().contains("cannot be written"));
     let mut noted = 1;
     while auditor.lost() < 5 {
@@ -390,9 +410,7 @@ fn what_cannot_be_written_is_kept_and_what_there_was_no_room_for_is_counted_in_t
         noted += 1;
     }
     std::fs::remove_dir(&path).unwrap();
-    while auditor.problem().is_some() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until("it can be written again", || auditor.problem().is_none());
     auditor.close();
     let (mut kept, mut lost) = (0, 0);
     let read = |record: Record| match record.entry.verdict {

@@ -1,6 +1,6 @@
 //! [`WorkerBuilder`]: what a worker is put together from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -229,8 +229,10 @@ impl WorkerBuilder {
         self
     }
 
-    /// Checks that all parts are there.
-    pub fn build(self) -> Result<Worker, WorkerError> {
+    /// Checks that all parts are there. A queue that is named twice is served once, where it is named first.
+    pub fn build(mut self) -> Result<Worker, WorkerError> {
+        let mut named = BTreeSet::new();
+        self.config.queues.retain(|queue| named.insert(queue.clone()));
         let needs_isolates = self.modules_dir.is_some()
             || self.pushed.is_some()
             || self.handlers.values().any(|handler| matches!(handler, Handler::Isolate(_)));

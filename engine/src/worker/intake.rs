@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::attempt::{Start, Taken};
 use super::pace::{MOMENT, Pace};
-use super::shared::{Shared, whole_millis};
+use super::shared::{Counters, Shared, whole_millis};
 
 /// How long one request waits for a delivery; also the longest that a drain waits for a request under way. With short
 /// leases a quarter of one: a lease is taken to begin when its request was sent.
@@ -101,6 +101,7 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
         let asked_at = shared.now();
         match shared.backends.broker.receive(&request).await {
             Ok(deliveries) => {
+                Counters::count(&shared.counters.claims);
                 if pause > PAUSE {
                     tracing::info!("the broker answers again");
                     pause = PAUSE;

@@ -50,6 +50,8 @@ fn shift(at: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) taken: AtomicU64,
+    /// Requests for deliveries that the broker answered.
+    pub(super) claims: AtomicU64,
     pub(super) started: AtomicU64,
     pub(super) succeeded: AtomicU64,
     pub(super) failed: AtomicU64,

@@ -68,11 +68,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(LOOK).await;
         let may_take = shared.worker_state() == WorkerState::Running && !shared.is_blind();
-        // What a quota holds back is not taken on purpose, and nothing is while one task is to be alone.
-        let holds_back = shared.quotas.as_ref().is_some_and(|quotas| quotas.holds_back())
-            || shared.slots.alone_until().is_some();
-        let has_places = may_take && !holds_back && shared.slots.taken() < shared.slots.limit();
-        let taken = shared.counters.taken.load(Ordering::Relaxed);
+        // Nothing is taken on purpose while one task is to be alone.
+        let may_take = may_take && shared.slots.alone_until().is_none();
+        let has_places = may_take && shared.slots.taken() < shared.slots.limit();
+        let mut taken = shared.counters.taken.load(Ordering::Relaxed);
+        // Nor is what a quota holds back, as long as the broker answers at all.
+        if shared.quotas.as_ref().is_some_and(|quotas| quotas.holds_back()) {
+            taken += shared.counters.claims.load(Ordering::Relaxed);
+        }
         // An outage has its own words; and whoever takes deliveries need not ask whether there are some, unless somebody
         // wants to know how many.
         let depth = if has_places && taken == watchdog.taken || shared.observer.is_watching() {

@@ -20,7 +20,7 @@ use stem_engine::{
 };
 use stem_memory::Memory;
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 pub struct Bench {
     pub client: Client,

@@ -34,6 +34,7 @@ crate::cases! { ($) broker_suite broker:
     deliveries_come_in_the_order_of_enqueueing,
     a_higher_priority_goes_first,
     queues_are_emptied_in_the_order_asked_for,
+    a_queue_or_name_that_is_asked_for_twice_gives_each_task_once,
     only_known_names_are_delivered,
     a_name_nobody_knows_does_not_hide_what_lies_behind_it,
     at_most_the_asked_number_is_delivered,
@@ -220,6 +221,16 @@ async fn queues_are_emptied_in_the_order_asked_for(h: &dyn Harness) {
     put(&b, &[on("a", "second"), on("b", "first"), on("c", "second"), on("d", "third")]).await;
     let asking = ReceiveRequest { queues: vec![queue("first"), queue("second")], ..asking(10) };
     assert_eq!(ids(&b, &asking).await, ["b", "a", "c"]);
+}
+
+async fn a_queue_or_name_that_is_asked_for_twice_gives_each_task_once(h: &dyn Harness) {
+    let b = h.connect().await;
+    put(&b, &[envelope(h, "a"), envelope(h, "b"), envelope(h, "c")]).await;
+    let once = asking(10);
+    let queues = [&*once.queues, &once.queues].concat();
+    let names = [&*once.names, &once.names].concat().into();
+    let request = ReceiveRequest { queues, names, ..once };
+    assert_eq!(ids(&b, &request).await, ["a", "b", "c"]);
 }
 
 async fn only_known_names_are_delivered(h: &dyn Harness) {

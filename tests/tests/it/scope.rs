@@ -61,9 +61,9 @@ fn the_time_to_wait_is_the_flags_then_the_variables_then_the_files() {
     assert!((500.0..5_000.0).contains(&took), "the variable was not obeyed: {took}");
     std::fs::write(lab.path("stem.toml"), "[settings]\ncontrol-timeout = \"1m\"\n").unwrap();
     let took = waited(&[], &variable);
-    assert!((500.0..5_000.0).contains(&took), "the variable beats the file: {took}");
+    assert!((500.0..30_000.0).contains(&took), "the variable beats the file: {took}");
     let took = waited(&["--timeout", "50ms"], &[("STEM_CONTROL_TIMEOUT", "1m")]);
-    assert!((50.0..5_000.0).contains(&took), "the flag beats the variable: {took}");
+    assert!((50.0..30_000.0).contains(&took), "the flag beats the variable: {took}");
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn a_task_revoked_while_no_worker_runs_never_starts() {
 
 #[test]
 fn every_shutdown_gives_the_task_back_at_once_and_uses_up_no_attempt() {
-    for (signal, soft_grace) in [("-QUIT", "10s"), ("-INT", "200ms")] {
+    for (signal, soft_grace) in [("-QUIT", "1m"), ("-INT", "200ms")] {
         let lab = Lab::new();
         let mut worker = lab.worker(&["--soft-grace", soft_grace, "--lease", "30s"]);
         let id = lab.enqueue("spin", "{}", &[]);
@@ -58,7 +58,7 @@ fn every_shutdown_gives_the_task_back_at_once_and_uses_up_no_attempt() {
         let since = Instant::now();
         worker.signal(signal);
         assert_eq!(worker.wait(), 0, "{}", worker.log());
-        assert!(since.elapsed() < Duration::from_secs(10), "{signal} took {:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(30), "{signal} took {:?}", since.elapsed());
         let record = lab.show(&id);
         assert_eq!(record["state"], "queued", "{signal}: {record}");
         let _next = lab.worker(&[]);
@@ -102,11 +102,11 @@ fn a_draining_worker_answers_and_can_be_hurried() {
 fn three_workers_answer_a_ping_and_a_fourth_of_a_taken_name_is_refused() {
     let lab = Lab::new();
     let workers = ["a", "b", "c"].map(|name| lab.worker(&["--name", name]));
-    let ping = lab.stem(&["worker", "ping", "--json"]).ok().json();
+    let ping = lab.stem(&["worker", "ping", "--timeout", "1m", "--json"]).ok().json();
     let names: Vec<_> =
         ping["replies"].as_array().unwrap().iter().map(|reply| reply["worker"].clone()).collect();
     assert_eq!(names.len(), 3, "{ping}");
-    assert!(ping["elapsedMs"].as_f64().unwrap() < 4_000.0, "{ping}");
+    assert!(ping["elapsedMs"].as_f64().unwrap() < 30_000.0, "{ping}");
     let modules = crate::lab::modules();
     let said =
         lab.stem(&["worker", "start", "--name", "a", "--modules", modules.to_str().unwrap()]);

@@ -49,6 +49,10 @@ pub struct Rate {
 /// The most starts of a [`Rate`].
 pub const RATE_MOST: u32 = 1_000_000;
 
+/// The most tenants with nothing in hand whose starts are remembered: each is part of every claim. One that is forgotten
+/// may start as much at once as one that never was there.
+pub const IDLE: usize = 4_096;
+
 /// Who may have how much.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
@@ -138,7 +142,7 @@ pub struct Ledger {
     rules: Arc<Rules>,
     tenants: BTreeMap<Tenant, Account>,
     queues: BTreeMap<QueueName, Account>,
-    /// Got the last delivery.
+    /// Was the last whose delivery could start. One that went back got nothing, and its turn is still to come.
     last: Tenant,
     /// How often an account came to each bound, in the order of [`Bound::ALL`].
     reached: [u64; Bound::ALL.len()],
@@ -165,6 +169,10 @@ impl Ledger {
     /// What a claim of at most `ask` may give to whom.
     pub fn shares(&mut self, now: Timestamp, ask: usize) -> Shares {
         let rules = Arc::clone(&self.rules);
+        // What begins anew is as one that was never there.
+        self.tenants.retain(|tenant, account| !account.is_fresh(now, rules.of(tenant)));
+        self.queues.retain(|queue, account| !account.is_fresh(now, rules.of_queue(queue)));
+        self.bound_idle();
         let reached = &mut self.reached;
         let mut look = |account: &mut Account, quota: Quota| {
             let before = account.at;
@@ -174,9 +182,6 @@ impl Ledger {
             }
             Share { room, held: account.held }
         };
-        // What begins anew is as one that was never there.
-        self.tenants.retain(|tenant, account| !account.is_fresh(now, rules.of(tenant)));
-        self.queues.retain(|queue, account| !account.is_fresh(now, rules.of_queue(queue)));
         let fresh = |quota: Quota| Account::default().room(now, quota).min(ask);
         let others = fresh(rules.each);
         let mut tenants: BTreeMap<Tenant, Share> = rules
@@ -199,12 +204,28 @@ impl Ledger {
         Shares { queues, tenants, others, from: self.last.clone() }
     }
 
+    /// With a rate an account is kept until it may start as much as at first, and whoever enqueues chooses the names. Of
+    /// too many that have nothing in hand those go that lack the least: half of them at once, so that this is not done for
+    /// each claim.
+    fn bound_idle(&mut self) {
+        let is_idle = |account: &Account| account.held == 0;
+        let mut idle: Vec<(Duration, Tenant)> = (self.tenants.iter())
+            .filter(|(_, account)| is_idle(account))
+            .map(|(tenant, account)| (account.until_full(), tenant.clone()))
+            .collect();
+        if idle.len() > IDLE {
+            idle.sort();
+            for (_, tenant) in &idle[..idle.len() - IDLE / 2] {
+                self.tenants.remove(tenant);
+            }
+        }
+    }
+
     /// A delivery came: it is in hand, and one start is used up.
     pub fn taken(&mut self, now: Timestamp, queue: &QueueName, tenant: &Tenant) -> Held {
         let (of_tenant, of_queue) = (self.rules.of(tenant), self.rules.of_queue(queue));
         self.tenants.entry(tenant.clone()).or_default().take(now, of_tenant);
         self.queues.entry(queue.clone()).or_default().take(now, of_queue);
-        self.last = tenant.clone();
         Held { queue: queue.clone(), tenant: tenant.clone(), reserved: None, started: false }
     }
 
@@ -228,12 +249,14 @@ impl Ledger {
         tenant.reserved += bytes;
         queue.reserved += bytes;
         held.reserved = Some(bytes);
+        self.last = held.tenant.clone();
         Some(bytes)
     }
 
     /// Its handler starts.
     pub fn started(&mut self, now: Timestamp, held: &mut Held) {
         if !std::mem::replace(&mut held.started, true) {
+            self.last = held.tenant.clone();
             self.both(held).for_each(|account| account.start(now));
         }
     }

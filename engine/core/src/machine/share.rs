@@ -10,6 +10,9 @@ use crate::tenant::Tenant;
 /// So many tenants that have room are looked at in one claim, for each queue and task name, so that thousands of them
 /// cost a bounded claim. It begins behind [`Shares::from`]; whoever is not looked at now has a turn later.
 pub const LOOKED_AT: usize = 256;
+/// So many in all names of a queue together, but for [`LOOKED_AT_LEAST`] of each.
+const LOOKED_AT_IN_ALL: usize = 1_024;
+const LOOKED_AT_LEAST: usize = 16;
 
 /// How much one tenant may have of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -29,7 +32,7 @@ pub struct Shares {
     pub tenants: BTreeMap<Tenant, Share>,
     /// The room of each tenant that is not in `tenants`, at least 1; it has nothing in hand.
     pub others: usize,
-    /// Got the last delivery. The turn is with the next after it, in the order of names, and around.
+    /// Got the last delivery that could start. The turn is with the next after it, in the order of names, and around.
     pub from: Tenant,
 }
 
@@ -45,10 +48,11 @@ impl Shares {
         self.queues.get(queue).copied().unwrap_or(usize::MAX)
     }
 
-    /// How many tenants of one queue and name a look has to pass over or take up, so that [`LOOKED_AT`] with room are
-    /// among them wherever there are so many.
-    pub fn looked_at(&self) -> usize {
-        LOOKED_AT + self.tenants.values().filter(|share| share.room == 0).count()
+    /// How many tenants of one queue and name a look at so many names has to pass over or take up, so that [`LOOKED_AT`]
+    /// with room are among them wherever there are so many; of many names fewer each.
+    pub fn looked_at(&self, names: usize) -> usize {
+        let each = (LOOKED_AT_IN_ALL / names.max(1)).clamp(LOOKED_AT_LEAST, LOOKED_AT);
+        each + self.tenants.values().filter(|share| share.room == 0).count()
     }
 
     /// What is left of these when deliveries of these queues and tenants have gone.

@@ -58,8 +58,10 @@ pub(super) async fn purge(
         let most = STEP.min(PURGED - purged.len());
         let mut call = inner.call(&script::PURGE);
         call.arg(flag(records)).arg(queue.as_str()).arg(most);
-        let step = read::list(inner.run(&script::PURGE, &call).await?)?;
-        let last = step.len() < most;
+        let mut answer = Fields::of(inner.run(&script::PURGE, &call).await?)?;
+        let is_more_due = read::int(answer.next()?)? == 1;
+        let step = read::list(answer.next()?)?;
+        let last = step.len() < most && !is_more_due;
         for task in step {
             purged.push(TaskId::new(&read::text(task)?)?);
         }

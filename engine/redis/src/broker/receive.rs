@@ -69,11 +69,20 @@ async fn claim(inner: &Arc<Inner>, request: &ReceiveRequest) -> Result<Claimed, 
         let shares = request.shares.as_ref().map(|shares| {
             shares.without(deliveries.iter().map(|it: &Delivery| (&it.receipt.queue, &it.tenant)))
         });
-        let (mut claimed, unreadable) =
-            claim_once(inner, request, shares.as_ref(), &unanswered.ticket, max).await?;
-        if !unreadable.is_empty() {
-            settle::bury(inner, &unreadable, request.records).await?;
-        }
+        let once = async {
+            let (claimed, unreadable) =
+                claim_once(inner, request, shares.as_ref(), &unanswered.ticket, max).await?;
+            if !unreadable.is_empty() {
+                settle::bury(inner, &unreadable, request.records).await?;
+            }
+            Ok((claimed, unreadable))
+        };
+        let (mut claimed, unreadable) = match once.await {
+            Ok(claimed) => claimed,
+            // What came before is the caller's: dropped, it would count as lost when its leases end.
+            Err(fault) if deliveries.is_empty() => return Err(fault),
+            Err(_) => return Ok(Claimed { deliveries, now: Timestamp::default(), due: None }),
+        };
         // From here on the caller has them: there is nothing to wait for any more.
         unanswered.has_come(!claimed.deliveries.is_empty() || !unreadable.is_empty());
         deliveries.append(&mut claimed.deliveries);
@@ -113,7 +122,7 @@ async fn claim_once(
         call.arg(name.as_str());
     }
     if let Some(shares) = shares {
-        call.arg(serde_json::to_string(shares)?).arg(shares.looked_at());
+        call.arg(serde_json::to_string(shares)?).arg(shares.looked_at(request.names.len()));
     }
     let mut answer = Fields::of(inner.run(script, &call).await?)?;
     let now = read::time(answer.next()?)?;

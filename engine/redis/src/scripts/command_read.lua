@@ -6,13 +6,21 @@ if is_beyond(after) then
   -- The server's clock was set back by days.
   after = text[day_ahead] .. '-0'
 end
-local read = redis.call('XREAD', 'COUNT', ARGV[4], 'STREAMS', P .. 'c/' .. ARGV[2] .. '/log', after)
-local answer = { after }
-for _, entry in ipairs(read and read[1] and read[1][2] or {}) do
-  local expires = tonumber(entry[2][2])
-  if (not expires or expires > now) and not is_beyond(entry[1]) then
-    answer[#answer + 1] = entry[1]
-    answer[#answer + 1] = entry[2][6] or ''
+local answer, from, page = { after }, after, tonumber(ARGV[4])
+-- A page on which everything has expired must not hide what lies behind it. What is behind so many is removed with time.
+for _ = 1, 20 do
+  local read = redis.call('XREAD', 'COUNT', page, 'STREAMS', P .. 'c/' .. ARGV[2] .. '/log', from)
+  local entries = read and read[1] and read[1][2] or {}
+  for _, entry in ipairs(entries) do
+    local expires = tonumber(entry[2][2])
+    if (not expires or expires > now) and not is_beyond(entry[1]) then
+      answer[#answer + 1] = entry[1]
+      answer[#answer + 1] = entry[2][6] or ''
+    end
   end
+  if #answer > 1 or #entries < page then
+    break
+  end
+  from = entries[#entries][1]
 end
 return answer

@@ -48,8 +48,16 @@ local room = 4194304
 
 local answer, taken, wires, until_ = { now, -1 }, {}, {}, now + lease
 
-local function is_paused(queue)
-  return (redis.call('HGET', P .. 'q/queues', queue) or '') ~= ''
+local looked_into = {}
+
+-- Whether a queue gives anything: it is not paused, and comes for the first time, since what is taken leaves it only at the
+-- end of the script.
+local function is_open(queue)
+  if looked_into[queue] then
+    return false
+  end
+  looked_into[queue] = true
+  return (redis.call('HGET', P .. 'q/queues', queue) or '') == ''
 end
 
 -- Leases a delivery of a row, which is this key; with a tenant, on whose account it is, the answer says so. False if it does

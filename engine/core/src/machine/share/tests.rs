@@ -104,9 +104,11 @@ fn one_claim_over_two_queues_is_one_claim() {
 #[test]
 fn those_without_room_take_nobodys_place_in_a_look() {
     let mut shares = open(1);
-    assert_eq!(shares.looked_at(), LOOKED_AT);
+    for (names, each) in [(0, 256), (1, 256), (4, 256), (5, 204), (64, 16), (1_000_000, 16)] {
+        assert_eq!(shares.looked_at(names), each);
+    }
     for number in 0..5 {
         shares.tenants.insert(tenant(number), Share { room: number % 2, held: 1 });
     }
-    assert_eq!(shares.looked_at(), LOOKED_AT + 3);
+    assert_eq!(shares.looked_at(1), LOOKED_AT + 3);
 }

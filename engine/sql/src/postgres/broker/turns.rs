@@ -155,18 +155,19 @@ async fn find_lanes(
     let queues: Vec<&str> =
         request.queues.iter().filter(with_room).map(QueueName::as_str).collect();
     let names = words(&request.names);
-    let first = look(conn, now, (&queues, &names, ""), shares, unless_due).await?;
+    let most = shares.looked_at(names.len());
+    let first = look(conn, now, (&queues, &names, ""), most, unless_due).await?;
     let Some(mut found) = first else { return Ok(None) };
     let long: BTreeMap<String, Vec<String>> = found
         .iter()
-        .map(|(queue, lanes)| (queue.clone(), lanes.cut_off(shares)))
+        .map(|(queue, lanes)| (queue.clone(), lanes.cut_off(most)))
         .filter(|(_, names)| !names.is_empty())
         .collect();
     for (queue, names) in &long {
         let names = words(names);
         let asked: Asked<'_> = (&[queue.as_str()], &names, shares.from.as_str());
-        for (queue, behind) in look(conn, now, asked, shares, false).await?.unwrap_or_default() {
-            found.entry(queue).or_default().go_on(behind, shares);
+        for (queue, behind) in look(conn, now, asked, most, false).await?.unwrap_or_default() {
+            found.entry(queue).or_default().go_on(behind, most);
         }
     }
     let mut open = Open::default();
@@ -178,19 +179,19 @@ async fn find_lanes(
     Ok(Some(open))
 }
 
-/// The lanes of these queues and names after a tenant; `None` if something has fallen due, `unless_due`.
+/// The lanes of these queues and names after a tenant, so many of each name; `None` if something has fallen due, `unless_due`.
 async fn look(
     conn: &mut PgConnection,
     now: Option<i64>,
     (queues, names, after): Asked<'_>,
-    shares: &Shares,
+    most: usize,
     unless_due: bool,
 ) -> Result<Option<ByQueue>, Trouble> {
     let rows: Vec<Found> = sqlx::query_as(LANES)
         .bind(queues)
         .bind(names)
         .bind(after)
-        .bind(limit(shares.looked_at()))
+        .bind(limit(most))
         .bind(unless_due)
         .bind(now)
         .fetch_all(conn)

@@ -172,11 +172,13 @@ impl Turns<'_> {
         conn: &mut SqliteConnection,
         queue: &QueueName,
     ) -> Result<Vec<Lane>, Fault> {
-        let mut lanes = self.find(conn, queue, &self.names, "").await?;
-        let long = lanes.cut_off(&self.left);
+        let most = self.left.looked_at(self.request.names.len());
+        let mut lanes = self.find(conn, queue, (&self.names, ""), most).await?;
+        let long = lanes.cut_off(most);
         if !long.is_empty() {
-            let behind = self.find(conn, queue, &to_json(&long), self.from.as_str()).await?;
-            lanes.go_on(behind, &self.left);
+            let behind = (&*to_json(&long), self.from.as_str());
+            let behind = self.find(conn, queue, behind, most).await?;
+            lanes.go_on(behind, most);
         }
         Ok(lanes.with_room(&self.left))
     }
@@ -185,14 +187,14 @@ impl Turns<'_> {
         &self,
         conn: &mut SqliteConnection,
         queue: &QueueName,
-        names: &str,
-        after: &str,
+        (names, after): (&str, &str),
+        most: usize,
     ) -> Result<Lanes, Fault> {
         let found: Vec<(String, String)> = sqlx::query_as(LANES)
             .bind(queue.as_str())
             .bind(names)
             .bind(after)
-            .bind(limit(self.left.looked_at()))
+            .bind(limit(most))
             .fetch_all(conn)
             .await?;
         Ok(found.into_iter().collect())
