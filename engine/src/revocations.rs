@@ -5,6 +5,7 @@ use std::sync::Arc;
 use stem_core::backend::{BackendError, ErrorClass, RevokeStore};
 use stem_core::id::Namespace;
 use stem_core::revoke::{RevocationChange, Revocations, Version};
+use stem_core::time::{Clock, Timestamp};
 use tokio::task::JoinHandle;
 
 /// Changes read at once.
@@ -38,6 +39,15 @@ pub async fn read(
         changes.into_iter().for_each(&mut take);
     }
     Ok(())
+}
+
+/// The time from which the life of a revocation is counted: the store's, by which it will end too. Where the store has no
+/// clock, one's own.
+pub async fn time_to_count_from(
+    store: &dyn RevokeStore,
+    own: &dyn Clock,
+) -> Result<Timestamp, BackendError> {
+    Ok(store.time().await?.unwrap_or_else(|| own.now()))
 }
 
 /// Reads all there are.

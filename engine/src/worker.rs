@@ -41,6 +41,7 @@ mod shared;
 mod shipping;
 mod signals;
 mod slots;
+mod store_clock;
 mod watchdog;
 
 pub use builder::WorkerBuilder;

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
 
+mod floods;
 mod quotas;
 mod support;
 
@@ -18,6 +19,7 @@ use stem_core::id::{Namespace, TaskId, TaskName};
 use stem_core::outcome::StopHow;
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
 use stem_core::task::TaskState;
+use stem_core::time::Timestamp;
 use stem_engine::{
     AutoscaleRules, Backends, EnqueueOptions, RevokePolicy, Worker, WorkerBuilder, WorkerConfig,
 };
@@ -267,6 +269,11 @@ impl Fickle {
 impl RevokeStore for Fickle {
     fn service(&self) -> &ServiceId {
         self.inner.service()
+    }
+
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        self.there()?;
+        self.inner.time().await
     }
 
     async fn revoke(

@@ -9,6 +9,7 @@ use stem_core::backend::{BackendError, ErrorClass, Health, ModuleStore, RevokeSt
 use stem_core::id::{Digest, Namespace, TaskId, TaskName};
 use stem_core::release::{Assignment, Catalogue, Push, Rollout};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
+use stem_core::time::Timestamp;
 use stem_engine::Backends;
 use tokio::sync::OnceCell;
 
@@ -54,6 +55,10 @@ impl Late {
 impl RevokeStore for Late {
     fn service(&self) -> &ServiceId {
         &self.service
+    }
+
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        self.revokes().await?.time().await
     }
 
     async fn revoke(

@@ -15,6 +15,16 @@ use crate::time::Timestamp;
 /// half of that reads everything again.
 pub const TRACE_TTL: Duration = Duration::from_hours(24);
 
+/// How long past its end a revocation holds where the store has no clock of its own: the machine's, which counts there,
+/// may have been set since the end was written down.
+pub const EXPIRY_GRACE: Duration = Duration::from_mins(1);
+
+/// The time by which revocations that were read from a store are judged: what the store has `told`. If it has no clock,
+/// one's own, less the grace.
+pub fn judged_at(told: Option<Timestamp>, own: Timestamp) -> Timestamp {
+    told.unwrap_or_else(|| own.before(EXPIRY_GRACE))
+}
+
 /// Assigned by the store, one sequence for a namespace. Later is larger; no two changes share one.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
@@ -41,7 +51,7 @@ pub struct RevokeRequest {
     /// Who asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_by: Option<String>,
-    /// When the record may be forgotten; `None` keeps it for ever.
+    /// When the record may be forgotten, by the store's clock; `None` keeps it for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }
@@ -77,7 +87,7 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// Whether the record may be forgotten.
+    /// Whether the record may be forgotten, [judged](judged_at) at this time.
     pub fn expired(&self, now: Timestamp) -> bool {
         self.request.expires_at.is_some_and(|at| at <= now)
     }
@@ -118,6 +128,14 @@ impl RevocationChange {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_without_a_clock_is_judged_late_and_one_with_a_clock_by_that_alone() {
+        let at = Timestamp::from_unix_millis;
+        assert_eq!(judged_at(Some(at(7)), at(1_000_000)), at(7));
+        assert_eq!(judged_at(None, at(1_000_000)), at(940_000));
+        assert_eq!(judged_at(None, at(1)), at(0));
+    }
 
     #[test]
     fn the_key_of_a_build_is_told_from_a_task() {

@@ -32,6 +32,14 @@ impl Timestamp {
         )
     }
 
+    /// The earlier time, clamped at the beginning of the year 1970.
+    #[must_use]
+    pub fn before(self, by: Duration) -> Self {
+        Self::from_unix_millis(
+            self.0.saturating_sub(i64::try_from(by.as_millis()).unwrap_or(i64::MAX)),
+        )
+    }
+
     /// The time that has passed since `earlier`; zero if it lies ahead.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -111,6 +119,7 @@ mod tests {
     fn arithmetic_never_overflows() {
         let end = Timestamp::from_unix_millis(i64::MAX);
         assert_eq!(end.after(Duration::MAX), end);
+        assert_eq!(end.before(Duration::MAX), Timestamp::default());
         assert_eq!(Timestamp::default().since(end), Duration::ZERO);
         assert_eq!(end.to_string(), "9999-12-30T22:00:00.000Z");
     }

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use hashbrown::HashTable;
 use sha2::{Digest, Sha256};
 use stem_core::id::{Namespace, TaskId};
-use stem_core::revoke::TRACE_TTL;
+use stem_core::revoke::{EXPIRY_GRACE, TRACE_TTL};
 use stem_core::time::Timestamp;
 
 use crate::wire::{Content, LAST_VERSION, Line, Unreadable, damaged};
@@ -182,7 +182,9 @@ impl Index {
             }
             Content::Undone { task, at } => (task, UNDONE, at.after(TRACE_TTL).unix_millis()),
             Content::Revoked { task, expires_at, .. } => {
-                (task, 0, expires_at.map_or(i64::MAX, Timestamp::unix_millis))
+                // The clock may be set between the writing of a line and its reading.
+                let forget_at = expires_at.map(|at| at.after(EXPIRY_GRACE));
+                (task, 0, forget_at.map_or(i64::MAX, Timestamp::unix_millis))
             }
         };
         let key = key(task);

@@ -10,7 +10,7 @@ use stem_core::backend::revoke::RevokeStore;
 use stem_core::backend::{BackendError, Health, ServiceId};
 use stem_core::id::{Namespace, TaskId};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
-use stem_core::time::Clock;
+use stem_core::time::{Clock, Timestamp};
 use tokio::sync::Mutex;
 
 use crate::fault::Fault;
@@ -106,6 +106,10 @@ impl FileStore {
 impl RevokeStore for FileStore {
     fn service(&self) -> &ServiceId {
         &self.service
+    }
+
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        Ok(None)
     }
 
     async fn revoke(

@@ -32,6 +32,10 @@ impl RevokeHarness for OnFile {
     fn now(&self) -> Timestamp {
         self.clock.now()
     }
+
+    fn has_clock(&self) -> bool {
+        false
+    }
 }
 
 #[expect(clippy::unused_async, reason = "the suites make harnesses that may have to wait")]

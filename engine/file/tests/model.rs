@@ -11,7 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use stem_conformance::ManualClock;
 use stem_core::backend::RevokeStore;
-use stem_core::revoke::{RevocationChange, RevokeRequest, Version};
+use stem_core::revoke::{EXPIRY_GRACE, RevocationChange, RevokeRequest, Version};
 use stem_core::time::{Clock, Timestamp};
 use stem_file::FileStore;
 use support::*;
@@ -51,11 +51,11 @@ struct Row {
 
 impl Row {
     fn in_force(&self, now: Timestamp) -> bool {
-        self.undone_at.is_none() && self.expires_at.is_none_or(|at| at > now)
+        self.undone_at.is_none() && self.expires_at.is_none_or(|at| at.after(EXPIRY_GRACE) > now)
     }
 
     fn forgettable(&self, now: Timestamp) -> bool {
-        self.expires_at.is_some_and(|at| at <= now)
+        self.expires_at.is_some_and(|at| at.after(EXPIRY_GRACE) <= now)
             || self.undone_at.is_some_and(|at| now.since(at) >= Duration::from_hours(24))
     }
 }

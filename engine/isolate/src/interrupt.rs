@@ -12,6 +12,7 @@
 //! A raised epoch can be missed when the guest re-arms its deadline in the same moment, so the ticker repeats the last
 //! two steps every `URGENT` until the attempt is gone.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -253,12 +254,8 @@ impl Shared {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(outcome)) => outcome,
             Err(panic) => {
-                let words = panic
-                    .downcast_ref::<&str>()
-                    .copied()
-                    .or(panic.downcast_ref::<String>().map(String::as_str));
                 tracing::error!(
-                    panic = words.unwrap_or("without words"),
+                    panic = words(&*panic),
                     "a host function panicked; its attempt failed"
                 );
                 Outcome::failed(
@@ -305,7 +302,18 @@ impl Shared {
 
 /// Drops a call. A panic while a guest's host frames unwind ends neither the thread nor the attempt's report.
 pub(crate) fn discard(call: Option<Call>) {
-    let _ = std::panic::catch_unwind(AssertUnwindSafe(|| drop(call)));
+    if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(|| drop(call))) {
+        tracing::error!(
+            panic = words(&*panic),
+            "what an attempt left behind panicked while it was taken down; the attempt's end stands"
+        );
+    }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or(panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without words")
 }
 
 /// What the guests' runtime owns of an attempt. When that runtime goes away first, the attempt still ends with a report.

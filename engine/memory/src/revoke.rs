@@ -18,6 +18,10 @@ impl RevokeStore for Memory {
         &self.service
     }
 
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        Ok(Some(self.now()))
+    }
+
     async fn revoke(
         &self,
         namespace: &Namespace,

@@ -265,7 +265,7 @@ impl Inner {
         }
     }
 
-    async fn server_time(&self) -> Result<Timestamp, Fault> {
+    pub(crate) async fn server_time(&self) -> Result<Timestamp, Fault> {
         let mut time = Fields::of(self.link.ask(&redis::cmd("TIME")).await?)?;
         let (seconds, micros) = (read::int(time.next()?)?, read::int(time.next()?)?);
         Ok(Timestamp::from_unix_millis(seconds * 1000 + micros / 1000))

@@ -145,6 +145,14 @@ impl RevokeStore for Redis {
         &self.inner.service
     }
 
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        let time = match &self.inner.clock {
+            Some(clock) => Ok(clock.now()),
+            None => self.inner.server_time().await,
+        };
+        time.map(Some).map_err(|fault| self.inner.during(fault, "tell the time"))
+    }
+
     async fn revoke(
         &self,
         namespace: &Namespace,

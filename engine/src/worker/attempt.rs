@@ -288,7 +288,7 @@ async fn exited(exit: &mut Option<Pin<Box<dyn Future<Output = Exit> + Send>>>) -
 /// Looks up what must be known before a start.
 async fn admission(shared: &Shared, delivery: &Delivery, fits: bool) -> Vec<Event> {
     let task = &delivery.envelope.id;
-    let revocation = shared.revocations().get(task, shared.wall());
+    let revocation = shared.revocations().get(task, shared.store_time());
     let mut instead = None;
     if !fits {
         tracing::debug!(%task, tenant = %delivery.tenant, "its memory does not fit beside what its tenant or queue has in hand; it goes back");
@@ -527,7 +527,7 @@ impl Driver<'_> {
         }
         // Also one that gave up by itself: whoever recalled its build wants to know what became of it.
         if let Some(recall) = self.hand.build.get().and_then(|build| {
-            let recall = self.shared.revocations().recall(build, self.shared.wall());
+            let recall = self.shared.revocations().recall(build, self.shared.store_time());
             recall.filter(|recall| recall.request.terminate)
         }) && let Outcome::Stopped { how, elapsed, .. } = *outcome
         {
@@ -631,7 +631,7 @@ impl Driver<'_> {
                             task: task.clone(),
                             version: shared
                                 .revocations()
-                                .get(task, shared.wall())
+                                .get(task, shared.store_time())
                                 .map(|revocation| revocation.version),
                             how: end.how,
                             elapsed_ms: end.elapsed_ms,

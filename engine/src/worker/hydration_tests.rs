@@ -14,7 +14,7 @@ use stem_core::control::wire::CommandFrame;
 use stem_core::control::{Command, Order};
 use stem_core::id::{Namespace, RequestId, TaskId, WorkerId};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
-use stem_core::time::Clock;
+use stem_core::time::{Clock, Timestamp};
 use stem_memory::Memory;
 
 use super::ahead::Ahead;
@@ -52,6 +52,10 @@ async fn dawdle() {
 impl RevokeStore for Slow {
     fn service(&self) -> &ServiceId {
         RevokeStore::service(&*self.0)
+    }
+
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        self.0.time().await
     }
 
     async fn revoke(
@@ -171,7 +175,8 @@ where
             obeying.spawn(control::obey(Arc::clone(&shared), position));
             // What is told from now on arrives, so what is acknowledged a moment later must be known soon.
             let (last, began) = (done.count() + 1, Instant::now());
-            let knows = |task: &TaskId| shared.revocations().get(task, shared.wall()).is_some();
+            let knows =
+                |task: &TaskId| shared.revocations().get(task, shared.store_time()).is_some();
             let lost = loop {
                 let lost = done.all().iter().filter(|task| !knows(task)).count();
                 if done.count() >= last && (lost == 0 || began.elapsed() > SOON) {
@@ -242,7 +247,7 @@ async fn whoever_has_not_looked_for_long_reads_everything_again() {
     memory.revoke(namespace, &order(&gone)).await.unwrap();
     memory.revoke(namespace, &order(&kept)).await.unwrap();
     revocations::catch_up(&shared).await.unwrap();
-    let knows = |task: &TaskId| shared.revocations().get(task, shared.wall()).is_some();
+    let knows = |task: &TaskId| shared.revocations().get(task, shared.store_time()).is_some();
     assert!(knows(&gone) && knows(&kept));
 
     // Taken back while the worker does not look, and so long ago that the store has forgotten it.

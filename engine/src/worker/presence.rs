@@ -116,7 +116,7 @@ pub(super) async fn keep_house(shared: Arc<Shared>) {
                 }
             }
         }
-        shared.revocations().prune(now);
+        shared.revocations().prune(shared.store_time());
     }
 }
 

@@ -30,8 +30,12 @@ pub(super) async fn begin(shared: &Shared, ahead: Option<Ahead>) {
 /// Reads everything that was stored before the call and is newer than what is known. After a long time without a look
 /// that is everything from the beginning.
 pub(super) async fn catch_up(shared: &Shared) -> Result<(), BackendError> {
-    let looked_at = shared.now();
     let (store, namespace) = (&shared.backends.revokes, &shared.config.namespace);
+    if shared.store_clock.must_be_asked(shared.now()) {
+        let told = store.time().await?;
+        shared.store_clock.note(told, shared.now());
+    }
+    let looked_at = shared.now();
     if shared.must_read_all() {
         tracing::info!("the revoke store was not read for long; all of it is read again");
         let mut anew = Revocations::new(namespace.clone());
@@ -105,7 +109,7 @@ fn tell(shared: &Shared, task: &TaskId) {
     if hands.is_empty() {
         return;
     }
-    if let Some(revocation) = shared.revocations().get(task, shared.wall()) {
+    if let Some(revocation) = shared.revocations().get(task, shared.store_time()) {
         for hand in hands {
             hand.tell(Event::Revoked(revocation.clone()));
         }
@@ -115,7 +119,7 @@ fn tell(shared: &Shared, task: &TaskId) {
 /// Tells an attempt that the build was recalled that it runs, if it was.
 fn tell_of_recall(shared: &Shared, hand: &InHand) {
     let recall =
-        hand.build.get().and_then(|build| shared.revocations().recall(build, shared.wall()));
+        hand.build.get().and_then(|build| shared.revocations().recall(build, shared.store_time()));
     if let Some(recall) = recall {
         hand.tell(Event::Recalled(recall));
     }
@@ -123,7 +127,7 @@ fn tell_of_recall(shared: &Shared, hand: &InHand) {
 
 /// Takes builds out of service that are recalled, and puts those back whose recall is over.
 fn follow_recalls(shared: &Shared) {
-    let now = shared.wall();
+    let now = shared.store_time();
     let recalled = shared.revocations().recalled(now);
     if *shared.routes().recalled() == recalled {
         return;

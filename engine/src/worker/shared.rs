@@ -31,6 +31,7 @@ use super::recycle::{Guards, Recycling};
 use super::routes::Routes;
 use super::shipping::PinOrder;
 use super::slots::Slots;
+use super::store_clock::StoreClock;
 use crate::Backends;
 use crate::audit::Auditor;
 use crate::signing::Keys;
@@ -210,6 +211,8 @@ pub(super) struct Shared {
     /// In an order, so that a worker does the same again where everything it meets is the same.
     in_hand: Mutex<BTreeMap<(TaskId, LeaseToken), Arc<InHand>>>,
     revocations: Mutex<Revocations>,
+    /// Of the revoke store.
+    pub(super) store_clock: StoreClock,
     revoked_ends: Mutex<VecDeque<RevokedEnd>>,
     /// What waited in each queue of ours when last looked at, in steady time.
     depths: Mutex<(Timestamp, Vec<(QueueName, u64)>)>,
@@ -236,13 +239,21 @@ pub(super) struct Parts {
 impl Shared {
     /// Of a worker of which nothing else is there: no handlers, and nobody who takes orders.
     pub(super) fn alone(config: WorkerConfig, backends: Backends) -> std::sync::Arc<Self> {
+        Self::alone_by(Clocks::default(), config, backends)
+    }
+
+    pub(super) fn alone_by(
+        clocks: Clocks,
+        config: WorkerConfig,
+        backends: Backends,
+    ) -> std::sync::Arc<Self> {
         std::sync::Arc::new(Self::new(Parts {
             config,
             backends,
             keys: Keys::none(),
             audit: None,
             observer: std::sync::Arc::new(stem_core::observe::Unobserved),
-            clocks: Clocks::default(),
+            clocks,
             threads: Threads::new(None, None).unwrap(),
             handlers: BTreeMap::new(),
             renewals: mpsc::unbounded_channel().0,
@@ -294,6 +305,7 @@ impl Shared {
             releases: Mutex::default(),
             awaits_releases: AtomicBool::new(false),
             in_hand: Mutex::default(),
+            store_clock: StoreClock::default(),
             revoked_ends: Mutex::default(),
             depths: Mutex::default(),
         }
@@ -307,6 +319,11 @@ impl Shared {
     /// The wall clock: for times that other machines set or read.
     pub(super) fn wall(&self) -> Timestamp {
         self.clocks.wall.now()
+    }
+
+    /// The time by which revocations are judged: the revoke store's, as far as it is known here.
+    pub(super) fn store_time(&self) -> Timestamp {
+        self.store_clock.time(self.now(), self.wall())
     }
 
     /// A time that another machine set, as steady time.

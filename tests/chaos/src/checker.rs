@@ -5,7 +5,7 @@
 //! | conservation | a task that was acknowledged and has no final record, or one that says something else than was accepted; a record of a task that nobody enqueued |
 //! | single winner | a task with two accepted final settlements, or that started after one |
 //! | one lease, one start | two starts of a task although the earlier one's lease was not over |
-//! | fencing | an accepted settlement or checkpoint with a token that is not the newest; children of an attempt whose lease was over |
+//! | fencing | an accepted settlement or checkpoint with a token that is not the newest; children or a written value of an attempt whose lease was over when it asked |
 //! | revocation honoured | a start of a task that its process knew, or had to know, to be revoked; another end of one that was to be terminated; an end as revoked that nobody asked for; a look at the store that misses what was acknowledged |
 //! | store before broadcast | workers that are told of a revocation which the store has not acknowledged |
 //! | liveness | a run that does not come to its end within the bound after the last fault |
@@ -92,6 +92,7 @@ pub fn check(histories: &[History], stored: &Stored, rules: Rules) -> Verdict {
     checker.tellings();
     checker.liveness(stored);
     checker.verdict.counts.refused = run.refused;
+    checker.verdict.counts.declined = run.declined;
     checker.verdict.counts.revoked = run.acknowledged.len();
     checker.verdict.faults.clone_from(&run.faults);
     checker.verdict
@@ -261,6 +262,11 @@ impl Checker<'_> {
                 |asked: &Moment| attempt.until.is_none_or(|until| until.after(SLACK) < *asked);
             if attempt.children.iter().any(late) {
                 let violation = Violation::StaleChildren(id.clone(), attempt.token);
+                self.verdict.violations.push(violation);
+            }
+            // No store asks whose a value is: what holds is the worker's word for when it was asked.
+            if attempt.writes.iter().any(late) {
+                let violation = Violation::StaleWrite(id.clone(), attempt.token);
                 self.verdict.violations.push(violation);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::history::SERVER_KILLED;
+use crate::history::{SERVER_KILLED, WORKER_OUT_OF_MEMORY};
 
 /// What is done to a server, to the network before it, or to a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,11 +17,13 @@ pub enum Fault {
     ConnectionsCut,
     /// It takes no writes.
     ReadOnly,
-    /// It has no memory left for writes.
+    /// It is told that it has no memory left for writes.
     OutOfMemory,
+    /// A value of somebody else's takes the memory that it has left.
+    MemoryFilled,
     /// Redis forgets the scripts that it was given.
     ScriptsForgotten,
-    /// The files of Redis may grow no more.
+    /// The file system of its files has no room left.
     DiskFull,
     /// 100 ms, each way.
     NetworkSlow,
@@ -35,14 +37,16 @@ pub enum Fault {
     WorkerKilled,
     /// SIGSTOP to a worker, for longer than its leases.
     WorkerFrozen,
+    /// A worker gets no more memory, until it has died of that, and its next life.
+    WorkerOutOfMemory,
     /// SIGKILL to a producer, and its next life.
     ProducerKilled,
 }
 
 use Fault::{
-    ConnectionsCut, DiskFull, NetworkHalfClosed, NetworkSilent, NetworkSlow, NetworkTorn,
-    OutOfMemory, ProducerKilled, ReadOnly, ScriptsForgotten, ServerFrozen, ServerKilled,
-    ServerStopped, WorkerFrozen, WorkerKilled,
+    ConnectionsCut, DiskFull, MemoryFilled, NetworkHalfClosed, NetworkSilent, NetworkSlow,
+    NetworkTorn, OutOfMemory, ProducerKilled, ReadOnly, ScriptsForgotten, ServerFrozen,
+    ServerKilled, ServerStopped, WorkerFrozen, WorkerKilled, WorkerOutOfMemory,
 };
 
 /// What a fault is done to.
@@ -66,11 +70,15 @@ impl Fault {
         ConnectionsCut,
         ReadOnly,
         OutOfMemory,
+        MemoryFilled,
         ScriptsForgotten,
         DiskFull,
         WorkerKilled,
+        WorkerOutOfMemory,
         ProducerKilled,
     ];
+    /// No room, and no memory.
+    pub const SHORTAGES: &[Self] = &[DiskFull, MemoryFilled, WorkerOutOfMemory];
     /// A bad network, and processes that are killed and stopped meanwhile.
     pub const NETWORK: &[Self] = &[
         NetworkSlow,
@@ -91,6 +99,7 @@ impl Fault {
             ConnectionsCut => "connections-cut",
             ReadOnly => "read-only",
             OutOfMemory => "out-of-memory",
+            MemoryFilled => "memory-filled",
             ScriptsForgotten => "scripts-forgotten",
             DiskFull => "disk-full",
             NetworkSlow => "network-slow",
@@ -99,6 +108,7 @@ impl Fault {
             NetworkHalfClosed => "network-half-closed",
             WorkerKilled => "worker-killed",
             WorkerFrozen => "worker-frozen",
+            WorkerOutOfMemory => WORKER_OUT_OF_MEMORY,
             ProducerKilled => "producer-killed",
         }
     }
@@ -106,7 +116,7 @@ impl Fault {
     /// What it is done to.
     pub fn target(self) -> Target {
         match self {
-            WorkerKilled | WorkerFrozen => Target::Worker,
+            WorkerKilled | WorkerFrozen | WorkerOutOfMemory => Target::Worker,
             ProducerKilled => Target::Producer,
             _ => Target::Server,
         }
@@ -121,7 +131,11 @@ impl Fault {
             NetworkSlow | NetworkTorn => (500, 2_000),
             // Long enough for calls to be given up.
             NetworkSilent | NetworkHalfClosed | ServerFrozen => (500, 4_000),
-            ServerKilled | ServerStopped | ReadOnly | OutOfMemory | DiskFull => (200, 1_000),
+            ServerKilled | ServerStopped | ReadOnly | OutOfMemory => (200, 1_000),
+            // Long enough for what there is of room in files to be used up.
+            DiskFull | MemoryFilled => (500, 3_000),
+            // If it does not die before.
+            WorkerOutOfMemory => (5_000, 10_000),
         };
         (Duration::from_millis(least), Duration::from_millis(most))
     }

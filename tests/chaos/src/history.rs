@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use stem_core::backend::{BackendError, ErrorClass};
 use stem_core::id::{LeaseToken, RequestId, TaskId};
 use stem_core::revoke::Version;
 use stem_core::settlement::Settlement;
@@ -25,6 +26,9 @@ const CLOSE: Duration = Duration::from_micros(50);
 
 /// The kind of a fault in which a server is killed.
 pub const SERVER_KILLED: &str = "server-killed";
+
+/// The kind of a fault in which a worker died since it got no more memory.
+pub const WORKER_OUT_OF_MEMORY: &str = "worker-out-of-memory";
 
 /// A moment by the monotonic clock, in nanoseconds.
 #[derive(
@@ -214,6 +218,10 @@ pub enum Event {
     WantsChildren(Held),
     /// Its worker says that they are enqueued.
     ChildrenOk(Held),
+    /// A guest reads a value, after which it asks to replace it.
+    WantsWrite(Held),
+    /// The store has made a write.
+    WriteOk(Held),
     /// A checkpoint was stored.
     CheckpointOk {
         /// By whom.
@@ -251,6 +259,8 @@ pub enum Event {
     CtlRecv(RequestId),
     /// A worker's reply to it is stored.
     CtlReply(RequestId),
+    /// A service has refused a call: it has no room, or takes no writes.
+    Declined,
     /// A server begins to be disturbed, or is well again.
     Fault {
         /// How, for instance [`SERVER_KILLED`].
@@ -308,6 +318,18 @@ impl Journal {
         assert_eq!(written, line.len(), "a line of a history was cut off");
         now
     }
+
+    /// An answer, which is written down if a service refused the call.
+    pub fn noted<T>(&self, answer: Result<T, BackendError>) -> Result<T, BackendError> {
+        answer.inspect_err(|error| self.note(error))
+    }
+
+    /// Writes down that a service refused a call, if this is what the error says.
+    pub fn note(&self, error: &BackendError) {
+        if error.class() == ErrorClass::Refused {
+            self.write(Event::Declined);
+        }
+    }
 }
 
 /// Reads one history. A last line without an end is left out; any other that cannot be read is an error.
@@ -361,10 +383,16 @@ mod tests {
 
     #[test]
     fn a_moment_follows_the_wall_clock() {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
-        let wall = i64::try_from(wall).expect("before 9999");
-        let (now, then) = (Moment::now(), Moment::of(Timestamp::from_unix_millis(wall + 1_000)));
-        let ahead = then.since(now);
-        assert!(ahead > Duration::from_millis(900) && ahead < Duration::from_millis(1_100));
+        let wall = || {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
+            i64::try_from(now).expect("before 9999")
+        };
+        let (before, now) = (Moment::now(), wall());
+        let after = Moment::now();
+        let then = Moment::of(Timestamp::from_unix_millis(now + 1_000));
+        // The wall clock was read between the two and is cut off to a millisecond; a clock may be slewed a little meanwhile.
+        let (second, little) = (Duration::from_secs(1), Duration::from_millis(10));
+        assert!(then.after(little) >= before.after(second), "{before:?} {then:?}");
+        assert!(then <= after.after(second + little), "{then:?} {after:?}");
     }
 }

@@ -19,6 +19,7 @@ use crate::checker::{Rules, Stored, Verdict, check};
 use crate::history::{self, Event, Journal, Moment};
 use crate::place::Place;
 use crate::process::{PATIENCE, Process, Program};
+use crate::role::guest;
 
 /// One run.
 #[derive(Debug)]
@@ -82,16 +83,41 @@ impl Lab {
         self.journal.write(Event::Fault { kind: kind.to_owned(), on })
     }
 
+    /// How many calls services have refused by now.
+    pub fn declined(&self) -> usize {
+        let histories = history::read_all(self.path(), |_| true).unwrap();
+        let lines = histories.iter().flat_map(|history| &history.lines);
+        lines.filter(|line| line.2 == Event::Declined).count()
+    }
+
     /// Enqueues naps with these ids, itself.
     pub fn enqueue(&self, naps: &[(TaskId, Duration)]) {
-        let client = Client::new(self.backends.clone(), Arc::new(SystemClock));
-        let envelope = |(id, length): &(TaskId, Duration)| {
-            let options = EnqueueOptions { id: Some(id.clone()), ..EnqueueOptions::default() };
-            let payload = Payload::json(format!(r#"{{"ms":{}}}"#, length.as_millis()));
-            client.envelope(TaskName::new("sleepy").unwrap(), payload, options).unwrap()
+        let nap = |(id, length): &(TaskId, Duration)| {
+            (id.clone(), format!(r#"{{"ms":{}}}"#, length.as_millis()))
         };
-        let envelopes: Vec<Envelope> = naps.iter().map(envelope).collect();
-        let tasks = || naps.iter().map(|(id, _)| id.clone()).collect();
+        self.enqueue_all("sleepy", &naps.iter().map(nap).collect::<Vec<_>>());
+    }
+
+    /// Lets workers have the guest that writes values. Those that are started later serve it, if they run guests.
+    pub fn bring_writers(&self) {
+        guest::write(self.path()).unwrap();
+    }
+
+    /// Enqueues tasks with these ids, each of which writes a value under its id.
+    pub fn enqueue_writers(&self, ids: &[TaskId]) {
+        let tasks: Vec<_> = ids.iter().map(|id| (id.clone(), format!("\"{id}\""))).collect();
+        self.enqueue_all(guest::WRITER, &tasks);
+    }
+
+    fn enqueue_all(&self, name: &str, all: &[(TaskId, String)]) {
+        let client = Client::new(self.backends.clone(), Arc::new(SystemClock));
+        let envelope = |(id, json): &(TaskId, String)| {
+            let options = EnqueueOptions { id: Some(id.clone()), ..EnqueueOptions::default() };
+            let payload = Payload::json(json.clone());
+            client.envelope(TaskName::new(name).unwrap(), payload, options).unwrap()
+        };
+        let envelopes: Vec<Envelope> = all.iter().map(envelope).collect();
+        let tasks = || all.iter().map(|(id, _)| id.clone()).collect();
         self.journal.write(Event::EnqTry(tasks()));
         self.wait(client.enqueue_all(&envelopes)).unwrap();
         self.journal.write(Event::EnqOk(tasks()));
@@ -138,7 +164,7 @@ impl Lab {
             if start.elapsed() > PATIENCE {
                 break;
             }
-            workers.iter_mut().for_each(Process::must_live);
+            workers.iter_mut().for_each(Process::supervise);
             std::thread::sleep(Duration::from_millis(50));
         }
         let filter = RecordFilter { limit: 10_000_000, ..RecordFilter::default() };

@@ -9,14 +9,17 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
-use crate::history::{Event, Journal, Line};
+use crate::history::{Event, Journal, Line, WORKER_OUT_OF_MEMORY};
 
 /// The longest that any single wait in a run may take.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks at something that is waited for.
 const LOOK: Duration = Duration::from_millis(10);
+/// What a worker still gets that gets no more memory. Less than one of its tasks asks for at once, see
+/// [`role::worker`](crate::role::worker), and enough for what a process needs that has nothing new to do.
+const LEFT: u64 = 16 << 20;
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub struct Process {
     journal: Arc<Journal>,
     life: u32,
     child: Child,
+    /// Its present life has been without memory, and may die of that even now.
+    starved: bool,
 }
 
 impl Process {
@@ -67,7 +72,8 @@ impl Process {
     ) -> Self {
         let child = spawn(program, name, 1, &args, directory);
         let (directory, journal) = (directory.to_owned(), Arc::clone(journal));
-        Self { program, name: name.to_owned(), args, directory, journal, life: 1, child }
+        let name = name.to_owned();
+        Self { program, name, args, directory, journal, life: 1, child, starved: false }
     }
 
     /// Its name, the same in all its lives.
@@ -99,6 +105,7 @@ impl Process {
     /// Begins its next life. The last one must be over.
     pub fn restart(&mut self) {
         self.life += 1;
+        self.starved = false;
         self.child = spawn(self.program, &self.name, self.life, &self.args, &self.directory);
     }
 
@@ -114,6 +121,51 @@ impl Process {
     pub fn thaw(&self) {
         kill_process(self.pid(), Signal::CONT).unwrap();
         self.journal.write(Event::Thawed(self.history()));
+    }
+
+    /// Whether its present life takes deliveries.
+    pub fn is_ready(&self) -> bool {
+        self.follow().count(|line| line.2 == Event::Ready) > 0
+    }
+
+    /// Whether its present life is, or was, without memory.
+    pub fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// Lets it have hardly any more memory than it has.
+    pub fn starve(&mut self) {
+        self.starved = true;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+        // One that has just ended has none.
+        let kib = size.and_then(|size| size.trim().trim_end_matches(" kB").parse().ok());
+        self.limit(Resource::As, Some(kib.unwrap_or(0_u64) * 1024 + LEFT));
+        // It ends by a signal that would leave an image of its memory behind.
+        self.limit(Resource::Core, Some(0));
+    }
+
+    /// Lets it have memory again.
+    pub fn feed(&self) {
+        self.limit(Resource::As, None);
+    }
+
+    fn limit(&self, what: Resource, current: Option<u64>) {
+        let maximum = rustix::process::getrlimit(what).maximum;
+        // One that has ended is beyond limits.
+        let _ = prlimit(Some(self.pid()), what, Rlimit { current: current.or(maximum), maximum });
+    }
+
+    /// Begins its next life if it has died since it got no more memory. Says whether it has.
+    pub fn dies_starved(&mut self) -> bool {
+        if !self.starved || self.ended().is_none() {
+            return false;
+        }
+        let kind = || WORKER_OUT_OF_MEMORY.to_owned();
+        self.journal.write(Event::Fault { kind: kind(), on: true });
+        self.restart();
+        self.journal.write(Event::Fault { kind: kind(), on: false });
+        true
     }
 
     /// How it ended, if it has: 0 in good order.
@@ -141,11 +193,11 @@ impl Process {
     }
 
     /// Begins its next life if it ended before it was ready, as whoever supervises it would: a service that refuses what it
-    /// is asked for ends a worker that starts. Fails if it ended by itself later.
+    /// is asked for ends a worker that starts. Also if it was without memory. Fails if it ended by itself otherwise.
     #[track_caller]
     pub fn supervise(&mut self) {
-        let is_ready = |line: &Line| line.2 == Event::Ready;
-        if self.ended().is_some() && self.follow().count(is_ready) == 0 {
+        self.dies_starved();
+        if self.ended().is_some() && !self.is_ready() {
             self.restart();
         }
         self.must_live();

@@ -1,5 +1,6 @@
 //! [`recorded`]: stands between a worker and its backends, and writes down what they answer.
 
+mod buckets;
 mod orders;
 mod results;
 
@@ -17,6 +18,7 @@ use stem_core::settlement::{Receipt, Settle};
 use stem_core::time::Timestamp;
 use stem_engine::Backends;
 
+use buckets::RecordedBuckets;
 pub(crate) use orders::revoked;
 use orders::{RecordedControl, RecordedRevokes};
 use results::RecordedResults;
@@ -50,6 +52,11 @@ pub fn recorded(backends: Backends, journal: &Arc<Journal>, tokens: &Arc<Tokens>
         results: Arc::new(RecordedResults { inner: backends.results, journal: journal() }),
         revokes: Arc::new(RecordedRevokes::new(backends.revokes, journal())),
         control: Arc::new(RecordedControl { inner: backends.control, journal: journal() }),
+        buckets: Arc::new(RecordedBuckets {
+            inner: backends.buckets,
+            journal: journal(),
+            tokens: Arc::clone(tokens),
+        }),
         ..backends
     }
 }
@@ -97,13 +104,13 @@ impl Broker for RecordedBroker {
         if records == Records::Here {
             self.journal.write(Event::EnqTry(ids(envelopes)));
         }
-        let published = self.inner.publish(envelopes, records).await?;
+        let published = self.journal.noted(self.inner.publish(envelopes, records).await)?;
         self.journal.write(Event::EnqOk(ids(envelopes)));
         Ok(published)
     }
 
     async fn receive(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, BackendError> {
-        let deliveries = self.inner.receive(request).await?;
+        let deliveries = self.journal.noted(self.inner.receive(request).await)?;
         for delivery in &deliveries {
             self.tokens.put(&delivery.receipt.task, delivery.receipt.token);
             self.journal.write(Event::Lease {
@@ -115,7 +122,7 @@ impl Broker for RecordedBroker {
     }
 
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError> {
-        let answers = self.inner.renew(renewals).await?;
+        let answers = self.journal.noted(self.inner.renew(renewals).await)?;
         for (renewal, answer) in renewals.iter().zip(&answers) {
             let held = held(&renewal.receipt);
             self.journal.write(match answer {
@@ -135,7 +142,7 @@ impl Broker for RecordedBroker {
         for settle in batch.iter().filter(|settle| Move::from(&settle.settlement).gives_back()) {
             self.journal.write(Event::GiveBack(held(&settle.receipt)));
         }
-        let answers = self.inner.settle(batch, records).await?;
+        let answers = self.journal.noted(self.inner.settle(batch, records).await)?;
         for (settle, answer) in batch.iter().zip(&answers) {
             let answered = answered(settle, sent);
             self.journal.write(match answer {

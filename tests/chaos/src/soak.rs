@@ -94,13 +94,19 @@ impl Services {
         }
     }
 
-    /// New ones; the directory is for those that are a file.
-    fn start(self, directory: &Path) -> (Vec<Server>, Place) {
+    /// New ones, with disks of their own where these are to be full; the directory is for those that are a file.
+    fn start(self, kit: Kit, directory: &Path) -> (Vec<Server>, Place) {
+        let own_disk = kit.faults().contains(&Fault::DiskFull);
+        let redis = |appendfsync| {
+            if own_disk { Server::redis_on_a_disk(appendfsync) } else { Server::redis(appendfsync) }
+        };
+        let postgres = || if own_disk { Server::postgres_on_a_disk() } else { Server::postgres() };
         let servers: Vec<Server> = match self {
-            Self::RedisEverysec => vec![Server::redis(Fsync::Everysec)],
-            Self::RedisAlways => vec![Server::redis(Fsync::Always)],
-            Self::Postgres => vec![Server::postgres()],
-            Self::RedisAndPostgres => vec![Server::redis(Fsync::Always), Server::postgres()],
+            Self::RedisEverysec => vec![redis(Fsync::Everysec)],
+            Self::RedisAlways => vec![redis(Fsync::Always)],
+            Self::Postgres => vec![postgres()],
+            Self::RedisAndPostgres => vec![redis(Fsync::Always), postgres()],
+            Self::Sqlite if own_disk => vec![Server::sqlite_on_a_disk()],
             Self::Sqlite => Vec::new(),
         };
         let servers: Vec<Server> = servers.into_iter().map(Server::behind_a_network).collect();
@@ -211,7 +217,7 @@ fn play(number: u64, seed: u64, tasks: u64) -> anyhow::Result<Round> {
     let (services, kit) = what_is_played(usize::try_from(number)?);
     let what = format!("round {number}, {}, {}", services.name(), kit.name());
     let directory = tempfile::tempdir()?;
-    let (servers, place) = services.start(directory.path());
+    let (servers, place) = services.start(kit, directory.path());
     let plan = Plan {
         tasks,
         faults: kit.faults(),
@@ -250,7 +256,7 @@ fn table(seed: u64, rounds: &[Round]) -> String {
     let mut text = format!(
         "Seed {seed}: {} tasks in {} rounds and {} min, each with its own servers. {} revocations, {} tasks ended by one, {} of these after their start; \
          {} checkpoints and calls for children; {} tasks started again after a lost lease; {} settlements, renewals and \
-         checkpoints refused as stale; {} tasks forgotten by a killed Redis with `appendfsync everysec`, within its two seconds.\n\n",
+         checkpoints refused as stale; {} calls refused by servers without room or without the right to write; {} tasks forgotten by a killed Redis with `appendfsync everysec`, within its two seconds.\n\n",
         all.enqueued,
         rounds.len(),
         took.as_secs() / 60,
@@ -260,6 +266,7 @@ fn table(seed: u64, rounds: &[Round]) -> String {
         all.effects,
         all.duplicates,
         all.refused,
+        all.declined,
         all.forgotten,
     );
     text.push_str("| fault | times | tasks in those rounds | lost | double-terminal | stale accepted | stuck | started again | longest drain |\n");

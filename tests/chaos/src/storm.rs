@@ -93,9 +93,21 @@ impl Storm<'_> {
                 let awake = (0..self.workers.len()).filter(|index| !self.frozen[*index]);
                 let awake: Vec<usize> = awake.collect();
                 match self.dice.pick(&awake) {
-                    Some(index) if fault == Fault::WorkerFrozen && awake.len() > 1 => {
+                    // One that may die is not waited for.
+                    Some(index)
+                        if fault == Fault::WorkerFrozen
+                            && awake.len() > 1
+                            && !self.workers[*index].is_starved() =>
+                    {
                         self.frozen[*index] = true;
                         self.workers[*index].freeze();
+                        return self.plan(Act::End(fault, *index), fault.lasts());
+                    }
+                    // What a start takes is not what is tested.
+                    Some(index)
+                        if fault == Fault::WorkerOutOfMemory && self.workers[*index].is_ready() =>
+                    {
+                        self.workers[*index].starve();
                         return self.plan(Act::End(fault, *index), fault.lasts());
                     }
                     Some(index) if fault == Fault::WorkerKilled => {
@@ -127,6 +139,10 @@ impl Storm<'_> {
                 self.lab.fault(fault.kind(), false);
                 self.suffers[index] = None;
             }
+            Target::Worker if fault == Fault::WorkerOutOfMemory => {
+                self.workers[index].feed();
+                self.lab.fault(fault.kind(), false);
+            }
             Target::Worker => {
                 self.workers[index].thaw();
                 self.frozen[index] = false;
@@ -136,10 +152,28 @@ impl Storm<'_> {
         self.plan(Act::Begin(fault, index), fault.pauses());
     }
 
+    /// Begins the next life of who has died for want of memory. Somebody's turn comes again.
+    fn bury_the_starved(&mut self) {
+        for index in 0..self.workers.len() {
+            if self.workers[index].dies_starved() {
+                let fault = Fault::WorkerOutOfMemory;
+                let is_its_end =
+                    |act: &Act| matches!(act, Act::End(of, n) if *of == fault && *n == index);
+                let planned = self.due.len();
+                self.due.retain(|(_, act)| !is_its_end(act));
+                // Else the limit had ended before, and its next turn is planned.
+                if self.due.len() < planned {
+                    self.plan(Act::Begin(fault, 0), fault.pauses());
+                }
+            }
+        }
+    }
+
     /// Goes on until all is enqueued, or for very long. Then everything is well.
     fn rage(&mut self, longest: Duration) {
         let start = Instant::now();
         while self.flows() && start.elapsed() < longest {
+            self.bury_the_starved();
             self.workers.iter_mut().for_each(Process::supervise);
             let now = Instant::now();
             while let Some(index) = self.due.iter().position(|(at, _)| *at <= now) {

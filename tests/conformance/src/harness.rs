@@ -70,6 +70,11 @@ pub trait Harness: Send + Sync {
     /// The store's time.
     fn now(&self) -> Timestamp;
 
+    /// Whether that is a clock of the store's own, and not that of whoever asks.
+    fn has_clock(&self) -> bool {
+        true
+    }
+
     /// Leaves a task in a queue, with a record, whose envelope is these bytes.
     async fn plant_raw_envelope(
         &self,
@@ -91,6 +96,9 @@ pub trait RevokeHarness: Send + Sync {
 
     /// The store's time.
     fn now(&self) -> Timestamp;
+
+    /// Whether the store has a clock; see [`Harness::has_clock`].
+    fn has_clock(&self) -> bool;
 }
 
 #[async_trait]
@@ -105,6 +113,10 @@ impl<H: Harness> RevokeHarness for H {
 
     fn now(&self) -> Timestamp {
         Harness::now(self)
+    }
+
+    fn has_clock(&self) -> bool {
+        Harness::has_clock(self)
     }
 }
 

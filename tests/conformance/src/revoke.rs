@@ -1,11 +1,11 @@
-//! [`RevokeStore`]: versions, undoing, following, pruning.
+//! [`RevokeStore`]: versions, undoing, following, ending, pruning.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use stem_core::backend::RevokeStore;
-use stem_core::revoke::{RevocationChange, RevokeRequest, Version};
+use stem_core::revoke::{EXPIRY_GRACE, RevocationChange, RevokeRequest, Version, judged_at};
 use tokio::time::Instant;
 
 use crate::RevokeHarness;
@@ -25,6 +25,9 @@ crate::cases! { ($) revoke_suite revoke for RevokeHarness:
     an_undo_of_nothing_is_nothing,
     an_undo_twice_is_once,
     an_undone_task_can_be_revoked_again,
+    a_store_with_a_clock_tells_its_time,
+    a_revocation_is_in_force_until_its_end_and_gone_a_grace_later,
+    an_end_that_is_counted_by_the_stores_time_is_as_far_as_was_asked,
     an_expired_revocation_cannot_be_undone,
     an_expired_revocation_is_pruned,
     a_revocation_without_an_end_is_never_pruned,
@@ -193,14 +196,69 @@ async fn an_undone_task_can_be_revoked_again(h: &dyn RevokeHarness) {
     assert!(matches!(&changes[..], [RevocationChange::Revoked(it)] if it.version == again));
 }
 
+const LIFE: Duration = Duration::from_mins(1);
+const MOMENT: Duration = Duration::from_millis(1);
+
 fn for_a_minute(h: &dyn RevokeHarness) -> RevokeRequest {
-    RevokeRequest { expires_at: Some(h.now().after(Duration::from_mins(1))), ..plain() }
+    RevokeRequest { expires_at: Some(h.now().after(LIFE)), ..plain() }
+}
+
+async fn a_store_with_a_clock_tells_its_time(h: &dyn RevokeHarness) {
+    let b = h.connect().await;
+    for _ in 0..2 {
+        assert_eq!(b.time().await.unwrap(), h.has_clock().then(|| h.now()));
+        h.advance(LIFE);
+    }
+}
+
+async fn a_revocation_is_in_force_until_its_end_and_gone_a_grace_later(h: &dyn RevokeHarness) {
+    let b = h.connect().await;
+    let version = revoke(&b, "t", for_a_minute(h)).await;
+    let undone = revoke(&b, "u", for_a_minute(h)).await;
+    h.advance(LIFE - MOMENT);
+    assert_eq!(b.prune(&space("n")).await.unwrap(), 0);
+    let versions = |changes: Vec<RevocationChange>| -> Vec<Version> {
+        changes.iter().map(RevocationChange::version).collect()
+    };
+    assert_eq!(versions(changes(&b, Version(0)).await), [version, undone]);
+    assert!(b.undo(&space("n"), &task("u")).await.unwrap().is_some());
+    // What a reader finds, it judges itself.
+    let judged = async || {
+        let now = judged_at(b.time().await.unwrap(), h.now());
+        let changes = changes(&b, Version(0)).await;
+        let of_it = changes.into_iter().find(|change| change.task().as_str() == "t");
+        of_it.is_some_and(
+            |change| matches!(change, RevocationChange::Revoked(it) if !it.expired(now)),
+        )
+    };
+    assert!(judged().await);
+    h.advance(MOMENT);
+    if !h.has_clock() {
+        assert!(judged().await, "the clock may have been set");
+        h.advance(EXPIRY_GRACE - MOMENT);
+        assert!(judged().await);
+        assert_eq!(b.prune(&space("n")).await.unwrap(), 0);
+        h.advance(MOMENT);
+    }
+    assert!(!judged().await);
+    assert_eq!(b.undo(&space("n"), &task("t")).await.unwrap(), None);
+    assert_eq!(b.prune(&space("n")).await.unwrap(), 1);
+    assert!(!judged().await);
+}
+
+async fn an_end_that_is_counted_by_the_stores_time_is_as_far_as_was_asked(h: &dyn RevokeHarness) {
+    let b = h.connect().await;
+    // As the command line counts it, whose clock may be ten minutes off either way.
+    let from = b.time().await.unwrap().unwrap_or_else(|| h.now());
+    let request = RevokeRequest { expires_at: Some(from.after(LIFE)), ..plain() };
+    let stored = b.revoke(&space("n"), &[(task("t"), request)]).await.unwrap().remove(0);
+    assert_eq!(stored.request.expires_at, Some(stored.issued_at.after(LIFE)));
 }
 
 async fn an_expired_revocation_cannot_be_undone(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     revoke(&b, "t", for_a_minute(h)).await;
-    h.advance(Duration::from_mins(1));
+    h.advance(LIFE + EXPIRY_GRACE);
     assert_eq!(b.undo(&space("n"), &task("t")).await.unwrap(), None);
 }
 
@@ -209,7 +267,7 @@ async fn an_expired_revocation_is_pruned(h: &dyn RevokeHarness) {
     revoke(&b, "t", for_a_minute(h)).await;
     revoke(&b, "u", plain()).await;
     assert_eq!(b.prune(&space("n")).await.unwrap(), 0);
-    h.advance(Duration::from_mins(1));
+    h.advance(LIFE + EXPIRY_GRACE);
     assert_eq!(b.prune(&space("other")).await.unwrap(), 0);
     assert_eq!(b.prune(&space("n")).await.unwrap(), 1);
     let left = changes(&b, Version(0)).await;
@@ -239,7 +297,7 @@ async fn the_trace_of_an_undo_is_kept_for_a_day(h: &dyn RevokeHarness) {
 async fn versions_are_never_given_out_again(h: &dyn RevokeHarness) {
     let b = h.connect().await;
     let first = revoke(&b, "t", for_a_minute(h)).await;
-    h.advance(Duration::from_mins(1));
+    h.advance(LIFE + EXPIRY_GRACE);
     assert_eq!(b.prune(&space("n")).await.unwrap(), 1);
     assert!(revoke(&h.connect().await, "t", plain()).await > first);
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use stem_core::backend::{BackendError, ErrorClass, RevokeStore};
 use stem_core::id::{Namespace, TaskId};
-use stem_core::revoke::{RevocationChange, RevokeRequest, Version};
+use stem_core::revoke::{EXPIRY_GRACE, RevocationChange, RevokeRequest, Version};
 use stem_core::time::{Clock, Timestamp};
 use stem_file::{FileStore, FileStoreOptions};
 use tokio::runtime::Runtime;
@@ -243,7 +243,7 @@ fn lines_say(bytes: &[u8]) -> Known {
         last = version;
         let expires: Option<Timestamp> = text("expiresAt").and_then(|at| at.parse().ok());
         let undone = text("undoneAt").is_some();
-        let gone = !undone && expires.is_some_and(|at| at <= Still.now());
+        let gone = !undone && expires.is_some_and(|at| at.after(EXPIRY_GRACE) <= Still.now());
         said.insert(task.to_owned(), (version, undone, gone));
     }
     let shown = said.into_iter().filter(|(_, (.., gone))| !gone);

@@ -7,6 +7,8 @@
 //! | [`PrometheusServer`] | [`PrometheusServer::start`] | one test that reads metrics |
 //! | [`Shared`] | [`PostgresServer::shared`] | every test that needs no more than a database of its own |
 //!
+//! Redis and Postgres may have a disk of their own that can be full, and so may files of a test: [`Disk`].
+//!
 //! A [`Proxy`] before a server is a network that can be bad.
 //!
 //! Each server listens on a port of 127.0.0.1 and keeps its data in a directory of its own, directly under `/tmp`. It
@@ -22,6 +24,7 @@
 //! Linux only: what belongs to a server is found in `/proc`.
 
 mod account;
+mod disk;
 mod postgres;
 mod programs;
 mod prometheus;
@@ -32,6 +35,7 @@ mod shared;
 pub mod tools;
 mod workshop;
 
+pub use disk::Disk;
 pub use postgres::{PostgresServer, PostgresSettings};
 pub use prometheus::PrometheusServer;
 pub use proxy::{Network, Proxy};

@@ -9,15 +9,18 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::account::Account;
-use crate::programs;
 use crate::server::{self, Server};
 use crate::shared::Shared;
+use crate::{disk, programs};
 
 /// How a server is set.
 #[derive(Clone, Debug)]
 pub struct PostgresSettings {
     /// Whether it waits for the disk. Without, a kill of the server loses nothing, but a crash of the machine would.
     pub fsync: bool,
+    /// Whether its files lie on a file system of their own, which [`PostgresServer::fill_disk`] can fill. Needs a
+    /// superuser.
+    pub own_disk: bool,
     /// More settings, for instance `("max_connections", "5")`. A later one wins.
     pub extra: Vec<(String, String)>,
 }
@@ -25,7 +28,7 @@ pub struct PostgresSettings {
 impl Default for PostgresSettings {
     /// Waits for the disk.
     fn default() -> Self {
-        Self { fsync: true, extra: Vec::new() }
+        Self { fsync: true, own_disk: false, extra: Vec::new() }
     }
 }
 
@@ -54,6 +57,10 @@ impl PostgresServer {
         let start = || {
             let server = Server::new("postgres")?;
             let cluster = Cluster::new(server.directory(), server.port())?;
+            if settings.own_disk {
+                disk::mount(&server.disk())?;
+                cluster.account.give(&server.disk())?;
+            }
             let mut init = cluster.init()?;
             server.log_to(&mut init)?;
             let status = init.status().context("failed to run initdb")?;
@@ -130,6 +137,33 @@ impl PostgresServer {
     /// Lets it go on after [`PostgresServer::freeze`].
     pub fn thaw(&self) {
         self.server.thaw();
+    }
+
+    /// Leaves its own disk no room.
+    #[track_caller]
+    pub fn fill_disk(&self) {
+        disk::fill(&self.server.disk()).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Gives its own disk its room back, and waits until it takes connections. It ends at once what it cannot write to its
+    /// log, and begins anew by itself; where it has no room for that either, it ends, and is started again here.
+    #[track_caller]
+    pub fn free_disk(&self) {
+        disk::free(&self.server.disk()).unwrap_or_else(|error| panic!("{error:#}"));
+        let mut answers = false;
+        let decided = server::wait_until(|| {
+            answers = self.execute("SELECT 1").is_ok();
+            answers || !self.server.is_running()
+        });
+        assert!(decided, "postgres takes no connections though there is room:\n{}", self.log());
+        if !answers {
+            self.restart();
+        }
+    }
+
+    /// Whether it has a disk of its own.
+    pub fn has_disk(&self) -> bool {
+        self.settings.own_disk
     }
 
     /// Runs statements in the database `postgres` through `psql`, for administration. Answers the rows, a line for each,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::programs;
 use crate::server::{self, Server};
+use crate::{disk, programs};
 
 /// No answer takes longer.
 const REPLY: Duration = Duration::from_secs(10);
@@ -44,6 +44,8 @@ pub struct RedisSettings {
     pub appendfsync: Fsync,
     /// What the user `default` must show. It becomes a part of [`RedisServer::url`].
     pub password: Option<String>,
+    /// Whether its files lie on a file system of their own, which [`RedisServer::fill_disk`] can fill. Needs a superuser.
+    pub own_disk: bool,
     /// More arguments of the command line, for instance `["--maxmemory", "8mb"]`. A later one wins.
     pub extra: Vec<String>,
 }
@@ -51,7 +53,13 @@ pub struct RedisSettings {
 impl Default for RedisSettings {
     /// An append-only file, synced every second; no password.
     fn default() -> Self {
-        Self { appendonly: true, appendfsync: Fsync::Everysec, password: None, extra: Vec::new() }
+        Self {
+            appendonly: true,
+            appendfsync: Fsync::Everysec,
+            password: None,
+            own_disk: false,
+            extra: Vec::new(),
+        }
     }
 }
 
@@ -77,6 +85,9 @@ impl RedisServer {
         let settings = Arc::new(settings);
         let start = || {
             let server = Self { server: Server::new("redis")?, settings: settings.clone() };
+            if settings.own_disk {
+                disk::mount(&server.server.disk())?;
+            }
             server.launch()?;
             Ok(server)
         };
@@ -125,10 +136,21 @@ impl RedisServer {
         self.server.freeze().unwrap_or_else(|error| panic!("{error:#}"));
     }
 
-    /// Lets none of its files grow beyond so many bytes, as on a full disk, or lets them grow again.
+    /// Leaves its own disk no room.
     #[track_caller]
-    pub fn limit_files(&self, bytes: Option<u64>) {
-        self.server.limit_files(bytes).unwrap_or_else(|error| panic!("{error:#}"));
+    pub fn fill_disk(&self) {
+        disk::fill(&self.server.disk()).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Gives its own disk its room back.
+    #[track_caller]
+    pub fn free_disk(&self) {
+        disk::free(&self.server.disk()).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Whether it has a disk of its own.
+    pub fn has_disk(&self) -> bool {
+        self.settings.own_disk
     }
 
     /// Whether it runs; one that ended by itself does not.
@@ -157,14 +179,13 @@ impl RedisServer {
 
     fn launch(&self) -> Result<()> {
         let settings = &self.settings;
-        // A file that may grow no more is an error to it, as on a full disk, and not its end.
-        let mut command = Command::new("sh");
+        let data =
+            if settings.own_disk { self.server.disk() } else { self.server.directory().to_owned() };
+        let mut command = Command::new(programs::redis_server()?);
         command
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
-            .arg(programs::redis_server()?)
             .args(["--bind", "127.0.0.1", "--port", &self.port().to_string()])
             .args(["--daemonize", "no", "--save", "", "--dir"])
-            .arg(self.server.directory())
+            .arg(data)
             .args(["--appendonly", if settings.appendonly { "yes" } else { "no" }])
             .args(["--appendfsync", settings.appendfsync.as_str()])
             .args(["--maxmemory-policy", "noeviction", "--enable-debug-command", "local"]);

@@ -34,7 +34,8 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(crate) const PORTS: usize = 20;
 
 /// Kills what belongs to the server in `$1` and removes the directory. A postmaster that was killed leaves a segment of
-/// shared memory, which its lock file names; the system has room for some thousands.
+/// shared memory, which its lock file names; the system has room for some thousands. Where `data` is a file system of its
+/// own, that goes too.
 pub(crate) const BURY: &str = r#"
 bury() {
     while pids=$(ls -ld /proc/[0-9]*/cwd 2>/dev/null | sed -n "s|.*/proc/\([0-9]*\)/cwd -> $1\(/.*\)\{0,1\}\$|\1|p") && test -n "$pids"; do
@@ -43,24 +44,21 @@ bury() {
     done
     segment=$(sed -n '7s/^ *[0-9]* *\([0-9]*\) *$/\1/p' "$1/data/postmaster.pid" 2>/dev/null)
     test -z "$segment" || ipcrm -m "$segment" 2>/dev/null
+    umount -l "$1/data" 2>/dev/null
     rm -rf "$1"
 }
 "#;
 
-/// A server's directory, its port and, while it runs, its first process.
+/// A directory, and somebody who removes it.
 #[derive(Debug)]
-pub(crate) struct Server {
-    /// What it is, for messages.
-    name: &'static str,
+pub(crate) struct Plot {
     directory: PathBuf,
-    port: u16,
-    running: Mutex<Option<Child>>,
     sexton: Child,
 }
 
-impl Server {
-    /// A new directory, only for its owner, and a port that was free a moment ago. Nothing runs yet.
-    pub(crate) fn new(name: &'static str) -> Result<Self> {
+impl Plot {
+    /// A new directory, only for its owner.
+    pub(crate) fn new(name: &str) -> Result<Self> {
         let directory = directory(name)?;
         let sexton = Command::new("sh")
             .args(["-c", &format!("{BURY}\nread -r _\nbury \"$1\""), "sh"])
@@ -71,11 +69,51 @@ impl Server {
             .process_group(0)
             .spawn()
             .context("failed to start sh")?;
-        Ok(Self { name, directory, port: free_port()?, running: Mutex::new(None), sexton })
+        Ok(Self { directory, sexton })
+    }
+
+    /// Where it has a file system of its own, if it has one.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// Kills what lives there, removes it, and waits until it is gone.
+    fn bury(&mut self) {
+        drop(self.sexton.stdin.take());
+        // A `Drop` has nobody to tell; the sexton ends by itself in any case.
+        let _ = wait_until(|| matches!(self.sexton.try_wait(), Ok(Some(_)) | Err(_)));
+    }
+}
+
+impl Drop for Plot {
+    fn drop(&mut self) {
+        self.bury();
+    }
+}
+
+/// A server's directory, its port and, while it runs, its first process.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// What it is, for messages.
+    name: &'static str,
+    plot: Plot,
+    port: u16,
+    running: Mutex<Option<Child>>,
+}
+
+impl Server {
+    /// A new directory, only for its owner, and a port that was free a moment ago. Nothing runs yet.
+    pub(crate) fn new(name: &'static str) -> Result<Self> {
+        Ok(Self { name, plot: Plot::new(name)?, port: free_port()?, running: Mutex::new(None) })
     }
 
     pub(crate) fn directory(&self) -> &Path {
-        &self.directory
+        &self.plot.directory
+    }
+
+    /// Where it has a file system of its own, if it has one.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.plot.disk()
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -84,13 +122,13 @@ impl Server {
 
     /// What the server said, of all its lives.
     pub(crate) fn log(&self) -> String {
-        let bytes = fs::read(self.directory.join("log")).unwrap_or_default();
+        let bytes = fs::read(self.directory().join("log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Where the output of a process of this server goes.
     pub(crate) fn log_to(&self, command: &mut Command) -> Result<()> {
-        let path = self.directory.join("log");
+        let path = self.directory().join("log");
         let log = OpenOptions::new().create(true).append(true).open(path)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(())
@@ -106,10 +144,13 @@ impl Server {
         ensure!(running.is_none(), "{} runs already", self.name);
         self.log_to(&mut command)?;
         // Signals that a terminal sends to the test's process group are not for the server.
-        command.current_dir(&self.directory).process_group(0);
+        command.current_dir(self.directory()).process_group(0);
         let mut child = command
             .spawn()
             .with_context(|| format!("failed to run {}", command.get_program().display()))?;
+        // What is broken on purpose is to leave no images of memory behind. One that has ended already leaves none.
+        let none = Rlimit { current: Some(0), maximum: Some(0) };
+        let _ = rustix::process::prlimit(Some(Pid::from_child(&child)), Resource::Core, none);
         let ready =
             wait_until(|| is_ready(child.id()) || child.try_wait().is_ok_and(|s| s.is_some()));
         match child.try_wait() {
@@ -169,19 +210,6 @@ impl Server {
         send(&self.processes(), Signal::CONT);
     }
 
-    /// Lets no file of its processes grow beyond so many bytes, as on a full disk; also of those that they start later.
-    pub(crate) fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
-        for pid in self.processes() {
-            let limit = Rlimit { current: bytes, maximum: None };
-            match rustix::process::prlimit(Some(pid), Resource::Fsize, limit) {
-                // It has ended meanwhile.
-                Err(rustix::io::Errno::SRCH) => {}
-                done => drop(done.with_context(|| format!("cannot limit {}", self.name))?),
-            }
-        }
-        Ok(())
-    }
-
     /// Whether its first process runs, or is stopped.
     pub(crate) fn is_running(&self) -> bool {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,7 +217,7 @@ impl Server {
     }
 
     fn processes(&self) -> Vec<Pid> {
-        processes_in(&self.directory)
+        processes_in(self.directory())
     }
 
     fn signal_until_none(&self, signal: Signal) -> Result<()> {
@@ -215,9 +243,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.sexton.stdin.take());
-        // A `Drop` has nobody to tell; the sexton ends by itself in any case.
-        let _ = wait_until(|| matches!(self.sexton.try_wait(), Ok(Some(_)) | Err(_)));
+        self.plot.bury();
         let _ = self.reap();
     }
 }

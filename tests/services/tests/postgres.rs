@@ -80,6 +80,28 @@ fn nothing_is_left_of_a_dropped_server_frozen_or_killed_or_not() {
     }
 }
 
+#[test]
+fn a_full_disk_takes_no_writes_and_keeps_what_was_committed() {
+    let settings = PostgresSettings { own_disk: true, ..PostgresSettings::default() };
+    let postgres = PostgresServer::with(settings);
+    let data = std::fs::read_link(format!("/proc/{}/cwd", postgres.pid())).unwrap();
+    postgres.execute("CREATE TABLE t (n int, filler text)").unwrap();
+    postgres.execute("INSERT INTO t VALUES (1, '')").unwrap();
+    postgres.fill_disk();
+    // More than is free in any file.
+    let much = "INSERT INTO t SELECT 2, repeat('x', 1000) FROM generate_series(1, 40000)";
+    let error = postgres.execute(much).unwrap_err().to_string();
+    println!("{error}");
+    assert!(postgres.log().contains("No space left on device"), "{}", postgres.log());
+    postgres.free_disk();
+    assert_eq!(postgres.execute("SELECT n FROM t").unwrap(), "1");
+    postgres.execute(much).unwrap();
+    drop(postgres);
+    assert!(!data.exists(), "{} is still there", data.display());
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    assert!(!mounts.contains(&*data.to_string_lossy()), "{mounts}");
+}
+
 fn has_segment(id: &str) -> bool {
     let table = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
     table.lines().any(|line| line.split_whitespace().nth(1) == Some(id))
@@ -88,7 +110,8 @@ fn has_segment(id: &str) -> bool {
 #[test]
 fn settings_arrive() {
     let extra = vec![("max_connections".to_owned(), "7".to_owned())];
-    let postgres = PostgresServer::with(PostgresSettings { fsync: false, extra });
+    let settings = PostgresSettings { fsync: false, extra, ..PostgresSettings::default() };
+    let postgres = PostgresServer::with(settings);
     let shows = |name: &str| postgres.execute(&format!("SHOW {name}")).unwrap();
     assert_eq!(shows("fsync"), "off");
     assert_eq!(shows("max_connections"), "7");

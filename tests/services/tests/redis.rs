@@ -86,3 +86,25 @@ fn a_refused_command_is_an_error_in_the_servers_words() {
     let error = redis.command(&["LPUSH", "key", "1"]).unwrap_err();
     assert!(format!("{error:#}").contains("WRONGTYPE"), "{error:#}");
 }
+
+#[test]
+fn a_full_disk_takes_no_writes_and_nothing_is_left_of_it() {
+    let settings = RedisSettings { own_disk: true, ..RedisSettings::default() };
+    let redis = RedisServer::with(settings);
+    let data = redis.command(&["CONFIG", "GET", "dir"]).unwrap().lines().last().unwrap().to_owned();
+    redis.command(&["SET", "kept", "1"]).unwrap();
+    redis.fill_disk();
+    let start = std::time::Instant::now();
+    // It finds out when it writes what it has taken, which is later than its answer.
+    while redis.command(&["SET", "k", &"x".repeat(10_000)]).is_ok() {
+        assert!(start.elapsed().as_secs() < 60, "{}", redis.log());
+    }
+    redis.free_disk();
+    while redis.command(&["SET", "k", "v"]).is_err() {
+        assert!(start.elapsed().as_secs() < 60, "{}", redis.log());
+    }
+    redis.restart();
+    assert_eq!(redis.command(&["GET", "kept"]).unwrap(), "1");
+    drop(redis);
+    assert!(!std::fs::read_to_string("/proc/mounts").unwrap().contains(&data));
+}

@@ -234,7 +234,7 @@ impl Court {
         if !ledger.audit(bench, audit) {
             return true;
         }
-        leases.look(bench, setting, (health, ledger), (at, clock, gauges));
+        leases.look(bench, setting, (health, ledger, ends), (at, clock, gauges));
         revokes.look(bench, health, ends, at);
         orders.look(bench, setting, health, at);
         bounds.look(bench, (setting, health, ledger, ends), (at, gauges));

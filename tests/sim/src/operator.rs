@@ -141,9 +141,18 @@ pub async fn revoke(
     request: RevokeRequest,
     expires: Option<u64>,
 ) {
-    let request = RevokeRequest { expires_at: until(now(&desk), expires), ..request };
-    let requests: Vec<_> = tasks.into_iter().map(|task| (task, request.clone())).collect();
     let mut dice = Dice::numbered(dice::hash(id.as_str()), &[]);
+    let from = match expires {
+        None => now(&desk),
+        Some(_) => loop {
+            match client.backends().revokes.time().await {
+                Ok(time) => break time.expect("the simulated store has a clock"),
+                Err(_) => pause(&mut dice).await,
+            }
+        },
+    };
+    let request = RevokeRequest { expires_at: until(from, expires), ..request };
+    let requests: Vec<_> = tasks.into_iter().map(|task| (task, request.clone())).collect();
     let revocations = loop {
         match client.revoke(&namespace(), &requests).await {
             Ok(revocations) => break revocations,

@@ -250,8 +250,6 @@ pub struct Plan {
     pub heal: Ms,
     /// The kinds that are on.
     pub kinds: Kinds,
-    /// Expiries of revocations may be short where clocks are far off.
-    pub strict_expiry: bool,
 }
 
 /// Of 1000 seeds, so many have a crowd of workers.
@@ -261,12 +259,12 @@ pub const TASKS: usize = 200;
 
 impl Plan {
     /// What a seed decides, without the kinds of trouble that are `off`.
-    pub fn draw(seed: u64, off: Kinds, strict_expiry: bool) -> Self {
-        Self::of_kinds(seed, Kinds::draw(seed).without(off), strict_expiry)
+    pub fn draw(seed: u64, off: Kinds) -> Self {
+        Self::of_kinds(seed, Kinds::draw(seed).without(off))
     }
 
     /// The same with these kinds of trouble.
-    pub fn of_kinds(seed: u64, kinds: Kinds, strict_expiry: bool) -> Self {
+    pub fn of_kinds(seed: u64, kinds: Kinds) -> Self {
         let mut dice = Dice::of(seed, &["plan"]);
         let window = *dice.pick(&[5, 10, 10, 20, 20, 25]);
         // Rarely: such a world has many of them.
@@ -289,13 +287,8 @@ impl Plan {
         let mut when = Dice::of(seed, &["when"]);
         let tasks: Vec<_> =
             (0..TASKS).map(|n| tasks::draw(&mould, n, Ms(when.below(10_000)))).collect();
-        let mut acts = acts::Acts {
-            mould: &mould,
-            workers: &workers,
-            tasks: &tasks,
-            strict_expiry,
-            due: BTreeMap::new(),
-        };
+        let mut acts =
+            acts::Acts { mould: &mould, workers: &workers, tasks: &tasks, due: BTreeMap::new() };
         acts.draw();
         let acts = acts.due;
         let odds = |kind, odds| if kinds.has(kind) { odds } else { 0 };
@@ -319,7 +312,6 @@ impl Plan {
             tasks,
             heal,
             kinds,
-            strict_expiry,
         }
     }
 

@@ -80,7 +80,7 @@ fn nothing(_: Dice) -> Arc<dyn Mischief> {
 
 /// Only these kinds of trouble, with everything else as the seed has it.
 fn only(plan: &mut Plan, kinds: Kinds) {
-    *plan = Plan::of_kinds(plan.seed, kinds, plan.strict_expiry);
+    *plan = Plan::of_kinds(plan.seed, kinds);
 }
 
 /// What makes tokens stale: stops longer than a lease, and calls that arrive after it.
@@ -158,6 +158,17 @@ fn many_revocations(plan: &mut Plan) {
     let tasks: Vec<TaskId> = plan.tasks.iter().map(|task| task.id.clone()).collect();
     for (at, some) in (3_000..).step_by(500).zip(tasks.chunks(10)) {
         put(plan, at, Act::Revoke(some.to_vec(), request.clone(), None));
+    }
+}
+
+/// The same, for half a minute each, and a worker whose clock is ten minutes ahead.
+fn short_revocations(plan: &mut Plan) {
+    many_revocations(plan);
+    plan.workers[0].skew = 600_000;
+    for act in plan.acts.values_mut().flatten() {
+        if let Act::Revoke(_, _, expiry) = act {
+            *expiry = Some(30_000);
+        }
     }
 }
 
@@ -289,6 +300,13 @@ pub static PLANTS: &[Plant] = &[
         Worker,
         worker::expires_early,
         many_revocations
+    ),
+    plant!(
+        "goes-by-its-own-clock",
+        I19 + I14 + I15 + I17 + I21,
+        Worker,
+        worker::goes_by_its_own_clock,
+        short_revocations
     ),
     plant!("fails-open", I20, Worker, worker::fails_open, cut_off_from_revocations),
     plant!("too-gentle", I21, Worker, worker::too_gentle, many_revocations),

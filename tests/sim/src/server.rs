@@ -272,6 +272,7 @@ fn writes(method: Method) -> bool {
             | "results.list"
             | "results.watch"
             | "results.health"
+            | "revokes.time"
             | "revokes.since"
             | "revokes.changed"
             | "revokes.health"

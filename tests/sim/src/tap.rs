@@ -17,6 +17,7 @@ use stem_core::id::TaskId;
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::Progress;
+use stem_core::time::Timestamp;
 use stem_engine::Backends;
 
 use through::{Log, Through};
@@ -58,6 +59,9 @@ pub trait Mischief: Send + Sync + Debug {
 
     /// Before a checkpoint is stored.
     fn save(&self, _receipt: &mut Receipt) {}
+
+    /// After the revoke store has told its time.
+    fn time(&self, _answer: &mut Answer<Option<Timestamp>>) {}
 
     /// Before tasks are revoked. What is answered takes the place of the backend's answer.
     fn revoke(&self, _requests: &mut Vec<(TaskId, RevokeRequest)>) -> Option<Vec<Revocation>> {

@@ -58,8 +58,6 @@ pub struct Options {
     pub keep: Keep,
     /// Without these kinds of trouble.
     pub off: Kinds,
-    /// Revocations may expire soon also where clocks are far off.
-    pub strict_expiry: bool,
 }
 
 /// What came of it.
@@ -84,7 +82,7 @@ pub struct Report {
 /// Runs a seed.
 pub fn run(seed: u64, options: &Options) -> Report {
     let began = Instant::now();
-    let mut plan = Plan::draw(seed, options.off, options.strict_expiry);
+    let mut plan = Plan::draw(seed, options.off);
     if let Some(plant) = options.plant {
         (plant.plan)(&mut plan);
     }

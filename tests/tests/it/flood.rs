@@ -1,4 +1,5 @@
-//! A flood of some tenants, against a worker with quotas and against one without: real processes, on one database.
+//! A flood of some tenants, against workers with quotas and against one without: real processes, on SQLite, Redis and
+//! Postgres.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +11,7 @@ use stem_core::task::{TaskRecord, TaskState};
 use stem_core::tenant::HEADER;
 use stem_core::time::Clock;
 use stem_engine::SystemClock;
+use stem_services::{PostgresServer, RedisServer};
 
 use crate::lab::Lab;
 use crate::store::Store;
@@ -30,8 +32,12 @@ rate = "5/s"
 
 /// A task of 50 ms.
 fn task(tenant: &str, number: usize, priority: u8) -> Envelope {
+    named("crunch", tenant, number, priority)
+}
+
+fn named(name: &str, tenant: &str, number: usize, priority: u8) -> Envelope {
     let id = TaskId::new(format!("{tenant}-{number}")).unwrap();
-    let (name, queue) = (TaskName::new("crunch").unwrap(), QueueName::new("default").unwrap());
+    let (name, queue) = (TaskName::new(name).unwrap(), QueueName::new("default").unwrap());
     let payload = Payload::json(r#"{"items":[1],"delayMs":50}"#);
     Envelope {
         priority: Priority::new(priority).unwrap(),
@@ -136,4 +142,110 @@ fn a_flood_keeps_no_other_tenant_waiting_and_no_tenant_has_more_than_its_quota()
         let before = greedy.iter().chain(&hungry).chain(&hasty).filter(between).count();
         assert!(before <= 40, "{before} went before {record:?}");
     }
+}
+
+/// Waits for 50 ms.
+const NAP: &str = r#"(module
+  (import "stem0" "sleep" (func $sleep (param i64) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "stem_run") (result i32) (call $sleep (i64.const 50))))"#;
+const NAP_MANIFEST: &str =
+    "[handlers.nap]\nsource = \"file:nap.wasm\"\n[handlers.nap.limits]\nmemory = \"32MiB\"\n";
+/// Of each tenant that floods there, and asked for at once.
+const THOUSANDS: usize = 2_000;
+/// So many tasks of others may go before each task of the modest one, over all workers: three tenants take turns, each
+/// request of a worker has up to four turns, and what was in hand when the modest one came is done first.
+const TURNS: usize = 40;
+
+/// Two workers with quotas beside two floods of higher priority, which were there first: the few tasks of a third tenant end
+/// while thousands still wait, and on no worker has anybody more than its quota.
+fn few_end_while_thousands_wait(store: &Store, url: &str) {
+    let lab = Lab::new();
+    let modules = lab.path("naps");
+    std::fs::create_dir(&modules).unwrap();
+    std::fs::write(modules.join("nap.wasm"), wat::parse_str(NAP).unwrap()).unwrap();
+    std::fs::write(modules.join("stem.toml"), NAP_MANIFEST).unwrap();
+    let quotas = lab.path("quotas.toml");
+    std::fs::write(&quotas, QUOTAS).unwrap();
+    std::fs::set_permissions(&quotas, PermissionsExt::from_mode(0o600)).unwrap();
+    for tenant in ["greedy", "hungry"] {
+        let flood: Vec<_> = (0..THOUSANDS).map(|number| named("nap", tenant, number, 9)).collect();
+        flood.chunks(500).for_each(|some| store.publish(some));
+    }
+    let few: Vec<_> = (0..MODEST).map(|number| named("nap", "modest", number, 0)).collect();
+    store.publish(&few);
+
+    let env = ["STEM_BROKER_URL", "STEM_RESULT_BACKEND_URL", "STEM_REVOKE_STORE_URL"]
+        .map(|name| (name, url));
+    let (modules, quotas) = (modules.to_str().unwrap(), quotas.to_str().unwrap());
+    let names = ["one", "two"];
+    let mut workers = names.map(|name| {
+        let words = ["worker", "start", "--name", name, "--concurrency", "4", "--modules", modules];
+        lab.start(&[words.as_slice(), &["--quotas", quotas]].concat(), &env)
+    });
+    let ended = |_: &Lab| {
+        // What each worker says of itself meanwhile.
+        let said = lab.stem_with(&["worker", "inspect", "--json"], &env).ok().json();
+        let replies = said["replies"].as_array().unwrap().iter();
+        for row in replies.flat_map(|reply| reply["payload"]["quotas"].as_array().unwrap()) {
+            for (tenant, most) in [("greedy", 3), ("hungry", 2)] {
+                assert!(row["name"] != tenant || row["inflight"].as_u64() <= Some(most), "{row}");
+            }
+        }
+        let records = store.records(Some(TaskState::Succeeded));
+        let all = ["modest", "greedy", "hungry"].map(|tenant| of(&records, tenant).len());
+        (all, said)
+    };
+    // Both floods have used what is theirs, too.
+    let wanted = |[modest, greedy, hungry]: [usize; 3]| {
+        modest == MODEST && greedy >= 3 * MODEST && hungry >= 3 * MODEST
+    };
+    lab.wait_for("the end of the few", ended, |(counts, _)| wanted(*counts));
+    for worker in &mut workers {
+        worker.signal("-TERM");
+        assert_eq!(worker.wait(), 0, "{}", worker.log());
+    }
+
+    let records = store.records(None);
+    assert_eq!(records.len(), 2 * THOUSANDS + MODEST);
+    for record in &records {
+        let counts = (record.attempt, record.delivery_count);
+        let is_done = record.state == TaskState::Succeeded && counts == (1, 1);
+        assert!(is_done || (record.state == TaskState::Queued && counts == (0, 0)), "{record:?}");
+    }
+    let few = of(&records, "modest");
+    let last_began = few.iter().map(|record| record.started_at.unwrap()).max().unwrap();
+    let last_ended = few.iter().map(|record| record.finished_at.unwrap()).max().unwrap();
+    let floods = || records.iter().filter(|record| !record.id.as_str().starts_with("modest-"));
+    let before = floods().filter(|it| it.started_at.is_some_and(|at| at < last_began)).count();
+    let waited = floods().filter(|it| it.started_at.is_none_or(|at| at > last_ended)).count();
+    println!(
+        "{before} went before the last of the {MODEST}, and {waited} waited when it had ended"
+    );
+    assert!(before <= TURNS * MODEST, "{before} went before the last of the {MODEST}");
+    assert!(waited >= THOUSANDS, "only {waited} waited when the last of the {MODEST} had ended");
+    for name in names {
+        let of_worker = |tenant: &str| -> Vec<&TaskRecord> {
+            let mut own = of(&records, tenant);
+            own.retain(|record| record.worker.as_ref().is_some_and(|it| it.as_str() == name));
+            own
+        };
+        for (tenant, most) in [("greedy", 3), ("hungry", 2)] {
+            let own = of_worker(tenant);
+            assert!(at_once(&own) <= most, "{} of {tenant} at once on {name}", at_once(&own));
+            assert!(!own.is_empty(), "{name} did nothing for {tenant}");
+        }
+    }
+}
+
+#[test]
+fn on_redis_a_few_tasks_end_while_thousands_of_others_wait() {
+    let server = RedisServer::start();
+    few_end_while_thousands_wait(&Store::redis(&server.url()), &server.url());
+}
+
+#[test]
+fn on_postgres_a_few_tasks_end_while_thousands_of_others_wait() {
+    let database = PostgresServer::shared().database();
+    few_end_while_thousands_wait(&Store::postgres(database.url()), database.url());
 }

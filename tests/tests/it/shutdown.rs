@@ -265,6 +265,57 @@ fn hard_gives_back_at_once() {
     go(&[&[QUIT], &[HARD], &[QUIT, QUIT], &[QUIT, TERM], &[QUIT, INT], &[HARD, SOFT]], &mixed());
 }
 
+/// Computes for ever, and never asks whether it should stop.
+const ENDLESS: &str = r#"(module (memory (export "memory") 1)
+  (func (export "stem_run") (result i32) (loop (br 0)) (i32.const 0)))"#;
+
+#[test]
+fn twice_as_many_loops_as_places_are_given_back_by_every_drain_that_stops() {
+    const PLACES: usize = 4;
+    let lab = Lab::new();
+    let modules = lab.path("loops");
+    std::fs::create_dir(&modules).unwrap();
+    std::fs::write(modules.join("endless.wasm"), wat::parse_str(ENDLESS).unwrap()).unwrap();
+    for _ in 0..2 * PLACES {
+        lab.enqueue("endless", "{}", &[]);
+    }
+    let (modules, places) = (modules.to_str().unwrap().to_owned(), PLACES.to_string());
+    let grace = format!("{}ms", GRACE.as_millis());
+    // The same tasks in each round: whatever one takes from them, the next has less.
+    for step in [INT, QUIT, SOFT, HARD, INT, QUIT] {
+        let at = format!("{step:?}");
+        let mut worker = lab.worker_from(&[
+            "worker",
+            "start",
+            "--name",
+            "w",
+            "--modules",
+            &modules,
+            "--concurrency",
+            &places,
+            "--lease",
+            "10m",
+            "--soft-grace",
+            &grace,
+        ]);
+        let computing = |lab: &Lab| {
+            let said = lab.stem(&["worker", "inspect", "--json"]).ok().json();
+            let rows = said["replies"][0]["payload"]["active"].as_array().unwrap().iter();
+            rows.filter(|row| row["cpuMs"].as_f64().unwrap_or(0.0) > 0.0).count()
+        };
+        lab.wait_for("a loop in each place", computing, |count| *count == PLACES);
+        let before = records(&lab);
+        let counts = (count(&before, "running"), count(&before, "queued"));
+        assert_eq!(counts, (PLACES, PLACES), "{at}");
+        let since = Instant::now();
+        take(&lab, &worker, step, &at);
+        assert_eq!(worker.wait(), 0, "{at}:\n{}", worker.log());
+        println!("{at} took {:?}", since.elapsed());
+        check(&lab, &[step], &at);
+        assert_eq!(count(&records(&lab), "queued"), 2 * PLACES, "{at}");
+    }
+}
+
 #[test]
 fn a_second_signal_or_command_hurries_and_never_slows() {
     go(

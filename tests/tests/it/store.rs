@@ -18,7 +18,8 @@ use stem_core::revoke::{Revocation, RevokeRequest};
 use stem_core::task::{TaskRecord, TaskState};
 use stem_core::time::{Clock, Timestamp};
 use stem_engine::{Backends, SystemClock};
-use stem_sql::{Sqlite, SqliteOptions};
+use stem_redis::{Redis, RedisOptions};
+use stem_sql::{Postgres, PostgresOptions, Sqlite, SqliteOptions};
 
 use crate::lab::{Lab, PATIENCE, Worker};
 
@@ -30,6 +31,11 @@ pub(crate) struct Store {
     backends: Backends,
 }
 
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().unwrap()
+}
+
 fn namespace() -> Namespace {
     Namespace::new("stem").unwrap()
 }
@@ -39,12 +45,23 @@ impl Store {
         Self::open_with(path, Duration::from_secs(5))
     }
 
+    /// The Redis at this URL.
+    pub(crate) fn redis(url: &str) -> Self {
+        let runtime = runtime();
+        let service =
+            runtime.block_on(Redis::open(RedisOptions { url: url.to_owned(), clock: None }));
+        Self { runtime, backends: Backends::all_in_one(service.unwrap()) }
+    }
+
+    /// The Postgres at this URL.
+    pub(crate) fn postgres(url: &str) -> Self {
+        let runtime = runtime();
+        let service = runtime.block_on(Postgres::open(PostgresOptions::new(url)));
+        Self { runtime, backends: Backends::all_in_one(service.unwrap()) }
+    }
+
     fn open_with(path: &Path, busy_timeout: Duration) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         let options = SqliteOptions {
             path: path.to_owned(),
             clock: Arc::new(SystemClock),

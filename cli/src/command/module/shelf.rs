@@ -8,6 +8,7 @@ use stem_core::backend::ModuleStore;
 use stem_core::backend::modules::{Assigned, History};
 use stem_core::id::{Digest, TaskName};
 use stem_core::release::{Assignment, Release};
+use stem_core::revoke::judged_at;
 use stem_core::time::Clock;
 use stem_engine::SystemClock;
 
@@ -30,7 +31,7 @@ pub(super) struct Shelf {
 pub(super) async fn recalled(settings: &Settings) -> Result<BTreeSet<Digest>, CliError> {
     let store = connect::revokes(settings).await?;
     let known = stem_engine::revocations::read_all(&store, &settings.namespace.value).await?;
-    Ok(known.recalled(SystemClock.now()))
+    Ok(known.recalled(judged_at(store.time().await?, SystemClock.now())))
 }
 
 /// Refuses to let a build serve that is recalled.

@@ -1,6 +1,6 @@
 //! `stem revokes list`
 
-use stem_core::revoke::Revocation;
+use stem_core::revoke::{Revocation, judged_at};
 use stem_core::time::Clock;
 use stem_engine::SystemClock;
 
@@ -16,7 +16,7 @@ pub(super) async fn run(context: &Context, namespace: NamespaceArg, json: JsonAr
     let settings = context.settings(|flags| flags.namespace = namespace.namespace)?;
     let store = connect::revokes(&settings).await?;
     let known = stem_engine::revocations::read_all(&store, &settings.namespace.value).await?;
-    let revocations = known.all(SystemClock.now());
+    let revocations = known.all(judged_at(store.time().await?, SystemClock.now()));
     let printer = Printer::new(json.json);
     printer.print(&revocations, || text(&revocations))?;
     if revocations.is_empty() && !printer.is_json() {

@@ -11,6 +11,7 @@ use stem_core::revoke::RevokeRequest;
 use stem_core::seal::Role;
 use stem_core::time::Clock;
 use stem_engine::audit::Verdict;
+use stem_engine::revocations::time_to_count_from;
 use stem_engine::signing::Keys;
 use stem_engine::{Backends, SystemClock};
 use tokio::task::spawn_blocking;
@@ -66,7 +67,6 @@ impl Hand {
                     terminate: *terminate,
                     reason,
                     requested_by: Some(self.requester.clone()),
-                    expires_at: Expiry::DEFAULT.counted_from(SystemClock.now()),
                     ..RevokeRequest::default()
                 };
                 self.revoke(&deed, (task.clone(), request)).await
@@ -84,16 +84,18 @@ impl Hand {
     async fn revoke(
         &self,
         deed: &Deed,
-        request: (TaskId, RevokeRequest),
+        (task, mut request): (TaskId, RevokeRequest),
     ) -> Result<Report, CliError> {
         let tell = async |order| {
             let request = Request { send_to_nobody: true, ..self.request(order) };
             ask(&self.backends, request).await
         };
         may_order(&self.keys, Role::Control, &self.namespace)?;
+        let revokes = &*self.backends.revokes;
+        let now = time_to_count_from(revokes, &SystemClock).await?;
+        request.expires_at = Expiry::DEFAULT.counted_from(now);
         let (_, told) =
-            worker::store_then_tell(&*self.backends.revokes, &self.namespace, &[request], tell)
-                .await?;
+            worker::store_then_tell(revokes, &self.namespace, &[(task, request)], tell).await?;
         Ok(match told {
             Ok(answers) => Report::told(deed, &["stored".to_owned()], &answers),
             Err(error) => {

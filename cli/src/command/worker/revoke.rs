@@ -9,7 +9,7 @@ use stem_core::control::{Order, REVOCATIONS};
 use stem_core::id::{Namespace, TaskId};
 use stem_core::revoke::{Revocation, RevokeRequest, module_key, module_of};
 use stem_core::seal::Role;
-use stem_core::time::Clock;
+use stem_engine::revocations::time_to_count_from;
 use stem_engine::{RevokePolicy, SystemClock};
 
 use super::super::Context;
@@ -26,14 +26,6 @@ use crate::{connect, identity};
 
 pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
     let requester = args.requester.clone().unwrap_or_else(identity::user);
-    let revoke = RevokeRequest {
-        terminate: args.terminate || args.cooperative || args.grace.is_some(),
-        cooperative: args.cooperative,
-        grace_ms: args.grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
-        reason: args.reason,
-        requested_by: Some(requester.clone()),
-        expires_at: args.expires_in.unwrap_or(Expiry::DEFAULT).counted_from(SystemClock.now()),
-    };
     let timeout_flag = args.control.timeout;
     if let Some(build) = args.task.iter().find_map(module_of) {
         return Err(CliError::usage(
@@ -58,12 +50,21 @@ pub(super) async fn run(context: &Context, args: RevokeArgs) -> Outcome {
     // The store first and alone: a broker that is away must not keep the order from being stored.
     let mut opener = Opener::new(&settings);
     let revokes = opener.revokes().await?;
+    let now = time_to_count_from(&*revokes, &SystemClock).await?;
+    let revoke = RevokeRequest {
+        terminate: args.terminate || args.cooperative || args.grace.is_some(),
+        cooperative: args.cooperative,
+        grace_ms: args.grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)),
+        reason: args.reason,
+        requested_by: Some(requester.clone()),
+        expires_at: args.expires_in.unwrap_or(Expiry::DEFAULT).counted_from(now),
+    };
     let tasks: BTreeSet<TaskId> = args.task.into_iter().collect();
     let modules: BTreeSet<TaskId> = args.module.iter().map(module_key).collect();
     // A build that is recalled must not run on, and is no better after a month.
     let recall = RevokeRequest {
         terminate: true,
-        expires_at: args.expires_in.unwrap_or(Expiry::Never).counted_from(SystemClock.now()),
+        expires_at: args.expires_in.unwrap_or(Expiry::Never).counted_from(now),
         ..revoke.clone()
     };
     let tasks = tasks.into_iter().map(|task| (task, revoke.clone()));

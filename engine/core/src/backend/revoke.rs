@@ -8,13 +8,20 @@ use async_trait::async_trait;
 use super::{BackendError, Health, ServiceId};
 use crate::id::{Namespace, TaskId};
 use crate::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
+use crate::time::Timestamp;
 
-/// Keeps revocations. The store assigns versions, one growing sequence for a namespace, so clocks decide nothing.
+/// Keeps revocations. The store assigns versions, one growing sequence for a namespace, so clocks decide nothing of their
+/// order. They end by the store's [`time`](Self::time): each is in force until its end, and gone a minute
+/// ([`EXPIRY_GRACE`](crate::revoke::EXPIRY_GRACE)) later.
 /// Implementations are held to the cases of `tests/conformance/src/revoke.rs`.
 #[async_trait]
 pub trait RevokeStore: Send + Sync + Debug {
     /// Which service this is.
     fn service(&self) -> &ServiceId;
+
+    /// The store's time, by which revocations end, whatever the clocks of those who store and read them show. `None` if it
+    /// has no clock but that of the machine of whoever asks. A time may be earlier than the one before.
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError>;
 
     /// Stores revocations, durably before it returns. A newer one replaces an older one of the same task. An error means
     /// that none is stored, or that it is not known whether all are; a process that dies in the middle may leave some.

@@ -4,6 +4,7 @@ mod arguments;
 mod endless;
 mod floods;
 mod memory;
+mod panics;
 mod table;
 
 use crate::bench::{Bench, When, assert_preempted};

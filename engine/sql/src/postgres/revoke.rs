@@ -148,6 +148,20 @@ impl Operation for Undo {
     }
 }
 
+struct Time;
+
+#[async_trait]
+impl Operation for Time {
+    type Output = Timestamp;
+    const ACTION: &'static str = "tell the time";
+    const READS: bool = true;
+
+    async fn run(&self, conn: &mut PgConnection, now: Option<i64>) -> Result<Timestamp, Trouble> {
+        let told: i64 = sqlx::query_scalar("SELECT stem_now($1)").bind(now).fetch_one(conn).await?;
+        Ok(time(told))
+    }
+}
+
 struct Prune(Namespace);
 
 #[async_trait]
@@ -241,6 +255,10 @@ fn change(namespace: &Namespace, line: &str) -> Result<RevocationChange, Fault> 
 impl RevokeStore for Postgres {
     fn service(&self) -> &ServiceId {
         &self.core.service
+    }
+
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        self.call(Time).await.map(Some)
     }
 
     async fn revoke(

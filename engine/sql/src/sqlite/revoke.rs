@@ -217,6 +217,11 @@ impl RevokeStore for Sqlite {
         &self.service
     }
 
+    /// The machine's clock, which is the same for every process that has the file open.
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        Ok(Some(self.now()))
+    }
+
     async fn revoke(
         &self,
         namespace: &Namespace,

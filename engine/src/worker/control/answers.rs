@@ -147,7 +147,7 @@ async fn inspect(shared: &Shared, include_revoked: bool) -> Result<Value, Backen
         payload["releases"] = json!(releases);
     }
     if include_revoked {
-        let now = shared.wall();
+        let now = shared.store_time();
         // Written as JSON when others may look again.
         let (newest, count) = {
             let revocations = shared.revocations();
@@ -314,7 +314,7 @@ fn signing(shared: &Shared) -> Value {
 }
 
 async fn revoke(shared: &Arc<Shared>, revocations: Vec<Revocation>) -> Value {
-    let now = shared.wall();
+    let now = shared.store_time();
     let (mut applied, mut inflight, mut ignored, mut expired) = (vec![], vec![], vec![], vec![]);
     let mut waiting = JoinSet::new();
     for revocation in revocations {

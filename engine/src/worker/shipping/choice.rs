@@ -90,7 +90,7 @@ async fn fetched(shared: &Shared, name: &TaskName, digest: &Digest) -> Option<Re
 /// Notes on which build a delivery is to run, and tells it if that was recalled. A recall that comes later finds the note.
 pub(in crate::worker) fn note_build(shared: &Shared, hand: &InHand, build: Digest) {
     hand.build.set(build).expect("a delivery is given one handler");
-    if let Some(recall) = shared.revocations().recall(&build, shared.wall()) {
+    if let Some(recall) = shared.revocations().recall(&build, shared.store_time()) {
         hand.tell(Event::Recalled(recall));
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Run {
     /// By kind.
     pub(super) faults: BTreeMap<String, usize>,
     pub(super) refused: usize,
+    /// Calls that services refused as a whole.
+    pub(super) declined: usize,
     /// What each life of a process knew of revocations, by its place among the histories.
     pub(super) minds: Vec<Mind>,
     /// The revocations that a store acknowledged, and when the operator had the answer.
@@ -72,6 +74,10 @@ pub(super) struct Attempt {
     wants: Option<Moment>,
     /// When handlers asked for children that they were given.
     pub(super) children: Vec<Moment>,
+    /// When its guest was last seen before it asked to write a value.
+    wants_write: Option<Moment>,
+    /// When it was last seen before it asked for a write that was made.
+    pub(super) writes: Vec<Moment>,
 }
 
 /// A settlement that was accepted.
@@ -88,9 +94,10 @@ impl Task {
         self.attempts.iter().map(|attempt| attempt.started.len()).sum()
     }
 
-    /// Checkpoints that were stored, and calls that enqueued children.
+    /// Checkpoints that were stored, calls that enqueued children, and values that were written.
     pub(super) fn effects(&self) -> usize {
-        self.attempts.iter().map(|one| one.checkpoints.len() + one.children.len()).sum()
+        let of = |one: &Attempt| one.checkpoints.len() + one.children.len() + one.writes.len();
+        self.attempts.iter().map(of).sum()
     }
 
     /// Never acknowledged, and never delivered.
@@ -119,6 +126,8 @@ impl Task {
                 checkpoints: Vec::new(),
                 wants: None,
                 children: Vec::new(),
+                wants_write: None,
+                writes: Vec::new(),
             });
             self.attempts.len() - 1
         });
@@ -194,6 +203,11 @@ impl Run {
                 let attempt = self.attempt(process, held);
                 attempt.children.extend(attempt.wants.take());
             }
+            Event::WantsWrite(held) => self.attempt(process, held).wants_write = Some(at),
+            Event::WriteOk(held) => {
+                let attempt = self.attempt(process, held);
+                attempt.writes.extend(attempt.wants_write);
+            }
             Event::RevokeTry(task) => self.task(task).revoked = true,
             Event::RevokeOk(revoked) => self.acknowledged.push((at, revoked.clone())),
             Event::GiveBack(held) => {
@@ -211,6 +225,7 @@ impl Run {
             | Event::SettleStale(_)
             | Event::RecordStale(_)
             | Event::CheckpointStale(_) => self.refused += 1,
+            Event::Declined => self.declined += 1,
             Event::Fault { kind, on } => {
                 if kind == SERVER_KILLED {
                     if *on {
@@ -251,11 +266,13 @@ fn is_answer(event: &Event) -> bool {
         | Event::SettleOk(_)
         | Event::RecordOk(_)
         | Event::CheckpointOk { .. }
+        | Event::WriteOk(_)
         | Event::RevokeOk(_)
         | Event::Looked { .. } => true,
         Event::EnqTry(_)
         | Event::Boots
         | Event::WantsChildren(_)
+        | Event::WantsWrite(_)
         | Event::ChildrenOk(_)
         | Event::CheckpointStale(_)
         | Event::RevokeTry(_)
@@ -266,6 +283,7 @@ fn is_answer(event: &Event) -> bool {
         | Event::RenewStale(_)
         | Event::SettleStale(_)
         | Event::RecordStale(_)
+        | Event::Declined
         | Event::Fault { .. }
         | Event::Killed(_)
         | Event::Frozen(_)

@@ -34,6 +34,8 @@ pub enum Violation {
     StaleCheckpoint(TaskId, LeaseToken, LeaseToken),
     /// Children were enqueued by an attempt that asked for it when its lease was over.
     StaleChildren(TaskId, LeaseToken),
+    /// A value was written for an attempt that asked for it when its lease was over.
+    StaleWrite(TaskId, LeaseToken),
     /// It started under this token in a process that had known before the delivery that it is revoked.
     StartedThoughKnown(TaskId, LeaseToken, Version),
     /// It started under this token in a process that began after the revocation was acknowledged.
@@ -86,6 +88,9 @@ impl fmt::Display for Violation {
             Self::StaleChildren(task, token) => {
                 write!(f, "stale children: {task} by token {token}, whose lease was over")
             }
+            Self::StaleWrite(task, token) => {
+                write!(f, "stale write: {task} by token {token}, whose lease was over")
+            }
             Self::StartedThoughKnown(task, token, version) => write!(
                 f,
                 "started though revoked: {task} by token {token}, delivered to a process that knew version {}",
@@ -133,7 +138,10 @@ pub struct Verdict {
 }
 
 /// Figures of a run, or of several.
+///
+/// What a run that was interrupted did not count yet is 0 when it goes on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     /// Tasks that somebody tried to enqueue.
     pub enqueued: usize,
@@ -145,6 +153,8 @@ pub struct Counts {
     pub duplicates: usize,
     /// Settlements, renewals and checkpoints that were refused since their token was stale.
     pub refused: usize,
+    /// Calls that a service refused as a whole: it had no room, or took no writes.
+    pub declined: usize,
     /// What a killed server forgot, within [`Rules::forgets`](super::Rules::forgets).
     pub forgotten: usize,
     /// Revocations that were acknowledged.
@@ -153,7 +163,7 @@ pub struct Counts {
     pub ended_revoked: usize,
     /// Of these, those that had started.
     pub terminated: usize,
-    /// Checkpoints that were stored and calls that enqueued children.
+    /// Checkpoints that were stored, calls that enqueued children, and values that were written.
     pub effects: usize,
 }
 
@@ -165,6 +175,7 @@ impl Counts {
         self.starts += more.starts;
         self.duplicates += more.duplicates;
         self.refused += more.refused;
+        self.declined += more.declined;
         self.forgotten += more.forgotten;
         self.revoked += more.revoked;
         self.ended_revoked += more.ended_revoked;
@@ -191,8 +202,11 @@ impl Verdict {
     /// Settlements and effects by a stale token that were accepted.
     pub fn stale_accepted(&self) -> usize {
         self.count(|found| {
-            use Violation::{StaleAccepted, StaleCheckpoint, StaleChildren};
-            matches!(found, StaleAccepted(..) | StaleCheckpoint(..) | StaleChildren(..))
+            use Violation::{StaleAccepted, StaleCheckpoint, StaleChildren, StaleWrite};
+            matches!(
+                found,
+                StaleAccepted(..) | StaleCheckpoint(..) | StaleChildren(..) | StaleWrite(..)
+            )
         })
     }
 
@@ -210,6 +224,7 @@ impl fmt::Display for Verdict {
             starts,
             duplicates,
             refused,
+            declined,
             forgotten,
             revoked,
             ended_revoked,
@@ -219,7 +234,7 @@ impl fmt::Display for Verdict {
         write!(
             f,
             "enqueued {enqueued}, acknowledged {acknowledged}, starts {starts}, duplicates {duplicates}, lost {}, \
-             double-terminal {}, stale accepted {}, stuck {}, stale refused {refused}, forgotten by a killed server \
+             double-terminal {}, stale accepted {}, stuck {}, stale refused {refused}, calls declined {declined}, forgotten by a killed server \
              {forgotten}, revocations {revoked}, ended by one {ended_revoked}, of these started {terminated}, effects {effects}",
             self.lost(),
             self.double_terminal(),

@@ -11,6 +11,7 @@ use stem_core::control::Order;
 use stem_core::control::wire::{self, CommandFrame, ReplyFrame};
 use stem_core::id::{Namespace, RequestId, TaskId};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
+use stem_core::time::Timestamp;
 
 use crate::history::{Event, Journal, Moment, Revoked};
 
@@ -41,6 +42,10 @@ impl RecordedRevokes {
 impl RevokeStore for RecordedRevokes {
     fn service(&self) -> &ServiceId {
         self.inner.service()
+    }
+
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        self.inner.time().await
     }
 
     async fn revoke(

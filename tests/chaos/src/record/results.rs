@@ -32,7 +32,7 @@ impl ResultBackend for RecordedResults {
     }
 
     async fn record_begun(&self, begun: &[Begun]) -> Result<Vec<Recorded>, BackendError> {
-        let answers = self.inner.record_begun(begun).await?;
+        let answers = self.journal.noted(self.inner.record_begun(begun).await)?;
         for (begun, answer) in begun.iter().zip(&answers) {
             if *answer == Recorded::Stored {
                 self.journal.write(Event::Begun(held(&begun.receipt)));
@@ -43,7 +43,7 @@ impl ResultBackend for RecordedResults {
 
     async fn record_settled(&self, batch: &[Settle]) -> Result<Vec<Recorded>, BackendError> {
         let sent = Moment::now();
-        let answers = self.inner.record_settled(batch).await?;
+        let answers = self.journal.noted(self.inner.record_settled(batch).await)?;
         for (settle, answer) in batch.iter().zip(&answers) {
             let answered = answered(settle, sent);
             self.journal.write(match answer {
@@ -71,7 +71,7 @@ impl ResultBackend for RecordedResults {
         state: &[u8],
     ) -> Result<Recorded, BackendError> {
         let sent = Moment::now();
-        let answer = self.inner.save_checkpoint(receipt, state).await?;
+        let answer = self.journal.noted(self.inner.save_checkpoint(receipt, state).await)?;
         let held = held(receipt);
         self.journal.write(match answer {
             Recorded::Stored => Event::CheckpointOk { held, sent },

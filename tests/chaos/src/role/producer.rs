@@ -116,9 +116,13 @@ fn envelope(client: &Client, args: &Args, number: u64) -> anyhow::Result<Envelop
 }
 
 /// Tries until the store says that all are stored, by this call or by an earlier one.
-async fn enqueue(client: &Client, envelopes: &[Envelope]) -> anyhow::Result<()> {
+async fn enqueue(client: &Client, journal: &Journal, envelopes: &[Envelope]) -> anyhow::Result<()> {
     loop {
-        match client.enqueue_all(envelopes).await {
+        let answers = client.enqueue_all(envelopes).await;
+        if let Err(EnqueueError::Backend(error)) = &answers {
+            journal.note(error);
+        }
+        match answers {
             Ok(answers) => {
                 for (envelope, answer) in envelopes.iter().zip(answers) {
                     if answer.id != envelope.id {
@@ -178,7 +182,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         }
         let tasks = || envelopes.iter().map(|envelope| envelope.id.clone()).collect();
         journal.write(Event::EnqTry(tasks()));
-        enqueue(&client, &envelopes).await?;
+        enqueue(&client, &journal, &envelopes).await?;
         journal.write(Event::EnqOk(tasks()));
         for (when, task) in later {
             let operator = operator.clone();

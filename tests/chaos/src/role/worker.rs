@@ -8,8 +8,11 @@ use serde::Deserialize;
 use stem_core::envelope::Payload;
 use stem_core::id::{TaskId, TaskName, WorkerId};
 use stem_core::time::{Clock, Timestamp};
-use stem_engine::{Child, Release, SystemClock, TaskContext, TaskError, Worker, WorkerConfig};
+use stem_engine::{
+    Child, Release, SystemClock, TaskContext, TaskError, Worker, WorkerBuilder, WorkerConfig,
+};
 
+use super::guest;
 use crate::history::{Ended, Event, Held, Journal};
 use crate::place::Place;
 use crate::record::{Tokens, recorded};
@@ -19,6 +22,9 @@ use crate::{CAREFUL, CHILD_LATER, CHILD_NOW};
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Between two steps of a clock that jumps.
 const JUMP: Duration = Duration::from_millis(500);
+/// What most tasks ask the system for in their middle, and give back at once. It costs nothing, as they do not touch it; a
+/// worker that gets no more memory dies of it. More than the allocator ever keeps for itself: 64 MiB for each thread.
+const SCRATCH: usize = 128 << 20;
 /// A task is not poison because the run kills its workers.
 const LOSSES: u32 = 1_000;
 
@@ -41,6 +47,9 @@ pub struct Args {
     /// Its wall clock is this much ahead, in every other half of a second.
     #[arg(long, default_value_t = 0)]
     clock_jumps_ms: u64,
+    /// So many guests at once, of those that write values; none if 0.
+    #[arg(long, default_value_t = 0)]
+    isolates: u32,
     #[command(flatten)]
     place: Place,
 }
@@ -115,6 +124,11 @@ impl Drop for Run {
     }
 }
 
+/// As somebody would who has to unpack something.
+fn ask_for_memory() {
+    std::hint::black_box(vec![0_u8; SCRATCH]);
+}
+
 async fn nap(
     journal: Arc<Journal>,
     tokens: Arc<Tokens>,
@@ -123,7 +137,9 @@ async fn nap(
 ) -> Result<(), TaskError> {
     let mut run = Run::start(&journal, &tokens, &context)?;
     if !length.is_zero() {
-        tokio::time::sleep(length).await;
+        tokio::time::sleep(length / 2).await;
+        ask_for_memory();
+        tokio::time::sleep(length / 2).await;
     }
     run.returned = true;
     Ok(())
@@ -142,6 +158,7 @@ async fn careful(
     // Whether it is stored is for the journal, which hears it before we do.
     let _ = context.save_checkpoint(b"begun".to_vec()).await;
     tokio::time::sleep(length / 2).await;
+    ask_for_memory();
     let _ = context.save_checkpoint(b"half".to_vec()).await;
     tokio::time::sleep(length / 2).await;
     if has_children {
@@ -201,6 +218,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         signal_handlers: true,
         ..WorkerConfig::new(args.name)
     };
+    let guests = match args.isolates {
+        0 => None,
+        isolates => Some(guest::load(&args.directory, isolates, &config).await?),
+    };
     let both = || (Arc::clone(&journal), Arc::clone(&tokens));
     let short = |(journal, tokens): (Arc<Journal>, Arc<Tokens>)| {
         move |context, _: serde_json::Value| {
@@ -234,6 +255,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         let since = Instant::now();
         let steady = Steady { wall: SystemClock.now(), since };
         builder.clocks(Arc::new(steady), Arc::new(Jumping { since, by: jumps }))
+    };
+    let builder = match guests {
+        None => builder,
+        Some((runtime, handlers)) => {
+            handlers.into_iter().fold(builder.isolates(runtime), WorkerBuilder::module)
+        }
     };
     let worker = builder.build()?.on_ready(move |_| {
         ready.write(Event::Ready);

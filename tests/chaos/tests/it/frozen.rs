@@ -1,7 +1,7 @@
 //! A worker is stopped with tasks in flight, for longer than their leases. Others do the tasks, soon; what it still tries
 //! when it goes on changes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use stem_chaos::checker::Rules;
@@ -156,6 +156,83 @@ fn freeze_at_any_moment(what: &str, server: &Server) {
     for pause in [settled, enqueued] {
         assert!(pause <= RESCUE, "{what}: others stood still for {pause:?}");
     }
+}
+
+/// How often an attempt of a worker was about to ask for a write when its lease was over.
+fn late_writers(tail: &mut Tail) -> usize {
+    let mut leases = BTreeMap::new();
+    let mut late = 0;
+    for line in tail.look() {
+        match &line.2 {
+            Event::Lease { held, until } | Event::Renewed { held, until } => {
+                leases.insert((held.task.clone(), held.token), *until);
+            }
+            Event::WantsWrite(held) => {
+                let until = leases.get(&(held.task.clone(), held.token));
+                late += usize::from(until.is_some_and(|until| *until < line.0));
+            }
+            _ => {}
+        }
+    }
+    late
+}
+
+/// Which tasks of a worker have asked to write a value, and how often one was written.
+fn writers(tail: &mut Tail) -> (BTreeSet<TaskId>, usize) {
+    let mut asking = BTreeSet::new();
+    let mut written = 0;
+    for line in tail.look() {
+        match &line.2 {
+            Event::WantsWrite(held) => {
+                asking.insert(held.task.clone());
+            }
+            Event::WriteOk(_) => written += 1,
+            _ => {}
+        }
+    }
+    (asking, written)
+}
+
+/// As often as guests are in the middle of writing, a worker is stopped; what they ask for when it goes on is refused.
+#[test]
+fn a_frozen_worker_writes_no_value_after_its_lease() {
+    let (server, mut dice) = (Server::redis(Fsync::Everysec), Dice::from_env());
+    let rounds = number("STEM_TEST_ROUNDS", 5);
+    let lab = Lab::new(Place::all_in_one(&server.url()));
+    lab.bring_writers();
+    let lease = u64::try_from(LEASE.as_millis()).unwrap();
+    let args = [("lease-ms", lease), ("isolates", TASKS as u64)];
+    let start = |name| lab.start(Program::Worker, name, &args);
+    let mut workers = vec![start("frozen"), start("other")];
+    let mut tails: Vec<Tail> = workers.iter().map(Process::follow).collect();
+    tails.iter_mut().for_each(Tail::until_ready);
+    let mut held = 0;
+    for round in 1..=rounds {
+        let ids: Vec<_> =
+            (1..=2 * TASKS).map(|n| TaskId::new(format!("r{round}-{n}")).unwrap()).collect();
+        lab.enqueue_writers(&ids);
+        until("eight tasks that write", || {
+            let (asking, _) = writers(&mut tails[0]);
+            ids.iter().filter(|id| asking.contains(id)).count() == TASKS
+        });
+        std::thread::sleep(dice.between(Duration::ZERO, LATER));
+        workers[0].freeze();
+        held += in_hand(&mut tails[0]).len();
+        std::thread::sleep(LEASE * LEASES);
+        workers[0].thaw();
+        let stored = lab.drain(&mut workers);
+        assert_eq!(stored.deliveries, 0, "round {round}: deliveries are left");
+    }
+    let stored = lab.drain(&mut workers);
+    let written: usize = tails.iter_mut().map(|tail| writers(tail).1).sum();
+    let late = late_writers(&mut tails[0]);
+    println!(
+        "writers: {rounds} rounds, {held} attempts outlived their lease, {late} were about to write after it, {written} values written"
+    );
+    let verdict = lab.verdict(workers, &stored, Rules::STRICT);
+    must_hold("writers", &verdict);
+    assert!(verdict.counts.effects >= written && written > 0, "nothing was written");
+    assert!(held > 0, "no attempt outlived its lease");
 }
 
 #[test]

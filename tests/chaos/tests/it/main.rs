@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says by panicking what it did not expect")]
 
 mod broadcast;
+mod clocks;
 mod family;
 mod frozen;
 mod storm;

@@ -1,9 +1,10 @@
 //! Servers, workers and producers are killed and stopped again and again while tasks flow, and some tasks are revoked;
-//! nothing is lost, nothing ends twice, and what is revoked does not start.
+//! nothing is lost, nothing ends twice, and what is revoked does not start. So too while disks and memory are full.
 
 use stem_chaos::checker::Rules;
 use stem_chaos::dice::Dice;
 use stem_chaos::fault::Fault;
+use stem_chaos::history::WORKER_OUT_OF_MEMORY;
 use stem_chaos::place::Place;
 use stem_chaos::server::Server;
 use stem_chaos::storm::{EVERYSEC, Plan, storm};
@@ -63,4 +64,39 @@ fn kill_storm_mixed() {
     let rules = Rules { apart: true, ..Rules::STRICT };
     // Each task costs four transactions more, and either server is away for a third of the time.
     kill_storm("redis with results in postgres", &[redis, postgres], place, tasks() / 8, rules);
+}
+
+/// Tasks of a storm in which disks and memory are full: so few that they are soon done, and so many that they need room.
+const SHORT: u64 = 2_000;
+
+/// What can be short is, each at least once and noticed.
+fn shortages(what: &str, server: Server, rules: Rules) {
+    let place = Place::all_in_one(&server.url());
+    let servers = [server];
+    let plan = Plan { tasks: SHORT, faults: Fault::SHORTAGES, clock_jumps: false, rules };
+    let (_lab, verdict) = storm(what, &servers, place, plan, Dice::from_env());
+    must_hold(what, &verdict);
+    let times = |kind| verdict.faults.get(kind).copied().unwrap_or(0);
+    for fault in Fault::SHORTAGES.iter().filter(|fault| servers[0].knows(**fault)) {
+        assert!(times(fault.kind()) > 0, "{what}: no {}", fault.kind());
+    }
+    assert!(times(WORKER_OUT_OF_MEMORY) > 0, "{what}: no worker died of it");
+    let felt = verdict.counts.declined + servers[0].complaints();
+    assert!(felt > 0, "{what}: nobody was refused for want of room");
+}
+
+#[test]
+fn shortages_redis() {
+    let rules = Rules { forgets: Some(EVERYSEC), ..Rules::STRICT };
+    shortages("redis, short of all", Server::redis_on_a_disk(Fsync::Everysec), rules);
+}
+
+#[test]
+fn shortages_postgres() {
+    shortages("postgres, short of all", Server::postgres_on_a_disk(), Rules::STRICT);
+}
+
+#[test]
+fn shortages_sqlite() {
+    shortages("sqlite, short of all", Server::sqlite_on_a_disk(), Rules::STRICT);
 }

@@ -51,7 +51,7 @@ fn first(tails: &mut [Tail], off: Moment, meant: impl Fn(&Line) -> bool) -> Opti
 }
 
 /// `fault` disturbs the server and makes it well again.
-fn disturb(url: &str, kind: &str, rules: Rules, fault: impl FnOnce()) {
+fn disturb(url: &str, kind: &str, rules: Rules, fault: impl FnOnce(&Lab)) {
     let lab = Lab::new(Place::all_in_one(url));
     let mut workers: Vec<Process> =
         ["w1", "w2"].iter().map(|name| lab.start(Program::Worker, name, &[])).collect();
@@ -64,7 +64,7 @@ fn disturb(url: &str, kind: &str, rules: Rules, fault: impl FnOnce()) {
     });
 
     lab.fault(kind, true);
-    fault();
+    fault(&lab);
     let off = lab.fault(kind, false);
 
     let mut enqueued = vec![producer.follow()];
@@ -103,19 +103,30 @@ fn on_redis(kind: &str, fault: impl FnOnce(&RedisServer)) {
     let settings = RedisSettings { appendfsync: Fsync::Everysec, ..RedisSettings::default() };
     let server = RedisServer::with(settings);
     let rules = Rules { forgets: Some(EVERYSEC), ..Rules::STRICT };
-    disturb(&server.url(), kind, rules, || fault(&server));
+    disturb(&server.url(), kind, rules, |_| fault(&server));
 }
 
 fn on_postgres(kind: &str, fault: impl FnOnce(&PostgresServer)) {
     let server = PostgresServer::start();
-    disturb(&server.url(), kind, Rules::STRICT, || fault(&server));
+    disturb(&server.url(), kind, Rules::STRICT, |_| fault(&server));
 }
 
 /// A network, or a server, that is as it is in the long run.
 fn on_either(server: &Server, fault: Fault, lasts: Duration, rules: Rules) {
-    disturb(&server.url(), fault.kind(), rules, || {
+    disturb(&server.url(), fault.kind(), rules, |_| {
         server.begin(fault);
         std::thread::sleep(lasts);
+        server.end(fault);
+    });
+}
+
+/// Something is short until somebody was refused for that, or the server has said so in its log, and for a while after it.
+fn in_want(server: &Server, fault: Fault, rules: Rules) {
+    disturb(&server.url(), fault.kind(), rules, |lab| {
+        let declined = lab.declined();
+        server.begin(fault);
+        until("the shortage to be felt", || lab.declined() > declined || server.complaints() > 0);
+        std::thread::sleep(STORM);
         server.end(fault);
     });
 }
@@ -260,10 +271,27 @@ fn postgres_does_not_hear_that_connections_are_over() {
 #[test]
 fn redis_has_a_full_disk_for_a_while() {
     // It refuses writes, and goes on by itself; it forgets nothing, as it is not killed.
-    on_either(&Server::redis(Fsync::Everysec), Fault::DiskFull, STORM, Rules::STRICT);
+    let server = Server::redis_on_a_disk(Fsync::Everysec);
+    in_want(&server, Fault::DiskFull, Rules::STRICT);
 }
 
 #[test]
 fn redis_that_writes_before_it_answers_ends_on_a_full_disk() {
-    on_either(&Server::redis(Fsync::Always), Fault::DiskFull, STORM, Rules::STRICT);
+    let server = Server::redis_on_a_disk(Fsync::Always);
+    in_want(&server, Fault::DiskFull, Rules::STRICT);
+}
+
+#[test]
+fn redis_has_its_memory_filled_by_somebody_else() {
+    in_want(&Server::redis(Fsync::Always), Fault::MemoryFilled, Rules::STRICT);
+}
+
+#[test]
+fn postgres_has_a_full_disk_for_a_while() {
+    in_want(&Server::postgres_on_a_disk(), Fault::DiskFull, Rules::STRICT);
+}
+
+#[test]
+fn sqlite_has_a_full_disk_for_a_while() {
+    in_want(&Server::sqlite_on_a_disk(), Fault::DiskFull, Rules::STRICT);
 }

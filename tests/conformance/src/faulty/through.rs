@@ -27,7 +27,7 @@ use stem_core::time::Timestamp;
 use super::{Faulty, Twice};
 
 /// The names by which scripts and counts know the calls.
-pub(super) const METHODS: [&str; 54] = [
+pub(super) const METHODS: [&str; 55] = [
     "broker.publish",
     "broker.receive",
     "broker.renew",
@@ -53,6 +53,7 @@ pub(super) const METHODS: [&str; 54] = [
     "results.health",
     "revokes.revoke",
     "revokes.undo",
+    "revokes.time",
     "revokes.since",
     "revokes.prune",
     "revokes.changed",
@@ -261,6 +262,11 @@ impl ResultBackend for Through<dyn ResultBackend> {
 impl RevokeStore for Through<dyn RevokeStore> {
     fn service(&self) -> &ServiceId {
         self.inner.service()
+    }
+
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        let make = || self.inner.time();
+        self.faulty.call("revokes.time", Twice::Never, make).await
     }
 
     async fn revoke(

@@ -10,8 +10,8 @@ use stem_sim::trace::Keep;
 use stem_sim::{Options, plants, run};
 
 const USAGE: &str = "\
-usage: cargo xtask sim [--seeds A..B] [--threads N] [--minutes N] [--failures N] [--strict-expiry]
-       cargo xtask sim --seed N [--trace] [--strict-expiry]
+usage: cargo xtask sim [--seeds A..B] [--threads N] [--minutes N] [--failures N]
+       cargo xtask sim --seed N [--trace]
        cargo xtask sim --planted [NAME]
 
   --seeds A..B      run these seeds in their order, and print what happened in them; 0..2000 if nothing is said
@@ -21,7 +21,6 @@ usage: cargo xtask sim [--seeds A..B] [--threads N] [--minutes N] [--failures N]
   --seed N          run one again, and explain what went wrong
   --trace           print all of its facts
   --planted [NAME]  put every known fault in, or this one, and print the seed that finds it
-  --strict-expiry   let revocations expire soon also where clocks are minutes off
 ";
 
 /// Between two words about how a run goes.
@@ -82,7 +81,6 @@ fn wish(words: &[String]) -> Option<Wish> {
                 wish.bounds.time = Some(Duration::from_secs(minutes.saturating_mul(60)));
             }
             "--trace" => wish.trace = true,
-            "--strict-expiry" => wish.options.strict_expiry = true,
             "--planted" => {
                 let name = words.next_if(|word| !word.starts_with("--"));
                 if name.is_some_and(|name| plants::by_name(name).is_none()) {

@@ -24,11 +24,16 @@ struct Attempt {
     losses: u32,
 }
 
+/// When it has nothing any more that was to be alone, it asks within this.
+const SOON_ASKED: u64 = 3_000;
+
 /// Attempts by process, and what each process holds.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
     attempts: BTreeMap<(Caller, Held), Attempt>,
     in_hand: BTreeMap<Caller, BTreeSet<Held>>,
+    /// Until when a worker need not ask for more, since what one more loss makes poison of has it for itself.
+    alone: BTreeMap<Caller, Ms>,
     /// Starts of each task since it was published or replayed.
     starts: BTreeMap<TaskId, u32>,
     revoked: BTreeSet<TaskId>,
@@ -65,6 +70,9 @@ impl Ends {
                 {
                     in_hand.remove(&oldest);
                 }
+                if self.alone.contains_key(&caller) && self.last_chance(setting, caller).is_none() {
+                    self.alone.insert(caller, at.after(SOON_ASKED));
+                }
             }
             Fact::Started { held, .. } => {
                 self.started(bench, setting, ledger, (at, caller), held);
@@ -99,12 +107,15 @@ impl Ends {
         }
         let in_hand = self.in_hand.entry(caller).or_default();
         in_hand.extend(came.iter().cloned());
+        let in_hand = in_hand.len();
+        if self.last_chance(setting, caller).is_some_and(|(held, _)| came.contains(held)) {
+            self.alone.insert(caller, at.after(60_000 + SOON_ASKED));
+        }
         if let Some(declared) = setting.declared(caller) {
-            bench.must_be(Rule::I12, in_hand.len() <= declared.concurrency, || {
+            bench.must_be(Rule::I12, in_hand <= declared.concurrency, || {
                 format!(
                     "{} deliveries are in its hands, and it has {} places",
-                    in_hand.len(),
-                    declared.concurrency
+                    in_hand, declared.concurrency
                 )
             });
         }
@@ -112,15 +123,28 @@ impl Ends {
 
     /// What one more loss makes poison of runs with nobody beside it that came later, for half a minute at least.
     fn left_alone(&self, bench: &mut Bench, setting: &Setting, (at, caller): (Ms, Caller)) {
-        let most = setting.declared(caller).map_or(0, |declared| declared.max_losses);
-        for held in self.in_hand.get(&caller).into_iter().flatten() {
-            let Some(attempt) = self.attempts.get(&(caller, held.clone())) else { continue };
-            let is_last_chance = attempt.losses > 0 && attempt.losses + 1 == most;
-            let Some(started) = attempt.started.filter(|_| is_last_chance) else { continue };
+        if let Some((held, attempt)) = self.last_chance(setting, caller)
+            && let Some(started) = attempt.started
+        {
             bench.must(Rule::I10, at >= started.after(30_000), &held.task, || {
                 format!("{} was started for the last time, and more was taken", held.task)
             });
         }
+    }
+
+    /// What this process has in hand that has not ended, and of which one more loss makes poison.
+    fn last_chance(&self, setting: &Setting, caller: Caller) -> Option<(&Held, &Attempt)> {
+        let most = setting.declared(caller)?.max_losses;
+        let in_hand = self.in_hand.get(&caller)?.iter();
+        in_hand
+            .filter_map(|held| Some((held, self.attempts.get(&(caller, held.clone()))?)))
+            .filter(|(_, attempt)| attempt.ended.is_none())
+            .find(|(_, attempt)| attempt.losses > 0 && attempt.losses + 1 == most)
+    }
+
+    /// Whether a worker need not ask for more now.
+    pub(super) fn is_alone(&self, caller: Caller, at: Ms) -> bool {
+        self.alone.get(&caller).is_some_and(|until| at < *until)
     }
 
     fn started(

@@ -8,6 +8,7 @@ use stem_core::time::Timestamp;
 
 use super::Setting;
 use super::bench::{Bench, Rule};
+use super::ends::Ends;
 use super::health::{Health, Topic};
 use super::ledger::{Ledger, Lost, Phase};
 use crate::fact::{Call, Caller, Fact, Held, Ms, ServiceKind};
@@ -28,12 +29,13 @@ const KEEPING: [Topic; 10] = [
 ];
 
 /// What must be undisturbed for a worker to take tasks.
-const TAKING: [Topic; 7] = [
+const TAKING: [Topic; 8] = [
     Topic::Process,
     Topic::Clock,
     Topic::Link(ServiceKind::Broker),
     Topic::Link(ServiceKind::Revokes),
     Topic::Call("broker.receive"),
+    Topic::Call("revokes.time"),
     Topic::Call("revokes.since"),
     Topic::Call("revokes.changed"),
 ];
@@ -168,7 +170,7 @@ impl Leases {
         &mut self,
         bench: &mut Bench,
         setting: &Setting,
-        (health, ledger): (&Health, &Ledger),
+        (health, ledger, ends): (&Health, &Ledger, &Ends),
         (at, clock, gauges): (Ms, Timestamp, &[(Caller, Gauges)]),
     ) {
         for (caller, gauges) in gauges {
@@ -186,6 +188,7 @@ impl Leases {
             .filter(|(caller, ready)| {
                 at.since(**ready) > 6_000
                     && !setting.is_draining(**caller)
+                    && !ends.is_alone(**caller, at)
                     && health.undisturbed(caller.host, &TAKING, since)
             })
             .map(|(caller, _)| *caller)

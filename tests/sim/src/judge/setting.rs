@@ -21,7 +21,6 @@ pub(super) struct Setting {
     pub(super) round: u64,
     pub(super) clients: u8,
     pub(super) records_apart: bool,
-    pub(super) strict_expiry: bool,
     planned: BTreeMap<TaskId, Planned>,
     declared: BTreeMap<Caller, Arc<Declared>>,
     names: BTreeMap<WorkerId, Caller>,
@@ -30,6 +29,8 @@ pub(super) struct Setting {
     paused: BTreeSet<QueueName>,
     /// What the server's clock showed, and when.
     clock: (Ms, Timestamp),
+    /// The furthest that it was ever ahead, in milliseconds; behind, if it is negative.
+    ahead: i64,
 }
 
 impl Setting {
@@ -41,7 +42,6 @@ impl Setting {
             round: 6 * plan.window + 50,
             clients: plan.clients,
             records_apart: matches!(plan.layout, Layout::RecordsApart | Layout::AllApart),
-            strict_expiry: plan.strict_expiry,
             planned: plan.all_tasks().map(|task| (task.id.clone(), task.clone())).collect(),
             declared: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -49,6 +49,7 @@ impl Setting {
             draining_all: false,
             paused: BTreeSet::new(),
             clock: (Ms(0), Ms(0).shown()),
+            ahead: 0,
         }
     }
 
@@ -77,12 +78,18 @@ impl Setting {
 
     pub(super) fn note_clock(&mut self, at: Ms, clock: Timestamp) {
         self.clock = (at, clock);
+        self.ahead = self.ahead.max(clock.unix_millis() - at.shown().unix_millis());
     }
 
     /// What the server's clock shows, as far as is known.
     pub(super) fn clock(&self, at: Ms) -> Timestamp {
         let (seen, clock) = self.clock;
         clock.after(std::time::Duration::from_millis(at.since(seen)))
+    }
+
+    /// The latest that a process may take the server's time for: it may have asked before the clock was set back.
+    pub(super) fn latest_clock(&self, at: Ms) -> Timestamp {
+        Timestamp::from_unix_millis(at.shown().unix_millis() + self.ahead)
     }
 
     /// How a process is to behave, if it is a worker.

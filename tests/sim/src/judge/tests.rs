@@ -39,7 +39,7 @@ fn returned() -> Vec<u8> {
 impl Story {
     /// Two workers with two places each are ready, and a producer has tried to enqueue a task.
     fn of(layout: Layout) -> Self {
-        let mut plan = Plan::of_kinds(1, Kinds::default(), false);
+        let mut plan = Plan::of_kinds(1, Kinds::default());
         plan.layout = layout;
         plan.window = 10;
         plan.call_limit = 1_000;
@@ -387,6 +387,17 @@ fn a_revocation_is_honoured_once_it_can_be_known_and_is_not_forgotten() {
     revoked().learn(W0, &[1]).wait(100).lease(W0, 1).start(W0, 1).breaks(Rule::I14);
     revoked().wait(5_000).lease(W0, 1).start(W0, 1).breaks(Rule::I14);
     revoked().learn(W0, &[1]).wait(3_000).lease(W0, 1).start(W0, 1).breaks(Rule::I19);
+    // Stored at five seconds, over at ten.
+    let until = Some(crate::fact::Ms(10_000).shown());
+    let ends = |later: u64| {
+        let mut story = Story::new();
+        let request = RevokeRequest { expires_at: until, ..RevokeRequest::default() };
+        story.publish().wait(5_000).revoke(1, request).learn(W0, &[1]).wait(later);
+        story.lease(W0, 1).start(W0, 1);
+        story
+    };
+    ends(3_500).breaks(Rule::I19);
+    ends(5_000).holds();
     let mut cut_off = revoked();
     let (service, state) = (crate::fact::ServiceKind::Revokes, crate::fact::State::Held);
     cut_off.tell(W0, Fact::Link { service, state }).wait(5_000).lease(W0, 1).start(W0, 1).holds();

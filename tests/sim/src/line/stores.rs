@@ -170,6 +170,10 @@ impl RevokeStore for Line {
         Line::service(self, ServiceKind::Revokes)
     }
 
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        remote!(self, "revokes.time", 0, [], |b| b.revokes.time())
+    }
+
     async fn revoke(
         &self,
         namespace: &Namespace,

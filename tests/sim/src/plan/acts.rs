@@ -19,7 +19,6 @@ pub(super) struct Acts<'a> {
     pub(super) mould: &'a Mould,
     pub(super) workers: &'a [Declared],
     pub(super) tasks: &'a [Planned],
-    pub(super) strict_expiry: bool,
     pub(super) due: BTreeMap<Ms, Vec<Act>>,
 }
 
@@ -127,7 +126,6 @@ impl Acts<'_> {
 
     fn revocations(&mut self) {
         let mut dice = self.dice("revoke");
-        let skewed = self.workers.iter().any(|worker| worker.skew.abs() > 1_000);
         for n in 0..dice.below(12) {
             let at = dice.below(LAST);
             let count = if dice.chance(200) { dice.between(2, 20) } else { 1 };
@@ -141,8 +139,7 @@ impl Acts<'_> {
                 requested_by: Some("sim".to_owned()),
                 expires_at: None,
             };
-            let least = if skewed && !self.strict_expiry { 3_600_000 } else { 500 };
-            let expiry = dice.chance(300).then(|| dice.between(least, least + 20_000));
+            let expiry = dice.chance(300).then(|| dice.between(500, 20_500));
             let undone = dice.chance(250).then(|| (at + dice.below(3_000), tasks[0].clone()));
             let mut tasks = tasks;
             tasks.sort();

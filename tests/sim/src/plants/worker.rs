@@ -328,6 +328,14 @@ plain!(
     }
 );
 
+plain!(goes_by_its_own_clock, GoesByItsOwnClock, "Never hears what time it is at the store.", {
+    fn time(&self, answer: &mut Answer<Option<Timestamp>>) {
+        if let Ok(time) = answer {
+            *time = None;
+        }
+    }
+});
+
 plain!(fails_open, FailsOpen, "Takes revocations that it cannot read for none.", {
     fn since(&self, _: Version, answer: &mut Answer<Vec<RevocationChange>>) {
         if answer.is_err() {

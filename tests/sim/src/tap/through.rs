@@ -186,6 +186,12 @@ impl RevokeStore for Through<dyn RevokeStore> {
         self.inner.service()
     }
 
+    async fn time(&self) -> Answer<Option<Timestamp>> {
+        let mut answer = self.inner.time().await;
+        self.mischief.time(&mut answer);
+        answer
+    }
+
     async fn revoke(
         &self,
         namespace: &Namespace,

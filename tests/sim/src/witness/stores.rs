@@ -120,6 +120,10 @@ impl RevokeStore for Witness<dyn RevokeStore> {
         self.inner.service()
     }
 
+    async fn time(&self) -> Result<Option<Timestamp>, BackendError> {
+        self.inner.time().await
+    }
+
     async fn revoke(
         &self,
         namespace: &Namespace,

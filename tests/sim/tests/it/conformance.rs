@@ -28,7 +28,7 @@ impl Simulated {
         let clock = ManualClock::new();
         let memory = Memory::new(clock.clone());
         // It judges nothing here: the cases do things that no worker does, and only the first finding is kept.
-        let plan = Plan::of_kinds(0, Kinds::default(), false);
+        let plan = Plan::of_kinds(0, Kinds::default());
         let judge = Judge::shared(&plan, Trace::new(Keep::Nothing));
         let bare = stem_engine::Backends::all_in_one(Arc::clone(&memory));
         let stack = witness(tap(bare, mischief), &judge);

@@ -6,8 +6,7 @@ use stem_sim::plants::THROWS_DICE;
 use stem_sim::trace::Keep;
 use stem_sim::{Options, run};
 
-const HASHED: Options =
-    Options { plant: None, keep: Keep::Hash, off: stem_sim::plan::Kinds(0), strict_expiry: false };
+const HASHED: Options = Options { plant: None, keep: Keep::Hash, off: stem_sim::plan::Kinds(0) };
 
 fn hashes(options: Options, seeds: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
     seeds.map(|seed| (seed, run(seed, &options).trace.hash())).collect()

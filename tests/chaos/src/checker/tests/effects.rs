@@ -45,6 +45,26 @@ fn an_attempt_whose_lease_is_over_has_no_children() {
 }
 
 #[test]
+fn an_attempt_whose_lease_is_over_writes_no_value() {
+    let first = |wants: u64, renewed: Option<u64>| {
+        let mut events = vec![(2, lease("a", 1, 4))];
+        if let Some(until) = renewed {
+            let until = Moment(until * SECOND);
+            events.push((3, Event::Renewed { held: held("a", 1), until }));
+        }
+        events.push((wants, Event::WantsWrite(held("a", 1))));
+        // Between asking and doing the lease may end.
+        events.push((9, Event::WriteOk(held("a", 1))));
+        let second = history("w2.1", vec![(6, lease("a", 2, 12)), done("a", 2, 11)]);
+        found(vec![history("w1.1", events), second], &succeeded())
+    };
+    assert_eq!(first(7, None), [Violation::StaleWrite(id("a"), LeaseToken(1))]);
+    assert_eq!(first(5, None), [Violation::StaleWrite(id("a"), LeaseToken(1))]);
+    assert_eq!(first(5, Some(6)), []);
+    assert_eq!(first(3, None), []);
+}
+
+#[test]
 fn a_child_between_two_writes_that_was_never_delivered_is_nobodys_loss() {
     let tried = history("w1.1", vec![(1, Event::EnqTry(vec![id("b")]))]);
     let both = stored(&[("a", TaskState::Succeeded), ("b", TaskState::Queued)]);

@@ -64,7 +64,11 @@ impl Ledger {
             return ahead || state_of(&end.how) == Some(state);
         }
         if self.apart {
-            return !state.is_final();
+            // Two who replay it may have written its record before it failed once more. Then it fails again with its next
+            // delivery, as its record says, and can be replayed again.
+            let behind =
+                || life.given_up.as_ref().and_then(|end| state_of(&end.how)) == Some(state);
+            return !state.is_final() || behind();
         }
         match life.phase {
             Phase::Ready { .. } | Phase::Delayed { .. } => {
