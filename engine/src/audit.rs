@@ -162,18 +162,17 @@ impl Entry {
     }
 
     /// Bounds what others chose.
-    fn bounded(&self) -> Self {
-        let mut entry = self.clone();
-        for text in [&mut entry.requester, &mut entry.reason].into_iter().flatten() {
+    fn bounded(mut self) -> Self {
+        for text in [&mut self.requester, &mut self.reason].into_iter().flatten() {
             *text = printable(text, TEXT_BYTES);
         }
-        if let Some(about) = &mut entry.about {
+        if let Some(about) = &mut self.about {
             bound(about);
             if about.to_string().len() > ABOUT_BYTES {
                 *about = "more than an entry holds".into();
             }
         }
-        entry
+        self
     }
 }
 
@@ -236,7 +235,7 @@ impl Link {
 
     /// The line after this one, with its line feed.
     fn append(&mut self, entry: &Entry, text: &mut Vec<u8>) {
-        let record = Record { seq: self.seq + 1, entry: entry.bounded() };
+        let record = Record { seq: self.seq + 1, entry: entry.clone().bounded() };
         let mut line = serde_json::to_vec(&record).expect("our own types have string keys");
         // Its closing brace comes behind the sum.
         line.pop();
