@@ -215,7 +215,7 @@ async fn a_revocation_is_in_force_until_its_end_and_gone_a_grace_later(h: &dyn R
     let b = h.connect().await;
     let version = revoke(&b, "t", for_a_minute(h)).await;
     let undone = revoke(&b, "u", for_a_minute(h)).await;
-    h.advance(LIFE - MOMENT);
+    h.advance(LIFE.saturating_sub(MOMENT));
     assert_eq!(b.prune(&space("n")).await.unwrap(), 0);
     let versions = |changes: Vec<RevocationChange>| -> Vec<Version> {
         changes.iter().map(RevocationChange::version).collect()
@@ -235,7 +235,7 @@ async fn a_revocation_is_in_force_until_its_end_and_gone_a_grace_later(h: &dyn R
     h.advance(MOMENT);
     if !h.has_clock() {
         assert!(judged().await, "the clock may have been set");
-        h.advance(EXPIRY_GRACE - MOMENT);
+        h.advance(EXPIRY_GRACE.saturating_sub(MOMENT));
         assert!(judged().await);
         assert_eq!(b.prune(&space("n")).await.unwrap(), 0);
         h.advance(MOMENT);
