@@ -112,7 +112,7 @@ mod tests {
             memory.revoke(&shared.config.namespace, &[(task.clone(), request)]).await.unwrap();
             catch_up(&shared).await.unwrap();
             assert!(holds(), "{what}");
-            pass(LIFE - MOMENT);
+            pass(LIFE.saturating_sub(MOMENT));
             assert!(holds(), "{what}");
             catch_up(&shared).await.unwrap();
             assert!(holds(), "{what}");
