@@ -243,11 +243,18 @@ impl Ledger {
         }
         tenant.decided(bytes);
         queue.decided(bytes);
-        if !tenant.fits(bytes, of_tenant) || !queue.fits(bytes, of_queue) {
+        let fits = (tenant.fits(bytes, of_tenant), queue.fits(bytes, of_queue));
+        if fits != (true, true) {
+            if !fits.0 {
+                tenant.refuse(bytes);
+            }
+            if !fits.1 {
+                queue.refuse(bytes);
+            }
             return None;
         }
-        tenant.reserved += bytes;
-        queue.reserved += bytes;
+        tenant.set_aside(bytes);
+        queue.set_aside(bytes);
         held.reserved = Some(bytes);
         self.last = held.tenant.clone();
         Some(bytes)

@@ -74,9 +74,8 @@ async fn a_name_without_a_letter_that_somebody_put_there_keeps_nobody_waiting() 
     server.command(&["ZADD", "{stem}/m/serving", "0", ""]).unwrap();
     let catalogue = tokio::time::timeout(Duration::from_mins(1), redis.catalogue()).await;
     assert_eq!(catalogue.unwrap().unwrap().served, []);
+    redis.put(&digest(1), &[1]).await.unwrap();
     pushed(&redis, 1).await;
-    let serving = Some(Assignment { version: 1, canary: None });
-    assert_eq!(redis.assign(&job(), None, serving).await.unwrap(), Assigned::Done);
     let catalogue = redis.catalogue().await.unwrap();
     assert_eq!(catalogue.served.len(), 1, "{catalogue:?}");
 }

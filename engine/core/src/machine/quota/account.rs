@@ -15,6 +15,8 @@ pub(super) struct Account {
     pub(super) reserved: u64,
     /// What the last one that needs memory asked for; 0 before the first.
     wanted: u64,
+    /// What one asked for that did not fit; 0 where none waits for that. Smaller ones must not take what ends before it.
+    refused: u64,
     bucket: Option<Bucket>,
     /// Why it had no room when it was last looked at.
     pub(super) at: Option<Bound>,
@@ -36,7 +38,8 @@ impl Account {
     fn fitting(&self, quota: Quota) -> usize {
         let Some(most) = quota.memory_bytes.filter(|_| self.wanted > 0) else { return usize::MAX };
         let free = most.saturating_sub(self.reserved);
-        let places = usize::try_from(free / self.wanted.min(most)).unwrap_or(usize::MAX);
+        let wanted = self.wanted.max(self.refused).min(most);
+        let places = usize::try_from(free / wanted).unwrap_or(usize::MAX);
         let alone = usize::from(self.reserved == 0 && self.undecided == 0);
         places.saturating_sub(self.undecided).max(alone)
     }
@@ -61,6 +64,19 @@ impl Account {
     pub(super) fn fits(&self, bytes: u64, quota: Quota) -> bool {
         let most = quota.memory_bytes.unwrap_or(u64::MAX);
         bytes == 0 || self.reserved.saturating_add(bytes) <= most
+    }
+
+    /// So much is set aside. With nothing beside it, whoever was refused had its chance, or is gone.
+    pub(super) fn set_aside(&mut self, bytes: u64) {
+        if bytes > 0 && (self.reserved == 0 || bytes >= self.refused) {
+            self.refused = 0;
+        }
+        self.reserved += bytes;
+    }
+
+    /// One did not fit: nothing more comes until it does.
+    pub(super) fn refuse(&mut self, bytes: u64) {
+        self.refused = self.refused.max(bytes);
     }
 
     /// One that was taken has started.

@@ -24,17 +24,17 @@ async fn what_is_written_counts_to_the_byte_and_removing_gives_nothing_back() {
     for guest in &yard.guests {
         let script = Script::default()
             .open("a", CREATE)
-            .with(Do::Put, 60_000)
-            .with(Do::Put, 60_000)
-            .with(Do::PutBytes, 100_000)
+            .with(Do::Put, 6_000)
+            .with(Do::Put, 6_000)
+            .with(Do::PutBytes, 10_000)
             .with(Do::Close, 0)
             .at(Do::Stat, "a")
             .at(Do::Unlink, "a")
             .open("b", CREATE)
             .with(Do::Put, 1);
-        let answers = yard.run(guest, &script, scratch(100_000, 100)).await;
+        let answers = yard.run(guest, &script, scratch(10_000, 100)).await;
         assert_eq!(errnos(&answers), [0, 0, FULL, FULL, 0, 0, 0, 0, FULL]);
-        assert_eq!(answers[5].number(), 100_000);
+        assert_eq!(answers[5].number(), 10_000);
     }
 }
 
