@@ -2,7 +2,7 @@
 //! noted in the log itself once that can be written again.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -42,6 +42,8 @@ struct Told {
     lost: AtomicU64,
     problem: Mutex<Option<String>>,
     refusals: Mutex<Refusals>,
+    /// Nothing is tried again any more.
+    closing: AtomicBool,
 }
 
 /// How many refusals may be noted.
@@ -139,6 +141,8 @@ impl Auditor {
 
     /// Writes what waits, and ends. Waits for that; what is noted later is lost.
     pub fn close(&self) {
+        // While nothing can be written, the channel's end is far behind what lies in it.
+        self.told.closing.store(true, Ordering::Release);
         drop(lock(&self.sender).take());
         if let Some(thread) = lock(&self.thread).take() {
             // It does not panic, and there is nobody else to tell.
@@ -169,11 +173,15 @@ impl Writer {
     fn run(mut self) {
         let mut is_open = true;
         while is_open {
-            match self.entries.recv_timeout(PAUSE) {
-                Ok(entry) => self.waiting.push(entry),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => is_open = false,
+            // What finds no room here waits in the channel, and what finds none there is lost.
+            if self.waiting.len() < AT_ONCE {
+                match self.entries.recv_timeout(PAUSE) {
+                    Ok(entry) => self.waiting.push(entry),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => is_open = false,
+                }
             }
+            is_open &= !self.told.closing.load(Ordering::Acquire);
             let room = AT_ONCE.saturating_sub(self.waiting.len());
             self.waiting.extend(self.entries.try_iter().take(room));
             // While others come, one of them says how many it stands for.

@@ -30,7 +30,7 @@ use super::host::{FIRST, Host};
 use super::keeper::{RenewFor, RenewOrder, SettleOrder};
 use super::shared::{Counters, InHand, RevokedEnd, Running, Shared, whole_millis};
 use super::shipping::{self, Choice};
-use super::{quota, recycle, slots};
+use super::{intake, quota, recycle, slots};
 
 /// A delivery as the intake hands it over.
 #[derive(Debug)]
@@ -76,13 +76,15 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         Start::Alone(alone) => until_alone(&shared, &delivery, alone, &mut facts).await,
         Start::Beside | Start::Back => None,
     };
-    let refused = judge(&shared, &delivery).await;
+    let goes_back = matches!(start, Start::Back);
+    // Whoever runs it looks at its signature.
+    let refused = if goes_back { None } else { judge(&shared, &delivery).await };
     // The machine reckons in steady time, the producer in the wall clock's.
     delivery.envelope.expires_at = delivery.envelope.expires_at.map(|at| shared.steady(at));
     let Choice { handler, instead } = match refused {
         // No build is chosen for it, or fetched.
         Some(refused) => Choice { handler: None, instead: Some(refused) },
-        None if matches!(start, Start::Back) => Choice { handler: None, instead: None },
+        None if goes_back => Choice { handler: None, instead: None },
         None => shipping::choose(&shared, &delivery.envelope).await,
     };
     let handler = match handler {
@@ -107,14 +109,14 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         fits = granted.is_some();
         memory = granted.filter(|bytes| *bytes > 0);
     }
-    let first = if matches!(start, Start::Back) {
+    let first = if goes_back {
         tracing::debug!(task = %delivery.envelope.id, "it may have taken workers down, as the one it came with, which is to run alone; it goes back");
-        give_back(shared.revocations().get(&delivery.envelope.id, shared.wall()))
+        give_back(shared.revocations().get(&delivery.envelope.id, shared.store_time()))
     } else {
         admission(&shared, &delivery, fits).await
     };
     let module = handler.as_ref().and_then(Handler::module);
-    if delivery.losses > 0 {
+    if delivery.losses > 0 && !goes_back {
         let (queue, name) = (&delivery.envelope.queue, &delivery.envelope.name);
         shared.observer.saw(Seen::LeaseReclaimed(queue, name));
     }
@@ -165,7 +167,7 @@ async fn until_alone(
         biased;
         told = facts.recv() => told,
         () = alone.others_gone() => None,
-        () = tokio::time::sleep(shared.config.lease / 4) => {
+        () = tokio::time::sleep((shared.config.lease / 4).min(intake::ALONE / 2)) => {
             tracing::warn!(%task, "others do not end, so it begins beside them");
             None
         }

@@ -26,7 +26,7 @@ const LOOK_CAP: Duration = Duration::from_millis(80);
 const TICK: Duration = Duration::from_millis(1);
 /// The longest that one task has a worker for itself. What takes its worker down mostly does so soon, and one that does
 /// much must not keep a whole worker from everything else.
-const ALONE: Duration = Duration::from_mins(1);
+pub(super) const ALONE: Duration = Duration::from_mins(1);
 /// The pause after a request that failed; doubles up to [`PAUSE_CAP`].
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_CAP: Duration = Duration::from_secs(2);

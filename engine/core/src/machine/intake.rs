@@ -20,7 +20,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// How many to ask for now. A place stands behind each of them, so nothing is ever fetched that cannot start.
+    /// How many to ask for now. A place stands behind each of them, so nothing is ever fetched that has none.
     pub fn ask(self) -> usize {
         match self.state {
             WorkerState::Running if self.blind || self.alone => 0,
@@ -47,7 +47,7 @@ impl Begin {
     ///
     /// When a worker dies, everything that it had in hand counts a loss, and comes back together: whoever was beside the
     /// task that kills would become poison with it. So what one more loss would end runs alone, and then it is known who
-    /// did it. Those that came with it are not kept waiting where it may take them down, but go back.
+    /// did it. Those that came with it on their last chance too are not kept waiting where it may take them down, but go back.
     pub fn of(losses: u32, max_losses: u32, alone: bool) -> Self {
         // What is poison already only gets its end.
         let is_last_chance = losses > 0 && losses.saturating_add(1) == max_losses;

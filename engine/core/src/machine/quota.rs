@@ -253,8 +253,8 @@ impl Ledger {
             }
             return None;
         }
-        tenant.set_aside(bytes);
-        queue.set_aside(bytes);
+        tenant.set_aside(bytes, of_tenant);
+        queue.set_aside(bytes, of_queue);
         held.reserved = Some(bytes);
         self.last = held.tenant.clone();
         Some(bytes)

@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::{Bound, Quota, Rate};
 use crate::time::Timestamp;
 
+/// A queue's tenants take turns: so many of them may come before the one that was refused comes again.
+const TURNS: u8 = 16;
+
 /// What one tenant or queue has in hand.
 #[derive(Debug, Default)]
 pub(super) struct Account {
@@ -17,6 +20,8 @@ pub(super) struct Account {
     wanted: u64,
     /// What one asked for that did not fit; 0 where none waits for that. Smaller ones must not take what ends before it.
     refused: u64,
+    /// Smaller ones that were given room since, though there was enough for it.
+    overtaken: u8,
     bucket: Option<Bucket>,
     /// Why it had no room when it was last looked at.
     pub(super) at: Option<Bound>,
@@ -66,10 +71,14 @@ impl Account {
         bytes == 0 || self.reserved.saturating_add(bytes) <= most
     }
 
-    /// So much is set aside. With nothing beside it, whoever was refused had its chance, or is gone.
-    pub(super) fn set_aside(&mut self, bytes: u64) {
-        if bytes > 0 && (self.reserved == 0 || bytes >= self.refused) {
-            self.refused = 0;
+    /// So much is set aside. With nothing beside it, whoever was refused had its chance, or is gone; also if so many others
+    /// came where it would have fitted: another worker has run it.
+    pub(super) fn set_aside(&mut self, bytes: u64, quota: Quota) {
+        if bytes > 0 && self.refused > 0 {
+            self.overtaken += u8::from(self.fits(self.refused, quota));
+            if self.reserved == 0 || bytes >= self.refused || self.overtaken >= TURNS {
+                self.refused = 0;
+            }
         }
         self.reserved += bytes;
     }
@@ -77,6 +86,7 @@ impl Account {
     /// One did not fit: nothing more comes until it does.
     pub(super) fn refuse(&mut self, bytes: u64) {
         self.refused = self.refused.max(bytes);
+        self.overtaken = 0;
     }
 
     /// One that was taken has started.

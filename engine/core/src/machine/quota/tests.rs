@@ -253,6 +253,36 @@ fn a_bounded_queue_serves_large_and_small_tasks_in_turn() {
     }
 }
 
+/// Refused here and run by another worker: under load without end nothing else would forget it.
+#[test]
+fn room_is_not_kept_for_ever_for_what_was_refused_and_does_not_come_again() {
+    let memory = Quota { memory_bytes: Some(1_000 * MIB), ..Quota::default() };
+    let mut ledger = ledger(&[(1, memory)]);
+    let take = |ledger: &mut Ledger, mib: u64| {
+        let mut held = ledger.taken(at(0), &queue(0), &tenant(1));
+        let granted = ledger.reserve(&mut held, mib * MIB);
+        (held, granted)
+    };
+    let mut hands =
+        std::collections::VecDeque::from([take(&mut ledger, 100), take(&mut ledger, 100)]);
+    let (large, granted) = take(&mut ledger, 900);
+    assert_eq!(granted, None);
+    ledger.ended(&large);
+    let mut most = 0;
+    for _ in 0..100 {
+        let (oldest, _) = hands.pop_front().unwrap();
+        ledger.ended(&oldest);
+        let room = ledger.shares(at(0), 20).of(&tenant(1)).room;
+        for _ in 0..room {
+            let small = take(&mut ledger, 100);
+            assert_eq!(small.1, Some(100 * MIB));
+            hands.push_back(small);
+        }
+        most = most.max(hands.len());
+    }
+    assert_eq!(most, 10);
+}
+
 #[test]
 fn of_tenants_with_nothing_in_hand_so_many_are_remembered() {
     let rate = Rate { starts: 10, per: Duration::from_hours(1) };
