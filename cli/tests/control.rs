@@ -94,7 +94,7 @@ async fn one_that_is_silent_is_named_and_the_code_is_4() {
     appear(&backends, "b").await;
     for json in [true, false] {
         let answering = answer_next(place.backends().await, "a").await;
-        let mut args = vec!["worker", "ping", "--timeout", "1s"];
+        let mut args = vec!["worker", "ping", "--timeout", "5s"];
         args.extend(json.then_some("--json"));
         let ran = stem(&place, &args).expect(4).complains().says("from b");
         answering.await.unwrap();

@@ -293,7 +293,7 @@ async fn run(world: World, full: Option<&(Place, Backends)>, words: &[&str]) -> 
             let live = Live::start(backends.clone(), "a").await;
             if world == Partial {
                 appear(&backends, "ghost").await;
-                words.extend(["--timeout", "1s"].iter().filter(|_| asks));
+                words.extend(["--timeout", "5s"].iter().filter(|_| asks));
             }
             let ran = off(&|| place.stem(&words));
             drop(live);
@@ -306,7 +306,7 @@ async fn walk(world: World) {
     let at = WORLDS.iter().position(|known| *known == world).unwrap();
     let full = Arc::new(if world == Unwritable { Some(full().await) } else { None });
     // A few at once: most of the time of some of them is waiting for who does not answer.
-    for rows in TABLE.chunks(4) {
+    for rows in TABLE.chunks(5) {
         let mut running = tokio::task::JoinSet::new();
         for row in rows {
             let full = Arc::clone(&full);

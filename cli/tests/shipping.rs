@@ -83,6 +83,19 @@ fn until_task(place: &Place, id: &str, state: &str) -> Value {
     until(state, show, |record| record["state"] == state)
 }
 
+/// Waits until a task's guest has had CPU time: the record says running from the lease on, before any code ran.
+#[track_caller]
+fn until_computing(place: &Place, id: &str) {
+    let look = || {
+        let words = ["worker", "inspect", "--no-revoked", "--timeout", "1m", "--json"];
+        let said = place.stem(&words).expect(0).json();
+        let replies = said["replies"].as_array().unwrap().iter();
+        let mut active = replies.flat_map(|reply| reply["payload"]["active"].as_array().unwrap());
+        active.any(|row| row["id"] == id && row["cpuMs"].as_f64().unwrap_or(0.0) > 0.0)
+    };
+    until("computing", look, |computing| *computing);
+}
+
 /// The states of all releases that a worker says something of, by worker.
 fn states(place: &Place) -> Vec<String> {
     let said = place.stem(&["worker", "inspect", "--no-revoked", "--json"]).expect(0).json();
@@ -165,7 +178,7 @@ async fn a_recall_stops_a_build_everywhere_parks_its_tasks_and_a_push_sets_them_
         enqueue(id);
     }
     for id in ["one", "two"] {
-        until_task(&place, id, "running");
+        until_computing(&place, id);
     }
     let said = place
         .stem(&["worker", "revoke", "--module", &bad, "--reason", "it spins", "--json"])

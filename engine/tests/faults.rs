@@ -71,6 +71,11 @@ async fn enqueue(bench: &Bench, count: usize) -> Vec<TaskId> {
     tasks
 }
 
+/// With leases that run out while a test waits.
+fn short() -> WorkerConfig {
+    WorkerConfig { lease: Duration::from_millis(600), ..config() }
+}
+
 /// Until the broker has no task of any kind.
 async fn until_nothing_is_left(inner: &Backends) {
     let gone = async {
@@ -162,7 +167,7 @@ async fn a_result_without_an_acknowledgement_is_acknowledged_by_the_next_worker_
     let [_, inner] = both_ways();
     let faulty = Faulty::new(Faults::default());
     let starts = Starts::default();
-    let dying = start(through(&faulty, &inner), config(), counted(&starts)).await;
+    let dying = start(through(&faulty, &inner), short(), counted(&starts)).await;
     faulty.fail_next("broker.settle", u64::MAX, ErrorClass::Transient);
     let task = dying.enqueue("counted", EnqueueOptions::default()).await;
     assert_eq!(dying.ended(&task).await.state, TaskState::Succeeded);
@@ -183,7 +188,7 @@ async fn a_failure_without_a_dead_letter_gets_it_from_the_next_worker_without_ru
     let [_, inner] = both_ways();
     let faulty = Faulty::new(Faults::default());
     let starts = Starts::default();
-    let dying = start(through(&faulty, &inner), config(), counted(&starts)).await;
+    let dying = start(through(&faulty, &inner), short(), counted(&starts)).await;
     faulty.fail_next("broker.settle", u64::MAX, ErrorClass::Transient);
     let retry = RetryPolicy { max_retries: 0, base_ms: 0, factor: 1, cap_ms: 0 };
     let options = EnqueueOptions { retry, ..EnqueueOptions::default() };
@@ -238,7 +243,7 @@ async fn a_broker_from_an_older_copy_catches_up_with_the_records() {
     };
     assert_eq!(inner.results.record_begun(&[begun]).await.unwrap(), [Recorded::Stored]);
     let starts = Starts::default();
-    let bench = start(inner.clone(), config(), counted(&starts)).await;
+    let bench = start(inner.clone(), short(), counted(&starts)).await;
     let record = bench.ended(&task).await;
     assert_eq!((record.state, record.token), (TaskState::Succeeded, LeaseToken(4)), "{record:?}");
     assert_eq!(starts.lock().unwrap()[&task], 1, "by the newest delivery only");
@@ -252,7 +257,7 @@ async fn a_settlement_whose_reply_is_lost_has_happened() {
     for inner in both_ways() {
         let faulty = Faulty::new(Faults::default());
         let starts = Starts::default();
-        let bench = start(through(&faulty, &inner), config(), counted(&starts)).await;
+        let bench = start(through(&faulty, &inner), short(), counted(&starts)).await;
         faulty.lose_next("broker.settle", 1);
         let task = bench.enqueue("counted", EnqueueOptions::default()).await;
         assert_eq!(bench.ended(&task).await.state, TaskState::Succeeded);
@@ -272,7 +277,7 @@ async fn a_worker_goes_on_by_itself_after_an_outage() {
     for inner in both_ways() {
         let faulty = Faulty::new(Faults::default());
         let starts = Starts::default();
-        let bench = start(through(&faulty, &inner), config(), counted(&starts)).await;
+        let bench = start(through(&faulty, &inner), short(), counted(&starts)).await;
         let away = [
             "broker.receive",
             "broker.settle",

@@ -55,6 +55,15 @@ async fn concurrency(backends: &Backends) -> Value {
     ])
 }
 
+/// One that runs, until dropped.
+struct Runs(Arc<AtomicUsize>);
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A handler that runs until it is let go, and counts how many run at once.
 fn held(
     gate: &Arc<Semaphore>,
@@ -67,8 +76,8 @@ fn held(
                 (Arc::clone(&gate), Arc::clone(&most), Arc::clone(&running));
             async move {
                 most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let _runs = Runs(running);
                 gate.acquire().await.unwrap().forget();
-                running.fetch_sub(1, Ordering::SeqCst);
                 Ok(())
             }
         };
@@ -378,8 +387,8 @@ async fn a_worker_whose_revocations_grow_stale_takes_nothing_until_it_can_read_t
     bench.until(&running, TaskState::Running).await;
     store.set_away(true);
     until(json!(true), async || stats(&backends).await["revocations"]["stale"].clone()).await;
-    // A request that was under way may still have taken something.
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    // A request that was under way may still have taken something; it waits for half a second.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
     let waiting = bench.enqueue("held", EnqueueOptions::default()).await;
     gate.add_permits(2);
     assert_eq!(bench.ended(&running).await.state, TaskState::Succeeded, "what runs, runs on");

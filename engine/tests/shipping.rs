@@ -94,8 +94,18 @@ async fn start_with(
     runtime: &Arc<IsolateRuntime>,
     more: impl FnOnce(WorkerBuilder) -> WorkerBuilder,
 ) -> Bench {
+    start_leasing(config().lease, backends, runtime, more).await
+}
+
+/// With leases of this length. A build is waited for a third of one.
+async fn start_leasing(
+    lease: Duration,
+    backends: &Backends,
+    runtime: &Arc<IsolateRuntime>,
+    more: impl FnOnce(WorkerBuilder) -> WorkerBuilder,
+) -> Bench {
     let builder = |builder: WorkerBuilder| more(builder.isolates(Arc::clone(runtime)));
-    start(backends.clone(), config(), builder).await
+    start(backends.clone(), WorkerConfig { lease, ..config() }, builder).await
 }
 
 /// The result of a task, and what its record says made it.
@@ -481,7 +491,8 @@ async fn a_pinned_task_waits_where_nothing_can_be_compiled() {
         compiler: Compiler::Child { program: "/nowhere".into(), args: Vec::new(), env: Vec::new() },
         ..runtime_config()
     };
-    let bench = start_with(&backends, &IsolateRuntime::new(&config).unwrap(), |builder| {
+    let (lease, runtime) = (Duration::from_millis(600), IsolateRuntime::new(&config).unwrap());
+    let bench = start_leasing(lease, &backends, &runtime, |builder| {
         let builder = builder.pushed_modules(None);
         builder.inline("job", async |_, _: Value| Ok::<_, TaskError>(7)).unwrap()
     })
@@ -500,7 +511,9 @@ async fn a_store_that_is_away_keeps_nobody_from_working() {
     let modules: Arc<dyn ModuleStore> = shaky.clone();
     let backends = Backends { modules, ..Backends::all_in_one(memory()) };
     let first = push(&*shaky.store, &says(1), Rollout::Whole).await;
-    let bench = worker(&backends, &runtime()).await;
+    let (lease, runtime) = (Duration::from_secs(3), runtime());
+    let bench =
+        start_leasing(lease, &backends, &runtime, |builder| builder.pushed_modules(None)).await;
     assert_eq!(run(&bench).await.2, "r1");
     shaky.away.store(true, Ordering::Relaxed);
     let second = push(&*shaky.store, &says(2), Rollout::Whole).await;
@@ -510,7 +523,8 @@ async fn a_store_that_is_away_keeps_nobody_from_working() {
     // A build that must be fetched is waited for, and uses up nothing.
     let options = EnqueueOptions { module: Some(second), ..EnqueueOptions::default() };
     let waiting = bench.enqueue("job", options).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // Longer than one attempt waits.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(!bench.client.show(&waiting).await.unwrap().unwrap().state.is_final());
     shaky.away.store(false, Ordering::Relaxed);
     assert_eq!(outcome(&bench, &waiting).await.1, second);

@@ -194,16 +194,16 @@ async fn a_shutdown_gives_back_what_it_interrupts_and_another_worker_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_task_much_longer_than_its_lease_runs_once() {
-    for backends in both_ways() {
+    let once = async |backends: Backends| {
         let starts = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&starts);
-        let short = WorkerConfig { lease: Duration::from_millis(600), ..config() };
+        let short = WorkerConfig { lease: Duration::from_secs(2), ..config() };
         let bench = start(backends, short, move |builder| {
             builder
                 .inline("long", move |_, _: serde_json::Value| {
                     counted.fetch_add(1, Ordering::Relaxed);
                     async move {
-                        tokio::time::sleep(Duration::from_millis(2_500)).await;
+                        tokio::time::sleep(Duration::from_secs(5)).await;
                         Ok(())
                     }
                 })
@@ -217,36 +217,44 @@ async fn a_task_much_longer_than_its_lease_runs_once() {
             (TaskState::Succeeded, 1, 1)
         );
         bench.stop(Drain::Warm).await;
-    }
+    };
+    let [together, apart] = both_ways();
+    tokio::join!(once(together), once(apart));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hard_limit_stops_a_native_handler_and_a_soft_one_asks_first() {
-    let mut config = config();
-    config.limits_cap.hard = Duration::from_millis(400);
-    config.limits_cap.soft = Some(Duration::from_millis(50));
-    let bench = start(Backends::all_in_one(memory()), config, |builder| {
-        builder
-            .inline("deaf", |_, _: serde_json::Value| async move {
-                tokio::time::sleep(Duration::from_hours(1)).await;
-                Ok(())
-            })
-            .unwrap()
-            .inline("listens", |context, _: serde_json::Value| async move {
-                while context.stop_requested().is_none() {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                Ok(context.stop_requested().map(|notice| notice.code))
-            })
-            .unwrap()
-    })
-    .await;
+    let limited = async |hard: Duration| {
+        let mut config = config();
+        config.limits_cap.hard = hard;
+        config.limits_cap.soft = Some(Duration::from_millis(50));
+        start(Backends::all_in_one(memory()), config, |builder| {
+            builder
+                .inline("deaf", |_, _: serde_json::Value| async move {
+                    tokio::time::sleep(Duration::from_hours(1)).await;
+                    Ok(())
+                })
+                .unwrap()
+                .inline("listens", |context, _: serde_json::Value| async move {
+                    while context.stop_requested().is_none() {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    Ok(context.stop_requested().map(|notice| notice.code))
+                })
+                .unwrap()
+        })
+        .await
+    };
     let once = || EnqueueOptions {
         retry: RetryPolicy { max_retries: 0, ..no_wait() },
         ..EnqueueOptions::default()
     };
+    let bench = limited(Duration::from_millis(400)).await;
     let deaf = bench.enqueue("deaf", once()).await;
     assert_eq!(bench.ended(&deaf).await.failure.unwrap().kind, FailureKind::TimeLimit);
+    bench.stop(Drain::Warm).await;
+    // It has time to listen.
+    let bench = limited(Duration::from_secs(10)).await;
     let listens = bench.enqueue("listens", once()).await;
     assert_eq!(bench.ended(&listens).await.result.unwrap().bytes, b"\"soft-time-limit\"");
     bench.stop(Drain::Warm).await;

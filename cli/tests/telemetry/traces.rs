@@ -89,8 +89,13 @@ fn a_trace_goes_from_the_producer_through_each_attempt_into_the_guest_and_its_lo
 
     // What is done to an attempt is seen in its span.
     place.stem_env(&environment, &["task", "enqueue", "spin", "--id", "s"]).expect(0);
-    until("the attempt", || {
-        place.stem(&["task", "show", "s"]).stdout.contains("running").then_some(())
+    // The record says running before any code ran.
+    until("the guest's CPU time", || {
+        let words = ["worker", "inspect", "--timeout", "1m", "--json"];
+        let said = place.stem(&words).expect(0).json();
+        let mut active = said["replies"][0]["payload"]["active"].as_array()?.iter();
+        let computes = |row: &Value| row["id"] == "s" && row["cpuMs"].as_f64() > Some(0.0);
+        active.any(computes).then_some(())
     });
     place.stem(&["worker", "revoke", "--task", "s", "--grace", "200ms"]).expect(0);
     let revoked = named(&receiver, "stem.execute.spin", 1).remove(0);

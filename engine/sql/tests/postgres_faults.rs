@@ -140,16 +140,19 @@ async fn a_wait_outlives_a_frozen_server() {
 async fn what_was_acknowledged_survives_an_immediate_stop_in_the_middle() {
     let server = PostgresServer::start();
     let store = open(&server.url()).await;
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let mut producers = JoinSet::new();
     for producer in 0..4 {
-        let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+        let (store, stop, count) = (Arc::clone(&store), Arc::clone(&stop), Arc::clone(&count));
         producers.spawn(async move {
             let (mut acknowledged, mut errors, mut n) = (Vec::new(), 0, 0);
             while !stop.load(Ordering::Relaxed) {
                 let id = format!("t{producer}-{n}");
                 match publish(&store, &id).await {
-                    Ok(_) => acknowledged.push(id),
+                    Ok(_) => {
+                        acknowledged.push(id);
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
                     Err(error) => {
                         assert_eq!(error.class(), ErrorClass::Transient, "{error}");
                         errors += 1;
@@ -169,6 +172,10 @@ async fn what_was_acknowledged_survives_an_immediate_stop_in_the_middle() {
         assert!(took < RECOVERY, "{took:?}");
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
+    let since = Instant::now();
+    while count.load(Ordering::Relaxed) <= 100 && since.elapsed() < Duration::from_mins(1) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     stop.store(true, Ordering::Relaxed);
     let (mut acknowledged, mut errors) = (Vec::new(), 0);
     while let Some(produced) = producers.join_next().await {

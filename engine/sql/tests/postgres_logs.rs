@@ -77,7 +77,8 @@ async fn whoever_stops_in_the_middle_of_a_draw_stops_nobody_else() {
     let mut longest = Duration::ZERO;
     for draw in [Draw::Revoke, Draw::Undo, Draw::Send, Draw::Reply] {
         draw.make(&other, "warm").await;
-        for packets in 0.. {
+        let (mut packets, mut slow) = (0, 0);
+        loop {
             let way = Way::to(database.url()).await;
             let store = open(way.url()).await;
             way.freeze_after(packets);
@@ -93,11 +94,17 @@ async fn whoever_stops_in_the_middle_of_a_draw_stops_nobody_else() {
                 }
             }
             let started = Instant::now();
-            draw.make(&other, &format!("other{packets}")).await;
+            draw.make(&other, &format!("other{packets}again{slow}")).await;
             let waited = started.elapsed();
-            assert!(waited < Duration::from_secs(1), "{draw:?} after {packets}: {waited:?}");
-            longest = longest.max(waited);
             call.abort();
+            if waited >= Duration::from_secs(1) {
+                // A busy machine may be slow once; whoever waits for the stopped one is slow each time.
+                slow += 1;
+                assert!(slow < 3, "{draw:?} after {packets}: {waited:?}");
+                continue;
+            }
+            longest = longest.max(waited);
+            (packets, slow) = (packets + 1, 0);
         }
     }
     println!("the others waited at most {longest:?}");

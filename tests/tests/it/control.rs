@@ -11,6 +11,9 @@ use crate::store::{Store, now};
 /// Heartbeats so quick that a worker which was killed has lost its name after a moment.
 const QUICK: [(&str, &str); 1] = [("STEM_HEARTBEAT_INTERVAL", "200ms")];
 
+/// Heartbeats so slow that a worker which is frozen is expected to answer as long as a test lasts.
+const SLOW: [(&str, &str); 1] = [("STEM_HEARTBEAT_INTERVAL", "1m")];
+
 fn three(lab: &Lab) -> [Worker; 3] {
     ["a", "b", "c"].map(|name| lab.worker(&["--name", name]))
 }
@@ -65,13 +68,13 @@ fn three_workers_answer_one_ping_and_it_waits_for_nothing_else() {
 #[test]
 fn a_worker_that_is_frozen_is_named_and_the_code_is_4_and_it_lives_on_after() {
     let lab = Lab::new();
-    let workers_of_three = three(&lab);
+    let workers_of_three = ["a", "b", "c"].map(|name| lab.worker_with(&["--name", name], &SLOW));
     Store::freeze(&lab, &workers_of_three[2]);
-    let said = lab.stem(&["worker", "ping", "--timeout", "1s", "--json"]).exits(4);
+    let said = lab.stem(&["worker", "ping", "--timeout", "5s", "--json"]).exits(4);
     let answer = said.json();
     assert_eq!((workers(&answer), &answer["missing"]), (vec!["a", "b"], &json!(["c"])));
     complains(&said, "from c");
-    let said = lab.stem(&["worker", "stats", "--timeout", "1s"]).exits(4);
+    let said = lab.stem(&["worker", "stats", "--timeout", "5s"]).exits(4);
     complains(&said, "from c");
     assert_eq!(said.stdout.lines().count(), 3, "{}", said.stdout);
 
@@ -92,7 +95,7 @@ fn a_named_worker_that_is_not_there_is_named_and_the_code_is_3() {
     assert_eq!((&answer["expected"], &answer["missing"]), (&json!(["zz"]), &json!(["zz"])));
     assert!(workers(&answer).is_empty(), "who was not asked does not answer: {answer}");
     complains(&said, "from zz");
-    let said = lab.stem(&["worker", "ping", "--worker", "a,zz", "--timeout", "1s"]).exits(4);
+    let said = lab.stem(&["worker", "ping", "--worker", "a,zz", "--timeout", "5s"]).exits(4);
     complains(&said, "from zz");
 }
 
@@ -193,12 +196,12 @@ fn a_shutdown_for_an_earlier_start_of_a_worker_is_not_obeyed_by_the_next() {
 #[test]
 fn a_command_that_has_expired_before_it_is_read_is_not_executed() {
     let lab = Lab::new();
-    let mut worker = lab.worker(&["--name", "x"]);
+    let mut worker = lab.worker_with(&["--name", "x"], &SLOW);
     let store = Store::open(&lab.database());
     Store::freeze(&lab, &worker);
     let hard = || Order::Shutdown { mode: Drain::Hard, grace_ms: None };
-    store.send(hard(), None, Duration::from_millis(300));
-    store.send(hard(), Some(&["x"]), Duration::from_millis(300));
+    store.send(hard(), None, Duration::from_secs(5));
+    store.send(hard(), Some(&["x"]), Duration::from_secs(5));
     assert_eq!(store.commands().len(), 2);
     lab.wait_for("the end of the commands' time", |_| store.commands().len(), |left| *left == 0);
     worker.signal("-CONT");

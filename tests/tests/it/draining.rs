@@ -9,7 +9,7 @@ use crate::lab::Lab;
 /// How long the worker is left draining. Ten minutes are for once in a while.
 fn long() -> Duration {
     let seconds = std::env::var("STEM_TEST_LONG_DRAIN");
-    Duration::from_secs(seconds.map_or(5, |text| text.parse().expect("a number of seconds")))
+    Duration::from_secs(seconds.map_or(8, |text| text.parse().expect("a number of seconds")))
 }
 
 #[test]
@@ -17,13 +17,13 @@ fn a_long_drain_answers_all_along_keeps_its_task_and_obeys_a_harder_mode() {
     let long = long();
     let lab = Lab::new();
     // Leases far shorter than the drain: a worker that stopped renewing would lose its task to the other one.
-    let mut worker = lab.worker(&["--name", "slow", "--lease", "1s"]);
+    let mut worker = lab.worker(&["--name", "slow", "--lease", "2s"]);
     let items = (long.as_secs() + 120) * 5;
     let items: Vec<_> = (0..items).map(|_| "1").collect();
     let args = format!(r#"{{"items":[{}],"delayMs":200}}"#, items.join(","));
     let id = lab.enqueue("crunch", &args, &[]);
     lab.until(&id, "under way", |record| record["progress"]["fraction"].as_f64() > Some(0.0));
-    let other = lab.worker(&["--name", "other", "--lease", "1s"]);
+    let other = lab.worker(&["--name", "other", "--lease", "2s"]);
     let waiting = lab.enqueue("word-count", r#"{"text":"x"}"#, &["--queue", "nobody"]);
     let shutdown = |mode: &str| {
         let said = lab.stem(&["worker", "shutdown", "--worker", "slow", "--mode", mode, "--json"]);

@@ -15,9 +15,8 @@ fn payload(lab: &Lab, command: &str, worker: &str) -> Value {
 #[test]
 fn a_worker_that_was_frozen_past_its_lease_changes_nothing_of_what_another_did() {
     let lab = Lab::new();
-    let mut frozen = lab.worker(&["--name", "frozen", "--lease", "500ms"]);
-    let args = r#"{"items":[1,2,3],"delayMs":300}"#;
-    let id = lab.enqueue("crunch", args, &[]);
+    let mut frozen = lab.worker(&["--name", "frozen", "--lease", "2s"]);
+    let id = lab.enqueue("crunch", r#"{"items":[1,2,3],"delayMs":1700}"#, &[]);
     lab.until_computing(&id);
     Store::freeze(&lab, &frozen);
     let other = lab.worker(&["--name", "other"]);
@@ -34,7 +33,7 @@ fn a_worker_that_was_frozen_past_its_lease_changes_nothing_of_what_another_did()
     assert_eq!(stats["counters"]["succeeded"], 0, "{stats}");
     assert_eq!(lab.show(&id), record, "not a byte of it is another");
     other.kill();
-    let id = lab.enqueue("crunch", args, &[]);
+    let id = lab.enqueue("crunch", r#"{"items":[1,2,3],"delayMs":300}"#, &[]);
     assert_eq!(lab.until_state(&id, "succeeded")["worker"], "frozen", "it works on");
     assert!(frozen.is_running(), "{}", frozen.log());
 }
@@ -125,11 +124,11 @@ fn workers_without_a_name_get_names_of_their_own() {
 fn a_kill_in_the_middle_of_a_drain_loses_nothing() {
     for (signal, wait) in [("-TERM", 0), ("-TERM", 40), ("-INT", 20), ("-QUIT", 0), ("-QUIT", 5)] {
         let lab = Lab::new();
-        let lease = ["--lease", "500ms", "--concurrency", "8"];
+        let lease = ["--lease", "2s", "--concurrency", "8"];
         let worker = lab.worker(&lease);
-        let args = r#"{"items":[1,2,3],"delayMs":100}"#;
+        let args = r#"{"items":[1,2,3],"delayMs":200}"#;
         let ids: Vec<_> = (0..8).map(|_| lab.enqueue("crunch", args, &[])).collect();
-        lab.until_state(&ids[7], "running");
+        lab.until(&ids[7], "begun", |record| record["state"] != "queued");
         worker.signal(signal);
         std::thread::sleep(Duration::from_millis(wait));
         worker.kill();

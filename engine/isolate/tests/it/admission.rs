@@ -221,7 +221,7 @@ fn compile_bombs_are_refused_or_compiled_within_the_childs_bounds() {
             };
             let took = began.elapsed();
             println!("{name} ({} KiB): {told}; {took:?}", bomb.len() >> 10);
-            assert!(took.as_secs() < 25, "{name} took {took:?}");
+            assert!(took.as_secs() < 100, "{name} took {took:?}");
         }
         bench.assert_good_task_runs().await;
     });
