@@ -45,10 +45,17 @@ impl Step {
         Self { command, shown: vec![program.to_string_lossy().into_owned()] }
     }
 
-    /// The cargo that runs this.
+    /// The cargo that runs this, without what it said of this package: build scripts look at that (that of `ring` does), and
+    /// would run again, with all that depends on them, each time that cargo is called from here and not by hand.
     pub(crate) fn cargo(root: &Path) -> Self {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let step = Self::new(root, cargo);
+        let mut step = Self::new(root, cargo);
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+                step.command.env_remove(&*name);
+            }
+        }
         Self { shown: vec!["cargo".to_owned()], ..step }
     }
 
