@@ -6,7 +6,7 @@
 //!
 //! | | files |
 //! |---|---|
-//! | what is asked for, what it came to | [`options`], [`figure`], [`machine`], [`record`], [`table`], [`bars`], [`plot`] |
+//! | what is asked for, what it came to | [`options`], [`figure`], [`machine`], [`record`], [`table`], [`bars`], [`plot`], [`page`] |
 //! | what is measured | a file for each group of [`options::Group`] |
 //! | what measuring needs | [`mod@measure`], [`process`], [`services`], [`peer`] |
 
@@ -24,6 +24,7 @@ mod machine;
 mod measure;
 mod messages;
 mod options;
+mod page;
 mod peer;
 mod peers;
 mod ping;
@@ -129,7 +130,8 @@ async fn bench(options: &Options) -> anyhow::Result<ExitCode> {
     if options.save {
         let path = kept();
         run.write(&path).context("the run cannot be kept")?;
-        println!("kept as {}", path.display());
+        page::write(&run).context("the page cannot be written")?;
+        println!("kept as {}, and in {}", path.display(), page::path().display());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -77,7 +77,7 @@ pub(crate) struct Options {
     /// Show the groups, and measure nothing
     #[arg(long)]
     pub(crate) list: bool,
-    /// Keep the run as tests/bench/last.json; a whole run only, since ratios hold within one run
+    /// Keep the run as tests/bench/last.json and in docs/performance.md; a whole run only, since ratios hold within one run
     #[arg(long, conflicts_with = "groups")]
     pub(crate) save: bool,
     /// Where tests/bench/peers/setup.sh has put the peers [default: target/peers]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
-use stem_services::Fsync;
+use stem_services::{Fsync, marked};
 
 use crate::checker::{Counts, Rules};
 use crate::dice::Dice;
@@ -41,9 +41,6 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub into: Option<PathBuf>,
 }
-
-const BEGIN: &str = "<!-- chaos: begin -->\n";
-const END: &str = "<!-- chaos: end -->";
 
 /// Where deliveries and records are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +159,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make {}", directory.display()))?;
     if let Some(into) = &args.into {
         // Rather known now than in an hour.
-        put(&fs::read_to_string(into)?, "").with_context(|| into.display().to_string())?;
+        put(into, None)?;
     }
     let path = directory.join("rounds.jsonl");
     let mut rounds = read(&path)?;
@@ -179,17 +176,21 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let table = table(seed, &rounds);
     print!("{table}");
     if let Some(into) = &args.into {
-        fs::write(into, put(&fs::read_to_string(into)?, &table)?)?;
+        put(into, Some(&table))?;
     }
     Ok(())
 }
 
-/// The text with the table in its place.
-fn put(text: &str, table: &str) -> anyhow::Result<String> {
-    let parts =
-        text.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
-    let (head, tail) = parts.context("it has no place for the table")?;
-    Ok(format!("{head}{BEGIN}{table}{END}{tail}"))
+/// Writes the table into its place in the page, or looks whether there is one.
+fn put(page: &Path, table: Option<&str>) -> anyhow::Result<()> {
+    let what = || page.display().to_string();
+    let text = fs::read_to_string(page).with_context(what)?;
+    let with = marked::with(&text, "chaos", table.unwrap_or_default());
+    let with = with.context("it has no place for the table").with_context(what)?;
+    if table.is_some() {
+        fs::write(page, with).with_context(what)?;
+    }
+    Ok(())
 }
 
 /// The rounds of this seed that are done. A last line that was torn is none.
@@ -345,13 +346,6 @@ mod tests {
         played.sort_by_key(|(services, kit)| (services.name(), kit.name()));
         played.dedup();
         assert_eq!(played.len(), 20);
-    }
-
-    #[test]
-    fn the_table_takes_its_place_in_a_document() {
-        let text = format!("head\n{BEGIN}old\n{END}\ntail\n");
-        assert_eq!(put(&text, "new\n").unwrap(), text.replace("old", "new"));
-        assert!(put("head\ntail\n", "new").is_err());
     }
 
     #[test]

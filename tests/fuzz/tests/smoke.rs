@@ -1,6 +1,9 @@
-//! Each target, for some seconds; and the search itself against a planted fault. See the crate's documentation for what
-//! can be set.
+//! Each target, for some seconds; what is said of each file of the corpora that is refused; and the search itself against a
+//! planted fault. See the crate's documentation for what can be set.
 #![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
+
+#[path = "smoke/answers.rs"]
+mod answers;
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant, SystemTime};

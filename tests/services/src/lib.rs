@@ -15,6 +15,8 @@
 //! is gone with its directory when its value is dropped, and also when the test process dies in any other way: see
 //! `server.rs`. The services that a system package starts are never used.
 //!
+//! What programs write into the documentation stands between marks: [`marked`].
+//!
 //! Tests that build tasks find their compilers by [`tools`], and build in a [`Workshop`].
 //!
 //! All calls block, are bounded in time, and may be made from any thread; a test on tokio makes them as they are, since
@@ -25,6 +27,7 @@
 
 mod account;
 mod disk;
+pub mod marked;
 mod postgres;
 mod programs;
 mod prometheus;
