@@ -2,7 +2,7 @@
 //!
 //! | rule | finds |
 //! |---|---|
-//! | conservation | a task that was acknowledged and has no final record, or one that says something else than was accepted; a record of a task that nobody enqueued |
+//! | conservation | a task that was acknowledged and has no final record, or one that says something else than was accepted; one that failed or expired, though no handler fails, or succeeded and never started; a record of a task that nobody enqueued |
 //! | single winner | a task with two accepted final settlements, or that started after one |
 //! | one lease, one start | two starts of a task although the earlier one's lease was not over |
 //! | fencing | an accepted settlement or checkpoint with a token that is not the newest; children or a written value of an attempt whose lease was over when it asked |
@@ -139,6 +139,12 @@ impl Checker<'_> {
                 if !ends.is_empty() && differs {
                     let times: Vec<Moment> = ends.iter().map(|end| end.at).collect();
                     self.found(Violation::Differs(id.clone(), state), &times);
+                } else if matches!(state, TaskState::Failed | TaskState::Expired) {
+                    // No handler fails by itself, and none has a time after which it is not wanted.
+                    self.verdict.violations.push(Violation::EndedBadly(id.clone(), state));
+                } else if state == TaskState::Succeeded && task.starts() + task.effects() == 0 {
+                    // A start is written down before the handler does anything; of guests it is what they do.
+                    self.verdict.violations.push(Violation::NeverRan(id.clone()));
                 }
             }
         }
@@ -150,8 +156,8 @@ impl Checker<'_> {
                 layer.iter().filter(|end| end.settle.by.state().is_some()).collect();
             if may_repeat {
                 // Recording the same again is accepted, and says the same.
-                ends.sort_by_key(|end| (end.process, end.settle.token, end.at));
-                ends.dedup_by_key(|end| (end.process, end.settle.token));
+                ends.sort_by_key(|end| (end.process, end.settle.token, end.settle.by, end.at));
+                ends.dedup_by_key(|end| (end.process, end.settle.token, end.settle.by));
             }
             ends.sort_by_key(|end| end.at);
             // All but the last may have been forgotten.

@@ -119,15 +119,29 @@ fn an_acknowledged_task_without_a_final_record_is_lost() {
 #[test]
 fn a_task_that_was_only_tried_may_be_there_or_not() {
     let tried = history("p2.1", vec![(1, Event::EnqTry(vec![id("b")]))]);
+    let ran = history("w2.1", vec![(2, lease("b", 1, 4)), (2, start("b", 1)), done("b", 1, 3)]);
     let both = [("a", TaskState::Succeeded), ("b", TaskState::Succeeded)];
-    assert_eq!(found(vec![tried.clone()], &stored(&both)), []);
-    assert_eq!(found(vec![tried], &stored(&both[..1])), []);
+    assert_eq!(found(vec![good(), tried.clone(), ran], &stored(&both)), []);
+    assert_eq!(found(vec![good(), tried], &stored(&both[..1])), []);
+}
+
+#[test]
+fn no_task_fails_or_expires_and_none_succeeds_that_never_started() {
+    let ended = |state| {
+        let events = vec![(2, lease("a", 1, 4)), (2, start("a", 1))];
+        found(vec![history("w1.1", events)], &stored(&[("a", state)]))
+    };
+    assert_eq!(ended(TaskState::Succeeded), []);
+    for state in [TaskState::Failed, TaskState::Expired] {
+        assert_eq!(ended(state), [Violation::EndedBadly(id("a"), state)]);
+    }
+    assert_eq!(found(vec![], &succeeded()), [Violation::NeverRan(id("a"))]);
 }
 
 #[test]
 fn a_record_that_nobody_enqueued_is_unexpected() {
     let both = stored(&[("a", TaskState::Succeeded), ("b", TaskState::Succeeded)]);
-    assert_eq!(found(vec![], &both), [Violation::Unexpected(id("b"))]);
+    assert_eq!(found(vec![good()], &both), [Violation::Unexpected(id("b"))]);
 }
 
 #[test]
@@ -140,7 +154,8 @@ fn a_record_must_say_what_was_accepted() {
 
 #[test]
 fn a_task_ends_once() {
-    let again = history("w1.1", vec![(2, lease("a", 1, 4)), done("a", 1, 3), done("a", 1, 4)]);
+    let events = vec![(2, lease("a", 1, 4)), (2, start("a", 1)), done("a", 1, 3), done("a", 1, 4)];
+    let again = history("w1.1", events);
     assert_eq!(
         found(vec![again], &succeeded()),
         [Violation::TwoWinners(id("a"), vec![LeaseToken(1), LeaseToken(1)])]
@@ -150,11 +165,20 @@ fn a_task_ends_once() {
 #[test]
 fn a_record_ends_once_and_may_be_repeated_by_who_wrote_it() {
     let repeated = |second: u64| {
-        let events = vec![(2, lease("a", 1, 4)), recorded("a", 1, 3), recorded("a", second, 4)];
+        let start = (2, start("a", 1));
+        let events =
+            vec![(2, lease("a", 1, 4)), start, recorded("a", 1, 3), recorded("a", second, 4)];
         found(vec![history("w1.1", events)], &succeeded())
     };
     assert_eq!(repeated(1), []);
     assert_eq!(repeated(2), [Violation::TwoWinners(id("a"), vec![LeaseToken(1), LeaseToken(2)])]);
+    let other = (4, Event::RecordOk(answered("a", 1, Move::Fail, 4)));
+    let events = vec![(2, lease("a", 1, 4)), (2, start("a", 1)), recorded("a", 1, 3), other];
+    assert_eq!(
+        found(vec![history("w1.1", events)], &succeeded()),
+        [Violation::TwoWinners(id("a"), vec![LeaseToken(1), LeaseToken(1)])],
+        "another end is no repetition"
+    );
 }
 
 #[test]
@@ -209,7 +233,8 @@ fn a_stale_token_settles_nothing() {
     let stale = [Violation::StaleAccepted(id("a"), LeaseToken(1), LeaseToken(2))];
     let first = |by: Move, sent: u64| {
         let settled = Event::SettleOk(answered("a", 1, by, sent));
-        let first = history("w1.1", vec![(2, lease("a", 1, 4)), (sent, settled)]);
+        let first =
+            history("w1.1", vec![(2, lease("a", 1, 4)), (2, start("a", 1)), (sent, settled)]);
         let second = history("w2.1", vec![(5, lease("a", 2, 8))]);
         found(vec![first, second], &succeeded())
     };
@@ -222,7 +247,8 @@ fn a_stale_token_settles_nothing() {
 #[test]
 fn a_stale_token_records_nothing() {
     let first = |sent: u64| {
-        let first = history("w1.1", vec![(2, lease("a", 1, 4)), recorded("a", 1, sent)]);
+        let events = vec![(2, lease("a", 1, 4)), (2, start("a", 1)), recorded("a", 1, sent)];
+        let first = history("w1.1", events);
         let begun = (5, Event::Begun(held("a", 2)));
         let second = history("w2.1", vec![(5, lease("a", 2, 8)), begun]);
         found(vec![first, second], &succeeded())

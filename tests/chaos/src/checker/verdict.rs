@@ -20,6 +20,10 @@ pub enum Violation {
     Unexpected(TaskId),
     /// The record says something else than the settlement that was accepted.
     Differs(TaskId, TaskState),
+    /// It failed or expired, which no task of these runs does.
+    EndedBadly(TaskId, TaskState),
+    /// It succeeded, and no worker has ever started it.
+    NeverRan(TaskId),
     /// More than one final settlement was accepted, by these tokens.
     TwoWinners(TaskId, Vec<LeaseToken>),
     /// It started, under the second token, after the settlement by the first had made it final.
@@ -65,6 +69,8 @@ impl fmt::Display for Violation {
             Self::Differs(task, state) => {
                 write!(f, "differs: {task} is {state}, and another end was accepted")
             }
+            Self::EndedBadly(task, state) => write!(f, "ended badly: {task} is {state}"),
+            Self::NeverRan(task) => write!(f, "never ran: {task} succeeded, and nobody started it"),
             Self::TwoWinners(task, tokens) => {
                 let tokens: Vec<_> = tokens.iter().map(ToString::to_string).collect();
                 write!(f, "two winners: {task} was ended by tokens {}", tokens.join(", "))

@@ -10,7 +10,8 @@ fn checkpoint(name: &str, token: u64, sent: u64) -> (u64, Event) {
 fn a_stale_token_saves_no_checkpoint() {
     let stale = [Violation::StaleCheckpoint(id("a"), LeaseToken(1), LeaseToken(2))];
     let first = |sent: u64, rules: Rules, begun: Option<u64>| {
-        let first = history("w1.1", vec![(2, lease("a", 1, 4)), checkpoint("a", 1, sent)]);
+        let events = vec![(2, lease("a", 1, 4)), (2, start("a", 1)), checkpoint("a", 1, sent)];
+        let first = history("w1.1", events);
         let mut second = vec![(5, lease("a", 2, 12)), done("a", 2, 11)];
         if let Some(begun) = begun {
             second.insert(1, (begun, Event::Begun(held("a", 2))));
@@ -29,7 +30,7 @@ fn a_stale_token_saves_no_checkpoint() {
 #[test]
 fn an_attempt_whose_lease_is_over_has_no_children() {
     let first = |wants: u64, renewed: Option<u64>| {
-        let mut events = vec![(2, lease("a", 1, 4))];
+        let mut events = vec![(2, lease("a", 1, 4)), (2, start("a", 1))];
         if let Some(until) = renewed {
             let until = Moment(until * SECOND);
             events.push((3, Event::Renewed { held: held("a", 1), until }));
@@ -47,7 +48,7 @@ fn an_attempt_whose_lease_is_over_has_no_children() {
 #[test]
 fn an_attempt_whose_lease_is_over_writes_no_value() {
     let first = |wants: u64, renewed: Option<u64>| {
-        let mut events = vec![(2, lease("a", 1, 4))];
+        let mut events = vec![(2, lease("a", 1, 4)), (2, start("a", 1))];
         if let Some(until) = renewed {
             let until = Moment(until * SECOND);
             events.push((3, Event::Renewed { held: held("a", 1), until }));
