@@ -1,6 +1,7 @@
 //! Histories by task: what the rules look at.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use stem_core::id::{LeaseToken, TaskId};
 
@@ -14,6 +15,8 @@ pub(super) struct Run {
     pub(super) server_kills: Vec<Kill>,
     /// When the last one was over.
     pub(super) last_fault: Moment,
+    /// Which process was frozen, from when to when.
+    frozen: Vec<(String, Moment, Moment)>,
     /// By kind.
     pub(super) faults: BTreeMap<String, usize>,
     pub(super) refused: usize,
@@ -24,6 +27,11 @@ pub(super) struct Run {
     /// The revocations that a store acknowledged, and when the operator had the answer.
     pub(super) acknowledged: Vec<(Moment, Revoked)>,
 }
+
+/// Starts that a process had decided on when it was frozen, at most: one for each of its threads.
+const DECIDED: usize = 2;
+/// After it goes on, it writes them down so soon.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// A server that was killed.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +154,11 @@ impl Run {
                 answers.extend(is_answer(event).then_some(*at));
             }
         }
+        for (name, from, to) in std::mem::take(&mut run.frozen) {
+            if let Some(process) = histories.iter().position(|history| history.process == name) {
+                run.thaw(process, from, to);
+            }
+        }
         answers.sort_unstable();
         for kill in &mut run.server_kills {
             let before = answers.partition_point(|at| *at <= kill.at);
@@ -163,6 +176,23 @@ impl Run {
 
     fn attempt(&mut self, process: usize, held: &Held) -> &mut Attempt {
         self.task(&held.task).attempt(process, held.token)
+    }
+
+    /// To look whether a lease is held and to start are two steps, and a process may be frozen between them. A few starts that
+    /// follow a thaw at once are taken for what was decided before; that is why no store takes a lease's word for anything.
+    fn thaw(&mut self, process: usize, from: Moment, to: Moment) {
+        let attempts = self.tasks.values_mut().flat_map(|task| &mut task.attempts);
+        let mut decided: Vec<(Moment, &mut Moment)> = attempts
+            .filter(|attempt| attempt.process == process)
+            .filter_map(|attempt| Some((*attempt.leased.iter().min()?, &mut attempt.started)))
+            .filter(|(leased, _)| *leased < to)
+            .flat_map(|(leased, starts)| starts.iter_mut().map(move |start| (leased, start)))
+            .filter(|(_, start)| **start >= to && **start <= to.after(AT_ONCE))
+            .collect();
+        decided.sort_by_key(|(_, start)| **start);
+        for (leased, start) in decided.into_iter().take(DECIDED) {
+            *start = from.max(leased);
+        }
     }
 
     fn fault(&mut self, at: Moment, begins: Option<&str>) {
@@ -237,8 +267,17 @@ impl Run {
                 self.fault(at, on.then_some(kind.as_str()));
             }
             Event::Killed(process) => self.fault(at, Some(&killed(process))),
-            Event::Frozen(_) => self.fault(at, Some("worker-frozen")),
-            Event::Thawed(_) => self.fault(at, None),
+            Event::Frozen(process) => {
+                self.frozen.push((process.clone(), at, at));
+                self.fault(at, Some("worker-frozen"));
+            }
+            Event::Thawed(process) => {
+                let same = |(name, ..): &&mut (String, Moment, Moment)| name == process;
+                if let Some((_, _, to)) = self.frozen.iter_mut().rev().find(same) {
+                    *to = at;
+                }
+                self.fault(at, None);
+            }
             Event::Boots
             | Event::Ready
             | Event::Told { .. }

@@ -212,6 +212,39 @@ fn a_second_start_needs_a_lease_that_is_over_or_given_back() {
 }
 
 #[test]
+fn a_few_starts_right_after_a_thaw_were_decided_before_the_freeze() {
+    let frozen = |tasks: &[&str]| {
+        let leases = tasks.iter().map(|task| (2, lease(task, 1, 4)));
+        let starts = tasks.iter().map(|task| (9, start(task, 1)));
+        let first = history("w1.1", leases.chain(starts).collect());
+        let second =
+            |task: &&str| vec![(6, lease(task, 2, 12)), (6, start(task, 2)), done(task, 2, 7)];
+        let second = history("w2.1", tasks.iter().flat_map(second).collect());
+        let enqueued = tasks.iter().map(|task| id(task)).collect();
+        let enqueued = history("p1.1", vec![(1, Event::EnqTry(enqueued))]);
+        let name = || "w1.1".to_owned();
+        let harness =
+            history("harness", vec![(3, Event::Frozen(name())), (9, Event::Thawed(name()))]);
+        let records: Vec<_> = tasks.iter().map(|task| (*task, TaskState::Succeeded)).collect();
+        let all = [enqueued, first, second, harness];
+        check(&all, &stored(&records), Rules::STRICT).violations
+    };
+    assert_eq!(frozen(&["a", "b"]), []);
+    let both = |task: &str| {
+        let tokens = || (LeaseToken(2), LeaseToken(1));
+        [
+            Violation::StartedAfterEnd(id(task), tokens().0, tokens().1),
+            Violation::StartedTwice(id(task), tokens().0, tokens().1),
+        ]
+    };
+    assert_eq!(
+        frozen(&["a", "b", "c"]),
+        both("c"),
+        "whoever starts all that it had looks at no lease"
+    );
+}
+
+#[test]
 fn one_lease_is_one_start() {
     let twice = history(
         "w1.1",
