@@ -154,7 +154,8 @@ fn what_was_terminated_while_it_ran_has_no_other_end() {
         found(vec![operator(2), history("w1.1", events)], &ended_as(state))
     };
     assert_eq!(first(true, 6, Move::Succeed), outlived);
-    assert!(first(true, 6, Move::Fail).ends_with(&outlived));
+    let failed = Violation::EndedBadly(id("a"), TaskState::Failed);
+    assert_eq!(first(true, 6, Move::Fail), [&[failed][..], &outlived].concat());
     assert_eq!(first(true, 4, Move::Succeed), [], "it had ended before");
     assert_eq!(first(false, 6, Move::Succeed), [], "it may end as it likes");
     assert_eq!(first(true, 6, Move::Revoke), []);
