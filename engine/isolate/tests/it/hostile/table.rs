@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use stem_core::outcome::{FailureKind, Outcome};
 use stem_isolate::{Compiler, RuntimeConfig};
+use stem_services::marked;
 
 use crate::bench::{
     Bench, PATIENCE, When, Worker, block_on, config, exit, has_a_process_of_its_own, resident,
@@ -189,11 +190,8 @@ fn each_attack_gets_its_answer_and_a_good_task_and_the_memory_are_as_before() {
 fn assert_documented(expected: &str) {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/hostile-input.md");
     let text = std::fs::read_to_string(page).unwrap();
-    let (begin, end) = ("<!-- attacks: begin -->\n", "<!-- attacks: end -->");
-    let table = text.split(begin).nth(1).and_then(|rest| rest.split(end).next());
     assert!(
-        table.is_some_and(|table| table == expected),
-        "docs/hostile-input.md must have between {} and {end}:\n\n{expected}",
-        begin.trim()
+        marked::part(&text, "attacks") == Some(expected),
+        "docs/hostile-input.md must have between its marks of `attacks`:\n\n{expected}"
     );
 }
