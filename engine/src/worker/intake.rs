@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::attempt::{Start, Taken};
 use super::pace::{MOMENT, Pace};
 use super::shared::{Counters, Shared, whole_millis};
+use super::shipping::sleep_until;
 
 /// How long one request waits for a delivery; also the longest that a drain waits for a request under way. With short
 /// leases a quarter of one: a lease is taken to begin when its request was sent.
@@ -59,7 +60,7 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                 _ = state.changed() => {}
                 // Sight comes back without a bell.
                 () = tokio::time::sleep(WAIT), if intake.blind => {}
-                () = until(alone_until) => {}
+                () = sleep_until(alone_until) => {}
             }
             continue;
         }
@@ -149,14 +150,6 @@ fn start(shared: &Shared, delivery: &Delivery, is_for_one: bool) -> Start {
         Begin::Beside => Start::Beside,
         Begin::Alone => Start::Alone(shared.slots.reserve(Instant::now() + ALONE)),
         Begin::Back => Start::Back,
-    }
-}
-
-/// Never, without a time.
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

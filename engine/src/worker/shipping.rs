@@ -143,7 +143,8 @@ async fn changed(trust: &mut Option<watch::Receiver<Arc<Trust>>>) {
     }
 }
 
-async fn sleep_until(at: Option<Instant>) {
+/// Never, without a time.
+pub(super) async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
