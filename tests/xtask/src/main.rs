@@ -2,12 +2,14 @@
 
 mod commands;
 mod counts;
+mod deny;
 mod fuzz;
 mod go;
 mod guests;
 mod published;
 mod setup;
 mod step;
+mod wheels;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +26,7 @@ usage: cargo xtask <command>
   bench     measure, with the release build: everything, or the groups that are named; see bench --help
   sim       whole fleets in simulated time, by seeds; see sim --help
   audit     what is known against the versions in the lock files; [--db DIRECTORY]
+  deny      licences, sources and bans, by cargo deny, which comes from the Python package index
   chaos     a million tasks while everything is killed, frozen and cut off, with the release build; see chaos --help
   fuzz      libFuzzer on what reads bytes from outside; see fuzz --help
   ci        what runs before a change is taken: .ci/run
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Some("bench") => commands::bench(&root, &words),
         Some("sim") => commands::sim(&root, &words),
         Some("audit") => commands::audit(&root, &words),
+        Some("deny") => deny::run(&root),
         Some("chaos") => commands::chaos(&root, &words),
         Some("fuzz") => fuzz::run(&root, &words),
         Some("ci") => commands::ci(&root),

@@ -193,7 +193,7 @@ const CLANG: Need = Need {
     },
 };
 
-/// For tasks in Python, and what brings Go. Debian has what makes virtual environments in a package of its own.
+/// For tasks in Python, and what brings Go and other tools. Debian has what makes virtual environments in a package of its own.
 const PYTHON: Need = Need {
     name: "Python with venv",
     is_there: |root| Step::new(root, "python3").args(["-c", "import ensurepip, venv"]).succeeds(),
@@ -220,6 +220,11 @@ pub(crate) fn compiler(root: &Path) -> Result<()> {
 /// The same for libFuzzer.
 pub(crate) fn compilers(root: &Path) -> Result<()> {
     see_to(root, &[COMPILER, CPP_COMPILER])
+}
+
+/// The same for what comes from the Python package index.
+pub(crate) fn python(root: &Path) -> Result<()> {
+    see_to(root, &[PYTHON])
 }
 
 /// Sees to it that there are the servers that tests start for themselves, and the terminal. A service that a package brings is not used;
