@@ -257,6 +257,9 @@ const CROWDS: u64 = 20;
 /// So many tasks does every plan enqueue, beside bursts and children.
 pub const TASKS: usize = 200;
 
+/// A worker that should be there and is not is started again after so many milliseconds, once all is well.
+pub(crate) const RESTART: u64 = 1_000;
+
 impl Plan {
     /// What a seed decides, without the kinds of trouble that are `off`.
     pub fn draw(seed: u64, off: Kinds) -> Self {
@@ -337,8 +340,13 @@ impl Plan {
         };
         let places: u64 = self.workers.iter().map(least).sum();
         let longest = self.all_tasks().map(|task| task.script.longest()).max().unwrap_or(0);
-        // A script may run three times, and one that takes its worker down several times.
+        // What takes its worker down does so until it is poison; then all that was in hand waits for its lease, and starts anew.
+        let kills = self.all_tasks().filter(|task| task.script.kills()).count() as u64;
+        let losses = self.workers.iter().map(|worker| u64::from(worker.max_losses)).max();
+        let deaths = kills * losses.unwrap_or(0) * (RESTART + self.longest_lease() + longest);
+        // A script may run three times.
         longest * 3
+            + deaths
             + work * 2 / places.max(1)
             + self.longest_lease() * 10
             + self.call_limit

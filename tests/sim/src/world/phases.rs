@@ -9,9 +9,8 @@ use super::World;
 use crate::fact::{Fact, HostId, Ms, Phase, ServiceKind, State};
 use crate::host::Is;
 use crate::operator;
+use crate::plan::RESTART;
 
-/// A worker that should be there and is not is started again after so many milliseconds, once all is well.
-const RESTART: u64 = 1_000;
 /// The last question to the workers is open for so many milliseconds; then they are told to stop.
 const LAST_WORD: u64 = 2_000;
 /// An order to stop is obeyed within so many milliseconds once all is well, beside what is in hand.
