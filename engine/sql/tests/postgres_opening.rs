@@ -4,6 +4,7 @@
 mod load;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -302,4 +303,25 @@ async fn slow_statements_and_what_the_server_warns_of_stay_out_of_the_log() {
     publish(&store, "t").await.unwrap();
     assert!(started.elapsed() > Duration::from_secs(1));
     assert_eq!(*said.0.lock().unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_begin_sessions_on_a_full_disk_is_asked_again() {
+    let settings = PostgresSettings { own_disk: true, ..PostgresSettings::default() };
+    let server = PostgresServer::with(settings);
+    let store = open(&server.url()).await;
+    // What each session begins with is written anew, by the first that does not find it.
+    let data = PathBuf::from(server.execute("SHOW data_directory").unwrap().trim());
+    let databases = std::fs::read_dir(data.join("base")).unwrap();
+    let places = databases.map(|database| database.unwrap().path()).chain([data.join("global")]);
+    for place in places {
+        let _ = std::fs::remove_file(place.join("pg_internal.init"));
+    }
+    server.fill_disk();
+    let error = refusal(options(&server.url())).await;
+    assert_eq!(error.class(), ErrorClass::Transient);
+    assert!(error.to_string().contains("could not write init file"), "{error}");
+    server.free_disk();
+    until_it_works(&store, "t").await;
+    open(&server.url()).await;
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use stem_core::backend::ErrorClass;
 
 use crate::fault::Fault;
@@ -74,6 +75,16 @@ fn classify(code: &str) -> (ErrorClass, &'static str) {
     known.map_or((ErrorClass::Corrupt, ""), |(_, class, advice)| (*class, advice))
 }
 
+/// Whether the server has ended the connection for something that went wrong in it, and not in what was asked. Where its disk is
+/// full it ends those that begin so ("could not write init file").
+fn has_ended(error: &sqlx::Error) -> bool {
+    let said =
+        error.as_database_error().and_then(|said| said.try_downcast_ref::<PgDatabaseError>());
+    said.is_some_and(|said| {
+        said.code() == "XX000" && matches!(said.severity(), PgSeverity::Fatal | PgSeverity::Panic)
+    })
+}
+
 fn code(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }
@@ -86,7 +97,7 @@ impl Trouble {
             Self::Sql(error) => match code(error) {
                 Some(code) => {
                     let fatal = ["08", "57P", "25P03", "26000", "42P05", "0A000"];
-                    fatal.iter().any(|start| code.starts_with(start))
+                    fatal.iter().any(|start| code.starts_with(start)) || has_ended(error)
                 }
                 None => !matches!(
                     error,
@@ -158,7 +169,10 @@ impl From<Trouble> for Fault {
 /// not repeat one, and the settings of a connection are never printed.
 fn of(error: &sqlx::Error) -> Fault {
     if let Some(code) = code(error) {
-        let (class, advice) = classify(&code);
+        let (class, advice) = match has_ended(error) {
+            true => (ErrorClass::Transient, "the server ended the connection; see its log"),
+            false => classify(&code),
+        };
         let said = error.as_database_error().map_or("", |error| error.message());
         return Fault::new(class, format!("{said} ({code}): {advice}"));
     }
