@@ -62,6 +62,7 @@ impl Broker for Memory {
     async fn renew(&self, renewals: &[Renewal]) -> Result<Vec<Renewed>, BackendError> {
         let now = self.now();
         let mut state = self.state();
+        state.keep_clock(now);
         Ok(renewals.iter().map(|renewal| renew(&mut state, now, renewal)).collect())
     }
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
-use stem_core::backend::broker::Pause;
+use stem_core::backend::broker::{LEAST_STEP, Pause};
 use stem_core::backend::control::Position;
 use stem_core::control::Heartbeat;
 use stem_core::control::wire::{CommandFrame, ReplyFrame};
@@ -107,6 +107,8 @@ pub(crate) struct State {
     pub(crate) queues: BTreeMap<QueueName, Queue>,
     delayed: BTreeSet<(Timestamp, TaskId)>,
     leased: BTreeSet<(Timestamp, TaskId)>,
+    /// The latest time that leases were told by.
+    seen: Timestamp,
     unique: HashMap<UniqueKey, TaskId>,
     pub(crate) dead: HashMap<TaskId, Dead>,
     pub(crate) records: Records,
@@ -194,8 +196,28 @@ impl State {
         Some(entry)
     }
 
+    /// Notes the time. Where it was set back, every lease that is not over ends as much earlier by it, which is when it would have
+    /// ended.
+    pub(crate) fn keep_clock(&mut self, now: Timestamp) {
+        if self.seen > now.after(LEAST_STEP) {
+            let back = self.seen.since(now);
+            let later = self.leased.iter().filter(|(until, _)| *until > now);
+            let later: Vec<TaskId> = later.map(|(_, task)| task.clone()).collect();
+            for task in later {
+                let mut entry = self.take(&task).expect("what is indexed exists");
+                if let Phase::Leased { until, .. } = &mut entry.phase {
+                    *until = until.before(back);
+                }
+                self.put(entry);
+            }
+            self.seen = now;
+        }
+        self.seen = self.seen.max(now);
+    }
+
     /// Makes ready what has fallen due: delays that are over, and leases that ran out, each of which is a loss.
     pub(crate) fn promote(&mut self, now: Timestamp) {
+        self.keep_clock(now);
         while let Some((due, task)) = self.delayed.first().filter(|(due, _)| *due <= now).cloned() {
             let mut entry = self.take(&task).expect("what is indexed exists");
             entry.phase = Phase::Ready { since: due };

@@ -34,7 +34,7 @@
 //! | `q/queues` | hash | every queue, with its pause | for ever | producers, operators |
 //! | `q/unique` | hash | unique keys in use, with their tasks | while not empty | producers, workers |
 //! | `q/dead` | sorted set | dead letters by time | while not empty | workers, operators |
-//! | `q/idle`, `q/swept`, `q/checked` | text | somebody waits for work; when all queues were last looked after; a health check | a moment | workers |
+//! | `q/idle`, `q/swept`, `q/clock`, `q/checked` | text | somebody waits for work; when all queues were last looked after; the latest time that leases were told by; a health check | a moment | workers |
 //! | `q/got/<ticket>` | set | what one request took | until the next request says that its answer has come; its lease and a minute at most | workers |
 //! | `q/void/<ticket>` | text | a request that was given up | 10 minutes | workers |
 //! | `t/task/<id>` | hash | a record | 7 days after its end, see [`RECORD_TTL`](stem_core::backend::result::RECORD_TTL) | producers, workers |

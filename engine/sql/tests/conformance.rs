@@ -34,6 +34,10 @@ impl Harness for OnSqlite {
         self.clock.advance(by);
     }
 
+    fn set_back(&self, by: Duration) {
+        self.clock.set_back(by);
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }

@@ -35,6 +35,10 @@ impl Harness for OnPostgres {
         self.clock.advance(by);
     }
 
+    fn set_back(&self, by: Duration) {
+        self.clock.set_back(by);
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }

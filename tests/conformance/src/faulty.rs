@@ -375,6 +375,10 @@ impl<H: Harness> Harness for FaultyHarness<H> {
         self.inner.advance(by);
     }
 
+    fn set_back(&self, by: Duration) {
+        self.inner.set_back(by);
+    }
+
     fn now(&self) -> Timestamp {
         self.inner.now()
     }

@@ -67,6 +67,9 @@ pub trait Harness: Send + Sync {
     /// Moves the store's clock.
     fn advance(&self, by: Duration);
 
+    /// Sets the store's clock back.
+    fn set_back(&self, by: Duration);
+
     /// The store's time.
     fn now(&self) -> Timestamp;
 
@@ -160,6 +163,11 @@ impl ManualClock {
     /// Moves on.
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    /// Is set back.
+    pub fn set_back(&self, by: Duration) {
+        self.0.fetch_sub(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 }
 

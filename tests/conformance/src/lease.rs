@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use stem_core::backend::Records;
-use stem_core::backend::broker::{ReceiveRequest, Renewal, Renewed};
+use stem_core::backend::broker::{LEAST_STEP, ReceiveRequest, Renewal, Renewed};
 use stem_core::settlement::{Receipt, Settlement};
 use stem_core::task::TaskState;
 
@@ -30,6 +30,9 @@ crate::cases! { ($) lease_suite lease:
     an_expired_lease_that_another_took_cannot_be_settled,
     a_task_of_ten_lease_lengths_is_delivered_once,
     waiting_wakes_up_when_a_lease_runs_out,
+    a_clock_that_is_set_back_keeps_a_dead_holders_delivery_no_longer,
+    a_clock_that_is_set_back_takes_no_living_holders_delivery,
+    two_looks_at_a_clock_in_the_wrong_order_change_no_lease,
 }
 
 async fn renew(b: &Backends, receipt: &Receipt, lease: Duration) -> Renewed {
@@ -222,4 +225,50 @@ async fn waiting_wakes_up_when_a_lease_runs_out(h: &dyn Harness) {
     tokio::time::sleep(Duration::from_millis(40)).await;
     h.advance(PAST_LEASE);
     assert_eq!(waiting.await.unwrap()[0].losses, 1);
+}
+
+/// Far more than any lease.
+const STEP: Duration = Duration::from_hours(1);
+/// How long a store may take to see that its clock was set back: it looks now and then.
+const SEEN: Duration = Duration::from_millis(1_500);
+
+async fn a_clock_that_is_set_back_keeps_a_dead_holders_delivery_no_longer(h: &dyn Harness) {
+    let (b, other) = (h.connect().await, h.connect().await);
+    held(h, &b, "dead").await;
+    h.set_back(STEP);
+    nothing_comes(&other).await;
+    tokio::time::sleep(SEEN).await;
+    nothing_comes(&other).await;
+    h.advance(PAST_LEASE);
+    let fresh = take_as(&other, B).await;
+    assert_eq!((fresh.losses, fresh.receipt.owner), (1, B));
+    assert_eq!(fresh.lease_until, h.now().after(LEASE));
+}
+
+async fn a_clock_that_is_set_back_takes_no_living_holders_delivery(h: &dyn Harness) {
+    let (b, other) = (h.connect().await, h.connect().await);
+    let living = held(h, &b, "living").await;
+    h.advance(LEASE / 2);
+    h.set_back(STEP);
+    tokio::time::sleep(SEEN).await;
+    let until = renew(&b, &living.receipt, LEASE).await;
+    assert_eq!(until, Renewed::Until(h.now().after(LEASE)));
+    for _ in 0..4 {
+        h.advance(LEASE / 2);
+        nothing_comes(&other).await;
+        let until = renew(&b, &living.receipt, LEASE).await;
+        assert_eq!(until, Renewed::Until(h.now().after(LEASE)));
+    }
+    finish(h, &b, &living, Settlement::Release).await;
+    assert_eq!(take(&other).await.losses, 0);
+}
+
+async fn two_looks_at_a_clock_in_the_wrong_order_change_no_lease(h: &dyn Harness) {
+    let (b, other) = (h.connect().await, h.connect().await);
+    let late = held(h, &b, "late").await;
+    h.set_back(LEAST_STEP);
+    tokio::time::sleep(SEEN).await;
+    nothing_comes(&other).await;
+    let until = renew(&b, &late.receipt, Duration::from_millis(1)).await;
+    assert_eq!(until, Renewed::Until(late.lease_until));
 }

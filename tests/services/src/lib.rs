@@ -9,6 +9,8 @@
 //!
 //! Redis and Postgres may have a disk of their own that can be full, and so may files of a test: [`Disk`].
 //!
+//! Redis and Postgres may have a wall clock of their own that can be set: [`Ahead`].
+//!
 //! A [`Proxy`] before a server is a network that can be bad.
 //!
 //! Each server listens on a port of 127.0.0.1 and keeps its data in a directory of its own, directly under `/tmp`. It
@@ -26,6 +28,7 @@
 //! Linux only: what belongs to a server is found in `/proc`.
 
 mod account;
+mod clock;
 mod disk;
 pub mod marked;
 mod postgres;
@@ -38,6 +41,7 @@ mod shared;
 pub mod tools;
 mod workshop;
 
+pub use clock::Ahead;
 pub use disk::Disk;
 pub use postgres::{PostgresServer, PostgresSettings};
 pub use prometheus::PrometheusServer;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::account::Account;
+use crate::clock::{self, Ahead};
 use crate::server::{self, Server};
 use crate::shared::Shared;
 use crate::{disk, programs};
@@ -21,6 +22,8 @@ pub struct PostgresSettings {
     /// Whether its files lie on a file system of their own, which [`PostgresServer::fill_disk`] can fill. Needs a
     /// superuser.
     pub own_disk: bool,
+    /// Whether it has a wall clock of its own, which [`PostgresServer::set_clock`] sets.
+    pub own_clock: bool,
     /// More settings, for instance `("max_connections", "5")`. A later one wins.
     pub extra: Vec<(String, String)>,
 }
@@ -28,7 +31,7 @@ pub struct PostgresSettings {
 impl Default for PostgresSettings {
     /// Waits for the disk.
     fn default() -> Self {
-        Self { fsync: true, own_disk: false, extra: Vec::new() }
+        Self { fsync: true, own_disk: false, own_clock: false, extra: Vec::new() }
     }
 }
 
@@ -60,6 +63,9 @@ impl PostgresServer {
             if settings.own_disk {
                 disk::mount(&server.disk())?;
                 cluster.account.give(&server.disk())?;
+            }
+            if settings.own_clock {
+                clock::make(server.directory())?;
             }
             let mut init = cluster.init()?;
             server.log_to(&mut init)?;
@@ -166,6 +172,13 @@ impl PostgresServer {
         self.settings.own_disk
     }
 
+    /// Sets its own clock, which is as far off from now on.
+    #[track_caller]
+    pub fn set_clock(&self, ahead: Ahead) {
+        assert!(self.settings.own_clock, "it goes by the system's clock");
+        clock::set(self.server.directory(), ahead).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
     /// Runs statements in the database `postgres` through `psql`, for administration. Answers the rows, a line for each,
     /// columns separated by `|`.
     pub fn execute(&self, sql: &str) -> Result<String> {
@@ -178,6 +191,9 @@ impl PostgresServer {
         command.args(["-c", &format!("fsync={fsync}"), "-c", "synchronous_commit=on"]);
         for (name, value) in &self.settings.extra {
             command.args(["-c", &format!("{name}={value}")]);
+        }
+        if self.settings.own_clock {
+            clock::wear(&mut command, self.server.directory());
         }
         self.server.launch(command, |pid| self.cluster.ready() == Some(pid))
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::clock::{self, Ahead};
 use crate::server::{self, Server};
 use crate::{disk, programs};
 
@@ -46,6 +47,8 @@ pub struct RedisSettings {
     pub password: Option<String>,
     /// Whether its files lie on a file system of their own, which [`RedisServer::fill_disk`] can fill. Needs a superuser.
     pub own_disk: bool,
+    /// Whether it has a wall clock of its own, which [`RedisServer::set_clock`] sets.
+    pub own_clock: bool,
     /// More arguments of the command line, for instance `["--maxmemory", "8mb"]`. A later one wins.
     pub extra: Vec<String>,
 }
@@ -58,6 +61,7 @@ impl Default for RedisSettings {
             appendfsync: Fsync::Everysec,
             password: None,
             own_disk: false,
+            own_clock: false,
             extra: Vec::new(),
         }
     }
@@ -87,6 +91,9 @@ impl RedisServer {
             let server = Self { server: Server::new("redis")?, settings: settings.clone() };
             if settings.own_disk {
                 disk::mount(&server.server.disk())?;
+            }
+            if settings.own_clock {
+                clock::make(server.server.directory())?;
             }
             server.launch()?;
             Ok(server)
@@ -148,6 +155,13 @@ impl RedisServer {
         disk::free(&self.server.disk()).unwrap_or_else(|error| panic!("{error:#}"));
     }
 
+    /// Sets its own clock, which is as far off from now on.
+    #[track_caller]
+    pub fn set_clock(&self, ahead: Ahead) {
+        assert!(self.settings.own_clock, "it goes by the system's clock");
+        clock::set(self.server.directory(), ahead).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
     /// Whether it has a disk of its own.
     pub fn has_disk(&self) -> bool {
         self.settings.own_disk
@@ -193,6 +207,9 @@ impl RedisServer {
             command.args(["--requirepass", password]);
         }
         command.args(&settings.extra);
+        if settings.own_clock {
+            clock::wear(&mut command, self.server.directory());
+        }
         // The process id tells this server from another one that was faster to listen on the port.
         self.server.launch(command, |pid| {
             self.command(&["PING"]).is_ok()

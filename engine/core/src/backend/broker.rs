@@ -129,11 +129,18 @@ pub struct QueueStatus {
     pub names: Vec<(TaskName, u64)>,
 }
 
+/// A store's clock that shows this much less than it did was set back. Anything smaller is somebody who looked at it earlier.
+pub const LEAST_STEP: Duration = Duration::from_secs(1);
+
 /// Carries envelopes from producers to workers, at least once.
 ///
 /// Every method is one atomic step for each element of its batch. Deliveries of one queue come by priority, the
 /// highest first, then in the order of enqueueing; a retried or released task keeps its place by that order.
 /// A lease that ran out is a loss: the delivery becomes available again by itself, with a higher token.
+///
+/// Leases are told by the store's clock. Set forward it ends them early. Where it is [set back](LEAST_STEP), leases end as much
+/// earlier by it, so that they last about as long as they were given for: what a dead worker had is somebody else's a second after
+/// its lease at the latest. Delays, and retries among them, are moments and not lengths, and wait until the clock is there again.
 /// Implementations are held to the cases of `tests/conformance/src/broker.rs`.
 #[async_trait]
 pub trait Broker: Send + Sync + Debug {

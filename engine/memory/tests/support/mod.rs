@@ -33,6 +33,10 @@ impl Harness for InMemory {
         self.memory.poke();
     }
 
+    fn set_back(&self, by: Duration) {
+        self.clock.set_back(by);
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }

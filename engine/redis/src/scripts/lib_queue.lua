@@ -131,6 +131,30 @@ local function promote(queue, here)
   return true
 end
 
+-- Notes the time, now and then. A lease is told by this clock, which may be set back: then every lease that is not over ends as
+-- much earlier by it, which is when it would have ended. Otherwise what a dead worker had would be nobody's for all that time.
+-- Less than a second is no step.
+local function keep_clock()
+  local seen = tonumber(redis.call('GET', P .. 'q/clock') or 0)
+  if now < seen - 1000 then
+    for _, queue in ipairs(redis.call('HKEYS', P .. 'q/queues')) do
+      local leased = P .. 'q/leased/' .. queue
+      local held_now = redis.call('ZRANGEBYSCORE', leased, '(' .. text[now], '+inf', 'WITHSCORES')
+      for n = 1, #held_now, 2 do
+        local id, at = held_now[n], tonumber(held_now[n + 1]) - (seen - now)
+        if redis.call('HEXISTS', task_key(id), 'at') == 1 then
+          redis.call('HSET', task_key(id), 'at', text[at])
+        end
+        add(leased, at, id)
+      end
+    end
+    flush()
+  elseif now < seen + 100 then
+    return
+  end
+  redis.call('SET', P .. 'q/clock', text[now])
+end
+
 -- What a receipt holds, or nil: the fields of its delivery that every move needs.
 local function held(id, token, owner)
   local d = redis.call('HMGET', task_key(id), 'ph', 'k', 'o', 'q', 'u')

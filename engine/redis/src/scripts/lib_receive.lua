@@ -26,6 +26,7 @@ end
 local swept = tonumber(redis.call('GET', P .. 'q/swept') or 0)
 if now >= swept + 100 or now < swept then
   redis.call('SET', P .. 'q/swept', now)
+  keep_clock()
   for _, queue in ipairs(redis.call('HKEYS', P .. 'q/queues')) do
     promote(queue, here)
   end

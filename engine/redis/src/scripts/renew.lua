@@ -1,5 +1,6 @@
 -- Extends leases in place. ARGV: now, then for each: id, token, owner, for how long. Answers until when, or -1.
 -- One script, because whoever is not the holder any more must not extend.
+keep_clock()
 local answers = {}
 for i = 2, #ARGV, 4 do
   local id = ARGV[i]

@@ -568,7 +568,14 @@ async fn acknowledged_deliveries_leave_nothing_but_their_records() {
     keys.sort();
     assert_eq!(
         keys,
-        ["{stem}/q/queues", "{stem}/q/seq", "{stem}/q/swept", "{stem}/t/all", "{stem}/t/count"]
+        [
+            "{stem}/q/clock",
+            "{stem}/q/queues",
+            "{stem}/q/seq",
+            "{stem}/q/swept",
+            "{stem}/t/all",
+            "{stem}/t/count"
+        ]
     );
 }
 

@@ -18,6 +18,7 @@
 
 mod broker;
 mod buckets;
+mod clock;
 mod connections;
 mod control;
 mod counters;
@@ -48,6 +49,7 @@ use tokio::runtime::Handle;
 use crate::bells::{Bells, LOOK_AGAIN, Topic};
 use crate::fault::Fault;
 use broker::{Publish, SettleBatch};
+use clock::Noted;
 use connections::Connections;
 use error::Trouble;
 use health::{CheckSettings, CheckWrite};
@@ -106,6 +108,7 @@ pub struct Postgres {
     core: Arc<Core>,
     changes: Changes,
     route: Route,
+    noted: Noted,
     publishes: ByRecords<Publish>,
     settlements: ByRecords<SettleBatch>,
 }
@@ -174,6 +177,7 @@ impl Postgres {
             core: Arc::new(core),
             changes,
             route: place.route,
+            noted: Noted::default(),
             publishes: ByRecords::new(|records| Publish { records }),
             settlements: ByRecords::new(|records| SettleBatch { records }),
         }))

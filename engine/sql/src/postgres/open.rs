@@ -9,12 +9,13 @@ use crate::codec::limit;
 use crate::fault::Fault;
 
 /// Each brings a schema from the version before to its own; the first is version 1.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../../migrations/postgres/0001_initial.sql"),
     include_str!("../../migrations/postgres/0002_checks.sql"),
     include_str!("../../migrations/postgres/0003_modules.sql"),
     include_str!("../../migrations/postgres/0004_family.sql"),
     include_str!("../../migrations/postgres/0005_tenants.sql"),
+    include_str!("../../migrations/postgres/0006_clock.sql"),
 ];
 
 fn refused(problem: impl Into<String>) -> Fault {

@@ -13,6 +13,7 @@
 
 mod broker;
 mod buckets;
+mod clock;
 mod control;
 mod dead_letter;
 mod error;

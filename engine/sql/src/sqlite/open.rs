@@ -21,11 +21,12 @@ use crate::fault::Fault;
 const APPLICATION: i64 = 0x5374_656d;
 
 /// Each brings a file from the version before to its own; the first is version 1.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../migrations/sqlite/0002_modules.sql"),
     include_str!("../../migrations/sqlite/0003_family.sql"),
     include_str!("../../migrations/sqlite/0004_tenants.sql"),
+    include_str!("../../migrations/sqlite/0005_clock.sql"),
 ];
 
 /// Reads at once. More would only take turns on the machine's cores.

@@ -13,6 +13,7 @@ use stem_core::time::{Clock, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::clock::Seen;
 use super::error::is_busy;
 use super::watch::Herald;
 pub(super) use crate::bells::Topics;
@@ -132,6 +133,7 @@ struct Writer {
     syncs: bool,
     settings: SqliteConnectOptions,
     clock: Arc<dyn Clock>,
+    seen: Seen,
     patience: Duration,
     herald: Herald,
 }
@@ -147,8 +149,8 @@ pub(super) fn start(
     let (sender, jobs) = mpsc::channel(QUEUE);
     // Waiting inside SQLite would be deaf and slow; see `lock`.
     let settings = settings.busy_timeout(Duration::ZERO);
-    let writer =
-        Writer { connection: Some(connection), syncs: true, settings, clock, patience, herald };
+    let (connection, seen) = (Some(connection), Seen::default());
+    let writer = Writer { connection, syncs: true, settings, clock, seen, patience, herald };
     tokio::spawn(writer.run(jobs));
     sender
 }
@@ -232,6 +234,7 @@ impl Writer {
             return Err(error.into());
         }
         let now = self.clock.now();
+        self.seen.note(conn, now).await?;
         let mut answers = Vec::with_capacity(group.len());
         if let [alone] = group {
             let answer = alone.run(conn, now).await;

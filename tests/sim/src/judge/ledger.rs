@@ -10,7 +10,7 @@ mod audit;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stem_core::backend::broker::{Published, Renewed, Settled};
+use stem_core::backend::broker::{LEAST_STEP, Published, Renewed, Settled};
 use stem_core::backend::dead_letter::Replayed;
 use stem_core::id::{QueueName, TaskId};
 use stem_core::settlement::DeadReason;
@@ -87,12 +87,15 @@ pub(super) struct Ledger {
     lives: BTreeMap<TaskId, Life>,
     /// What falls due when, by the server's clock.
     due: BTreeSet<(Timestamp, TaskId)>,
+    /// The latest time that leases were told by.
+    seen: Timestamp,
     tried: BTreeSet<TaskId>,
 }
 
 impl Ledger {
     pub(super) fn new(apart: bool) -> Self {
-        Self { apart, lives: BTreeMap::new(), due: BTreeSet::new(), tried: BTreeSet::new() }
+        let (lives, due, tried) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { apart, lives, due, seen: Timestamp::default(), tried }
     }
 
     pub(super) fn lives(&self) -> impl Iterator<Item = (&TaskId, &Life)> {
@@ -118,8 +121,25 @@ impl Ledger {
         life.phase = phase;
     }
 
+    /// The store goes by this time. Where it was set back since, leases that are not over end as much earlier.
+    fn keep_clock(&mut self, now: Timestamp) {
+        if self.seen > now.after(LEAST_STEP) {
+            let back = self.seen.since(now);
+            let later: Vec<TaskId> =
+                self.due.iter().filter(|(at, _)| *at > now).map(|(_, task)| task.clone()).collect();
+            for task in later {
+                if let Some(Phase::Leased { by, until }) = self.life(&task).map(|life| life.phase) {
+                    self.turn(&task, Phase::Leased { by, until: until.before(back) });
+                }
+            }
+            self.seen = now;
+        }
+        self.seen = self.seen.max(now);
+    }
+
     /// The store looks, at this time: what has fallen due is ready from here on. Answers the leases that were lost.
     pub(super) fn promote(&mut self, now: Timestamp) -> Vec<Lost> {
+        self.keep_clock(now);
         let mut lost = Vec::new();
         while let Some((at, task)) = self.due.first().filter(|(at, _)| *at <= now).cloned() {
             if let Some(life) = self.lives.get_mut(&task)
@@ -282,6 +302,7 @@ impl Ledger {
     }
 
     fn renewed(&mut self, bench: &mut Bench, call: Call, held: &Held, asked: u64, answer: Renewed) {
+        self.keep_clock(call.clock);
         let task = &held.task;
         let life = self.lives.get(task);
         let holds = life.is_some_and(|life| life.is_held_by(call.caller, held));

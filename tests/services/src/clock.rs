@@ -1,0 +1,64 @@
+//! A wall clock of a server's own, which can be set: a library that the server loads before all others.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+const SOURCE: &str = include_str!("clock.c");
+/// In the directory: by how many microseconds the clock is ahead, in eight bytes.
+const AHEAD: &str = "clock";
+const LIBRARY: &str = "clock.so";
+
+/// Puts it into this directory; it shows the right time.
+pub(crate) fn make(directory: &Path) -> Result<()> {
+    set(directory, Ahead::NONE)?;
+    let source = directory.join("clock.c");
+    fs::write(&source, SOURCE)?;
+    let built = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+        .args(["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o"])
+        .args([directory.join(LIBRARY), source])
+        .output()
+        .context("no C compiler for the server's clock: run `cargo xtask setup`")?;
+    let said = String::from_utf8_lossy(&built.stderr);
+    ensure!(built.status.success(), "the server's clock cannot be built: {said}");
+    Ok(())
+}
+
+/// Has this server go by it.
+pub(crate) fn wear(command: &mut Command, directory: &Path) {
+    command.env("LD_PRELOAD", directory.join(LIBRARY)).env("STEM_CLOCK", directory.join(AHEAD));
+}
+
+/// How far a clock is off.
+#[derive(Clone, Copy, Debug)]
+pub enum Ahead {
+    /// It shows more than the right time.
+    By(Duration),
+    /// It shows less.
+    Behind(Duration),
+}
+
+impl Ahead {
+    /// The right time.
+    pub const NONE: Self = Self::By(Duration::ZERO);
+
+    fn micros(self) -> i64 {
+        let micros = |by: Duration| i64::try_from(by.as_micros()).expect("less than many lives");
+        match self {
+            Self::By(by) => micros(by),
+            Self::Behind(by) => -micros(by),
+        }
+    }
+}
+
+/// From now on it is off by this.
+pub(crate) fn set(directory: &Path, ahead: Ahead) -> Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    let file = directory.join(AHEAD);
+    // In place: the server has this file, and not its name, in its memory.
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(file)?;
+    Ok(file.write_all_at(&ahead.micros().to_ne_bytes(), 0)?)
+}
