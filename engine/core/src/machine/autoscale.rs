@@ -361,4 +361,108 @@ mod tests {
             }
         }
     }
+
+    /// The same for each seed.
+    struct Chance(u64);
+
+    impl Chance {
+        /// From 0 to 1.
+        fn next(&mut self) -> f64 {
+            // SplitMix64, <https://prng.di.unimi.it/splitmix64.c>
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        }
+
+        /// Until the next of events that come by themselves, so many a second: a Poisson process.
+        fn wait(&mut self, rate: f64) -> f64 {
+            -(1.0 - self.next()).ln() / rate
+        }
+    }
+
+    /// Ten simulated minutes of a worker and its queue. Tasks come by themselves, many in one half of a wave and few in the other, and
+    /// take a while each. The depth is what it was ten seconds ago, or cannot be read, for parts of the time.
+    #[test]
+    fn fed_by_chance_it_grows_stays_in_bounds_takes_no_busy_place_and_does_not_flap() {
+        const END: f64 = 600.0;
+        let (mut ups, mut downs, mut unreadable, mut stale) = (0, 0, 0, 0);
+        for seed in 0..500 {
+            let mut chance = Chance(seed);
+            let rules = Rules {
+                scale_up_step: 1 + (chance.next() * 3.0) as usize,
+                scale_down_step: 1 + (chance.next() * 3.0) as usize,
+                idle_period: Duration::from_secs((chance.next() * 40.0) as u64),
+                ..Rules::between(
+                    1 + (chance.next() * 3.0) as usize,
+                    4 + (chance.next() * 12.0) as usize,
+                )
+            };
+            let (half, takes) = (20.0 + chance.next() * 100.0, 0.2 + chance.next() * 3.0);
+            let rate = |now: f64| {
+                if (now / half) as u64 % 2 == 0 { rules.max as f64 / takes * 0.8 } else { 0.02 }
+            };
+            let (is_stale, is_blind) = (chance.next() < 0.5, chance.next() < 0.5);
+            let mut scale = Autoscale::new(rules.clone());
+            let mut running: Vec<f64> = Vec::new();
+            let (mut waiting, mut came) = (0u64, 0.0);
+            let mut depths: Vec<u64> = Vec::new();
+            let (mut last, mut most) = (None, 0);
+            for tick in 0..(END / 2.0) as usize {
+                let now = tick as f64 * 2.0;
+                while came <= now {
+                    waiting += 1;
+                    came += chance.wait(rate(came));
+                }
+                // Within a tick places are filled again and again.
+                let mut moment = now - 2.0;
+                while moment <= now {
+                    running.retain(|end| *end > moment);
+                    while running.len() < scale.current() && waiting > 0 {
+                        running.push(moment + chance.wait(1.0 / takes));
+                        waiting -= 1;
+                    }
+                    moment += 0.1;
+                }
+                depths.push(waiting);
+                let seen = depths[if is_stale { tick.saturating_sub(5) } else { tick }];
+                stale += usize::from(seen != waiting);
+                let blind = is_blind && (tick / 10) % 4 == 3;
+                let depth = (!blind).then_some(seen);
+                let before = scale.current();
+                let sample = Sample { now: at(now), depth, inflight: running.len() };
+                let change = match scale.decide(sample) {
+                    Decision::Up(to) => Some((true, to, rules.scale_up_cooldown)),
+                    Decision::Down(to) => Some((false, to, rules.scale_down_cooldown)),
+                    Decision::Hold(why) => {
+                        unreadable += usize::from(why == Hold::Unreadable);
+                        assert_eq!(scale.current(), before, "seed {seed}");
+                        None
+                    }
+                };
+                assert!((rules.min..=rules.max).contains(&scale.current()), "seed {seed}");
+                assert!(running.len() <= scale.current().max(before), "seed {seed}");
+                if let Some((up, to, cooldown)) = change {
+                    assert!(!blind, "seed {seed}: a change by a depth that nobody has read");
+                    assert!(
+                        up || running.is_empty(),
+                        "seed {seed}: {} places cut to {to}",
+                        running.len()
+                    );
+                    assert!(
+                        last.is_none_or(|at| now - at >= cooldown.as_secs_f64()),
+                        "seed {seed}"
+                    );
+                    last = Some(now);
+                    (ups, downs) = (ups + usize::from(up), downs + usize::from(!up));
+                }
+                most = most.max(scale.current());
+            }
+            assert!(most > rules.min || rules.min == rules.max, "seed {seed}: it never grew");
+        }
+        assert!(
+            ups > 500 && downs > 500 && unreadable > 500 && stale > 500,
+            "{ups} {downs} {unreadable} {stale}"
+        );
+    }
 }
