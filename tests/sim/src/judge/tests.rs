@@ -220,7 +220,7 @@ fn a_task_ends_once_and_by_what_its_handler_returned() {
 /// A broker that keeps no records forgets what is final; a producer that was not told enqueues it once more.
 #[test]
 fn where_records_lie_apart_a_leftover_ends_without_a_trace() {
-    let twice = || {
+    let twice = |heir| {
         let mut story = Story::of(Layout::RecordsApart);
         let (by, answer) = (Move::Succeed(returned()), Recorded::Stored);
         story
@@ -232,11 +232,15 @@ fn where_records_lie_apart_a_leftover_ends_without_a_trace() {
             .tell(W0, Fact::Recorded { held: held(1), by: by.clone(), answer })
             .settle(W0, 1, by)
             .publish()
-            .lease(W1, 1);
+            .lease(heir, 1);
         story
     };
-    twice().settle(W1, 1, Move::Discard).holds();
-    twice().start(W1, 1).breaks(Rule::I2);
+    twice(W1).settle(W1, 1, Move::Discard).holds();
+    twice(W1).start(W1, 1).breaks(Rule::I2);
+    // The same call comes a second time, while its sender holds the leftover under the same token.
+    twice(W0).settle(W0, 1, Move::Succeed(returned())).holds();
+    twice(W1).settle(W1, 1, Move::Succeed(returned())).breaks(Rule::I2);
+    twice(W0).settle(W0, 1, Move::Succeed(b"\"other\"".to_vec())).breaks(Rule::I2);
     // Never recorded, and gone: nobody will know of it.
     let mut story = Story::of(Layout::RecordsApart);
     story.publish().lease(W0, 1).settle(W0, 1, Move::Discard).breaks(Rule::I2);
