@@ -306,7 +306,7 @@ async fn slow_statements_and_what_the_server_warns_of_stay_out_of_the_log() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_begin_sessions_on_a_full_disk_is_asked_again() {
+async fn a_full_disk_on_which_no_session_begins_is_told_as_one_and_over_with_it() {
     let settings = PostgresSettings { own_disk: true, ..PostgresSettings::default() };
     let server = PostgresServer::with(settings);
     let store = open(&server.url()).await;
@@ -319,8 +319,11 @@ async fn a_server_that_cannot_begin_sessions_on_a_full_disk_is_asked_again() {
     }
     server.fill_disk();
     let error = refusal(options(&server.url())).await;
-    assert_eq!(error.class(), ErrorClass::Transient);
-    assert!(error.to_string().contains("could not write init file"), "{error}");
+    assert_eq!(error.class(), ErrorClass::Refused);
+    assert!(
+        error.to_string().contains("could not write init file (XX000): its disk is full"),
+        "{error}"
+    );
     server.free_disk();
     until_it_works(&store, "t").await;
     open(&server.url()).await;

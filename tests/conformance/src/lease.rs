@@ -32,6 +32,8 @@ crate::cases! { ($) lease_suite lease:
     waiting_wakes_up_when_a_lease_runs_out,
     a_clock_that_is_set_back_keeps_a_dead_holders_delivery_no_longer,
     a_clock_that_is_set_back_takes_no_living_holders_delivery,
+    a_lease_that_begins_after_a_clock_was_set_back_is_a_whole_one,
+    a_clock_that_went_ahead_for_a_moment_keeps_no_dead_holders_delivery,
     two_looks_at_a_clock_in_the_wrong_order_change_no_lease,
 }
 
@@ -261,6 +263,31 @@ async fn a_clock_that_is_set_back_takes_no_living_holders_delivery(h: &dyn Harne
     }
     finish(h, &b, &living, Settlement::Release).await;
     assert_eq!(take(&other).await.losses, 0);
+}
+
+async fn a_lease_that_begins_after_a_clock_was_set_back_is_a_whole_one(h: &dyn Harness) {
+    let (b, other) = (h.connect().await, h.connect().await);
+    held(h, &b, "before").await;
+    h.set_back(STEP);
+    let after = held(h, &b, "after").await;
+    assert_eq!(after.lease_until, h.now().after(LEASE));
+    tokio::time::sleep(SEEN).await;
+    nothing_comes(&other).await;
+    h.advance(LEASE.saturating_sub(Duration::from_millis(1)));
+    nothing_comes(&other).await;
+}
+
+async fn a_clock_that_went_ahead_for_a_moment_keeps_no_dead_holders_delivery(h: &dyn Harness) {
+    let (b, other) = (h.connect().await, h.connect().await);
+    nothing_comes(&b).await;
+    h.advance(STEP);
+    let ahead = held(h, &b, "ahead").await;
+    assert_eq!(ahead.lease_until, h.now().after(LEASE));
+    h.set_back(STEP);
+    h.advance(Duration::from_millis(1));
+    nothing_comes(&other).await;
+    h.advance(PAST_LEASE);
+    assert_eq!(take_as(&other, B).await.losses, 1);
 }
 
 async fn two_looks_at_a_clock_in_the_wrong_order_change_no_lease(h: &dyn Harness) {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -61,4 +61,13 @@ pub(crate) fn set(directory: &Path, ahead: Ahead) -> Result<()> {
     // In place: the server has this file, and not its name, in its memory.
     let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(file)?;
     Ok(file.write_all_at(&ahead.micros().to_ne_bytes(), 0)?)
+}
+
+/// A server that does not go by it would be no test. The tolerance is for one that is slow to answer.
+pub(crate) fn must_show(shown: &str, ahead: Ahead) -> Result<()> {
+    let right = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())?;
+    let shown: i64 = shown.trim().parse().with_context(|| format!("no time: {shown:?}"))?;
+    let off = shown - right - ahead.micros() / 1_000_000;
+    ensure!(off.abs() <= 60, "the server does not go by its clock: it is {off} s off {ahead:?}");
+    Ok(())
 }

@@ -172,11 +172,16 @@ impl PostgresServer {
         self.settings.own_disk
     }
 
-    /// Sets its own clock, which is as far off from now on.
+    /// Sets its own clock, which is as far off from now on, and sees to it that the server goes by it.
     #[track_caller]
     pub fn set_clock(&self, ahead: Ahead) {
         assert!(self.settings.own_clock, "it goes by the system's clock");
-        clock::set(self.server.directory(), ahead).unwrap_or_else(|error| panic!("{error:#}"));
+        clock::set(self.server.directory(), ahead)
+            .and_then(|()| {
+                self.execute("SELECT floor(extract(epoch FROM clock_timestamp()))::bigint")
+            })
+            .and_then(|shown| clock::must_show(&shown, ahead))
+            .unwrap_or_else(|error| panic!("{error:#}"));
     }
 
     /// Runs statements in the database `postgres` through `psql`, for administration. Answers the rows, a line for each,

@@ -155,11 +155,17 @@ impl RedisServer {
         disk::free(&self.server.disk()).unwrap_or_else(|error| panic!("{error:#}"));
     }
 
-    /// Sets its own clock, which is as far off from now on.
+    /// Sets its own clock, which is as far off from now on, and sees to it that the server goes by it.
     #[track_caller]
     pub fn set_clock(&self, ahead: Ahead) {
         assert!(self.settings.own_clock, "it goes by the system's clock");
-        clock::set(self.server.directory(), ahead).unwrap_or_else(|error| panic!("{error:#}"));
+        clock::set(self.server.directory(), ahead)
+            .and_then(|()| {
+                self.command(&["TIME"])
+                    .map(|time| time.lines().next().unwrap_or_default().to_owned())
+            })
+            .and_then(|shown| clock::must_show(&shown, ahead))
+            .unwrap_or_else(|error| panic!("{error:#}"));
     }
 
     /// Whether it has a disk of its own.

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::path::Path;
+use std::time::Duration;
 
-use stem_services::{PostgresServer, PostgresSettings};
+use stem_services::{Ahead, PostgresServer, PostgresSettings};
 
 #[test]
 fn what_was_committed_survives_a_kill_and_an_immediate_stop() {
@@ -118,4 +119,14 @@ fn settings_arrive() {
     assert_eq!(shows("synchronous_commit"), "on");
     assert_eq!(shows("shared_buffers"), "32MB");
     assert_eq!(postgres.execute("SELECT current_user").unwrap(), "stem");
+}
+
+#[test]
+fn a_clock_of_its_own_is_set_to_and_fro() {
+    let hour = Duration::from_hours(1);
+    let settings = PostgresSettings { own_clock: true, ..PostgresSettings::default() };
+    let postgres = PostgresServer::with(settings);
+    for ahead in [Ahead::NONE, Ahead::By(hour), Ahead::Behind(hour), Ahead::NONE] {
+        postgres.set_clock(ahead);
+    }
 }

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::path::Path;
+use std::time::Duration;
 
-use stem_services::{Fsync, RedisServer, RedisSettings};
+use stem_services::{Ahead, Fsync, RedisServer, RedisSettings};
 
 #[test]
 fn what_was_synced_survives_a_kill() {
@@ -107,4 +108,14 @@ fn a_full_disk_takes_no_writes_and_nothing_is_left_of_it() {
     assert_eq!(redis.command(&["GET", "kept"]).unwrap(), "1");
     drop(redis);
     assert!(!std::fs::read_to_string("/proc/mounts").unwrap().contains(&data));
+}
+
+#[test]
+fn a_clock_of_its_own_is_set_to_and_fro() {
+    let hour = Duration::from_hours(1);
+    let settings = RedisSettings { own_clock: true, ..RedisSettings::default() };
+    let redis = RedisServer::with(settings);
+    for ahead in [Ahead::NONE, Ahead::By(hour), Ahead::Behind(hour), Ahead::NONE] {
+        redis.set_clock(ahead);
+    }
 }

@@ -139,8 +139,8 @@ pub const LEAST_STEP: Duration = Duration::from_secs(1);
 /// A lease that ran out is a loss: the delivery becomes available again by itself, with a higher token.
 ///
 /// Leases are told by the store's clock. Set forward it ends them early. Where it is [set back](LEAST_STEP), leases end as much
-/// earlier by it, so that they last about as long as they were given for: what a dead worker had is somebody else's a second after
-/// its lease at the latest. Delays, and retries among them, are moments and not lengths, and wait until the clock is there again.
+/// earlier by it, so that they last about as long as they were given for; whoever asks for deliveries, or renews, sees to that.
+/// Delays, and retries among them, are moments and not lengths, and wait until the clock is there again.
 /// Implementations are held to the cases of `tests/conformance/src/broker.rs`.
 #[async_trait]
 pub trait Broker: Send + Sync + Debug {

@@ -1,67 +1,44 @@
 //! Leases last as long as they were given for, also where the clock that tells them is set back.
+//!
+//! Whoever leases or renews sees to it that the server has noted its time within the last second, in the same transaction: so no
+//! lease is told by a time that is further from what was noted, and what was told before a step is known from what was told after it.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
-use stem_core::backend::BackendError;
 use stem_core::backend::broker::LEAST_STEP;
-use tokio::time::Instant;
 
-use super::Postgres;
 use super::error::Trouble;
-use super::transact::Operation;
-use crate::codec::millis;
+use crate::codec::{millis, unsigned};
 
-/// When this process has last noted the server's time.
-#[derive(Debug, Default)]
-pub(super) struct Noted(Mutex<Option<Instant>>);
+/// Whether the time must be noted before anything is leased by it, as a condition on the time `$now`.
+macro_rules! unnoted {
+    ($now:literal) => {
+        concat!("(SELECT abs(seen - stem_now(", $now, ")) > 1000 FROM clock)")
+    };
+}
+pub(super) use unnoted;
 
-impl Noted {
-    /// Whether it is time again; whoever is told so notes it.
-    fn is_due(&self) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|at| at.elapsed() >= LEAST_STEP);
-        if due {
-            *last = Some(Instant::now());
-        }
-        due
+/// Notes the server's time; what was leased before it was set back ends as much earlier. Before anything else of its transaction.
+pub(super) async fn note(conn: &mut PgConnection, now: Option<i64>) -> Result<(), Trouble> {
+    let back: i64 = sqlx::query_scalar("SELECT stem_note_time($1, $2)")
+        .bind(now)
+        .bind(millis(LEAST_STEP))
+        .fetch_one(conn)
+        .await?;
+    if back > 0 {
+        let back = Duration::from_millis(unsigned(back));
+        tracing::warn!(?back, "the server's clock was set back; leases end as much earlier by it");
     }
+    Ok(())
 }
 
-struct NoteTime;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[async_trait]
-impl Operation for NoteTime {
-    /// By how much the clock was set back.
-    type Output = Duration;
-    const ACTION: &'static str = "note the time";
-    const ALONE: bool = true;
-    const REPEATABLE: bool = true;
-
-    async fn run(&self, conn: &mut PgConnection, now: Option<i64>) -> Result<Duration, Trouble> {
-        let back: i64 = sqlx::query_scalar("SELECT stem_note_time($1, $2)")
-            .bind(now)
-            .bind(millis(LEAST_STEP))
-            .fetch_one(conn)
-            .await?;
-        Ok(Duration::from_millis(u64::try_from(back).unwrap_or(0)))
-    }
-}
-
-impl Postgres {
-    /// Once a second: whoever takes or renews leases does so first.
-    pub(super) async fn note_time(&self) -> Result<(), BackendError> {
-        if self.noted.is_due() {
-            let back = self.core.call(NoteTime).await?;
-            if !back.is_zero() {
-                tracing::warn!(
-                    ?back,
-                    "the server's clock was set back; leases end as much earlier by it"
-                );
-            }
-        }
-        Ok(())
+    #[test]
+    fn the_condition_says_the_same_as_the_function() {
+        assert!(unnoted!("$1").contains(&format!("> {} ", LEAST_STEP.as_millis())));
     }
 }

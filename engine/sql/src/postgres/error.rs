@@ -2,7 +2,6 @@
 
 use std::io;
 
-use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use stem_core::backend::ErrorClass;
 
 use crate::fault::Fault;
@@ -75,15 +74,8 @@ fn classify(code: &str) -> (ErrorClass, &'static str) {
     known.map_or((ErrorClass::Corrupt, ""), |(_, class, advice)| (*class, advice))
 }
 
-/// Whether the server has ended the connection for something that went wrong in it, and not in what was asked. Where its disk is
-/// full it ends those that begin so ("could not write init file").
-fn has_ended(error: &sqlx::Error) -> bool {
-    let said =
-        error.as_database_error().and_then(|said| said.try_downcast_ref::<PgDatabaseError>());
-    said.is_some_and(|said| {
-        said.code() == "XX000" && matches!(said.severity(), PgSeverity::Fatal | PgSeverity::Panic)
-    })
-}
+/// What a server whose disk is full says of a session that begins, under the code of an internal error.
+const NO_ROOM_TO_BEGIN: &str = "could not write init file";
 
 fn code(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
@@ -97,7 +89,7 @@ impl Trouble {
             Self::Sql(error) => match code(error) {
                 Some(code) => {
                     let fatal = ["08", "57P", "25P03", "26000", "42P05", "0A000"];
-                    fatal.iter().any(|start| code.starts_with(start)) || has_ended(error)
+                    fatal.iter().any(|start| code.starts_with(start))
                 }
                 None => !matches!(
                     error,
@@ -169,11 +161,9 @@ impl From<Trouble> for Fault {
 /// not repeat one, and the settings of a connection are never printed.
 fn of(error: &sqlx::Error) -> Fault {
     if let Some(code) = code(error) {
-        let (class, advice) = match has_ended(error) {
-            true => (ErrorClass::Transient, "the server ended the connection; see its log"),
-            false => classify(&code),
-        };
         let said = error.as_database_error().map_or("", |error| error.message());
+        let (class, advice) =
+            classify(if said == NO_ROOM_TO_BEGIN { "53100" } else { code.as_str() });
         return Fault::new(class, format!("{said} ({code}): {advice}"));
     }
     match error {

@@ -49,7 +49,6 @@ use tokio::runtime::Handle;
 use crate::bells::{Bells, LOOK_AGAIN, Topic};
 use crate::fault::Fault;
 use broker::{Publish, SettleBatch};
-use clock::Noted;
 use connections::Connections;
 use error::Trouble;
 use health::{CheckSettings, CheckWrite};
@@ -108,7 +107,6 @@ pub struct Postgres {
     core: Arc<Core>,
     changes: Changes,
     route: Route,
-    noted: Noted,
     publishes: ByRecords<Publish>,
     settlements: ByRecords<SettleBatch>,
 }
@@ -177,7 +175,6 @@ impl Postgres {
             core: Arc::new(core),
             changes,
             route: place.route,
-            noted: Noted::default(),
             publishes: ByRecords::new(|records| Publish { records }),
             settlements: ByRecords::new(|records| SettleBatch { records }),
         }))

@@ -15,7 +15,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Notes the time, at most once in [`LEAST_STEP`] unless it is less than before. Where it was set back since anybody noted it,
+    /// Notes the time, once in [`LEAST_STEP`] unless it stepped. Where it was set back since anybody noted it,
     /// every lease that is not over ends as much earlier. To be called inside a transaction that holds the lock, before what
     /// goes by the time.
     pub(super) async fn note(
@@ -23,7 +23,11 @@ impl Seen {
         conn: &mut SqliteConnection,
         now: Timestamp,
     ) -> Result<(), Fault> {
-        if self.last.is_some_and(|(at, shown)| at.elapsed() < LEAST_STEP && shown <= now) {
+        let goes_on = |(at, shown): (Instant, Timestamp)| {
+            let passed = at.elapsed();
+            passed < LEAST_STEP && shown <= now && now <= shown.after(passed + LEAST_STEP)
+        };
+        if self.last.is_some_and(goes_on) {
             return Ok(());
         }
         let seen: i64 = sqlx::query_scalar("SELECT seen FROM clock").fetch_one(&mut *conn).await?;

@@ -199,6 +199,8 @@ impl Writer {
     /// Gives the connection up: whatever state it is in, a new one is not in it. Waits until it has let go of its lock, which the
     /// new one would meet.
     async fn part(&mut self) {
+        // What was noted in it may be undone.
+        self.seen = Seen::default();
         if let Some(connection) = self.connection.take()
             && let Err(error) = connection.close().await
         {

@@ -159,12 +159,12 @@ async fn steps(lab: &Lab, set: impl Fn(Ahead)) {
     let client = Client::new(lab.backends().clone(), Arc::new(SystemClock));
     let (queue, dead) = (QueueName::new("naps").unwrap(), QueueName::new("dead").unwrap());
     let naps = Arc::new(AtomicUsize::new(0));
-    let mut workers: Vec<_> =
-        (0..WORKERS).map(|n| napping(lab, &format!("w{n}"), &queue, &naps)).collect();
     let mut tasks = Vec::new();
     for n in 0..TASKS {
         tasks.push(nap(&client, &queue, &format!("t{n}")).await);
     }
+    let mut workers: Vec<_> =
+        (0..WORKERS).map(|n| napping(lab, &format!("w{n}"), &queue, &naps)).collect();
     let mut ways = 0;
     while naps.load(Ordering::Relaxed) < TASKS {
         ways += 1;

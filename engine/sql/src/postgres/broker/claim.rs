@@ -16,6 +16,7 @@ use super::turns;
 use crate::bells::Topics;
 use crate::codec::{limit, millis, small, time, unsigned};
 use crate::envelopes;
+use crate::postgres::clock::{self, unnoted};
 use crate::postgres::dead_letter::{self, Burial};
 use crate::postgres::error::Trouble;
 use crate::postgres::records;
@@ -74,7 +75,7 @@ pub(super) use lease_picked;
 
 /// Leases the first $3 of the queues $1, in their order, whose name is in $2, until $4 from now, to $5; with $7 it
 /// records that they run, on worker $6. With $9 it leases nothing if something has fallen due, which has to be made ready
-/// first.
+/// first, or if the time is to be noted.
 ///
 /// `best` walks the index of ready rows once for each queue and name, so rows that no worker here knows cost nothing,
 /// however many there are; `wanted` says how many of them come from where. Only those are then locked, passing over what
@@ -85,6 +86,9 @@ const LEASE: &str = concat!(
         SELECT $9 AND (
             EXISTS (SELECT 1 FROM deliveries WHERE phase = 1 AND at <= stem_now($8))
             OR EXISTS (SELECT 1 FROM deliveries WHERE phase = 2 AND at <= stem_now($8))
+            OR ",
+    unnoted!("$8"),
+    "
         ) AS found
     ), best AS MATERIALIZED (
         SELECT asked.place, asked.queue, known.name
@@ -122,9 +126,9 @@ const LEASE: &str = concat!(
     FROM due LEFT JOIN leased ON true"
 );
 
-/// Whether a claim is worth trying, and otherwise when.
+/// Whether a claim is worth trying, and otherwise when. A clock that was set back is seen by the claim.
 const LOOK: &str = "
-    SELECT EXISTS (
+    SELECT (SELECT seen > stem_now($3) + 1000 FROM clock) OR EXISTS (
             SELECT 1 FROM unnest($1::text[]) AS asked (queue) CROSS JOIN unnest($2::text[]) AS known (name)
             CROSS JOIN LATERAL (
                 SELECT 1 FROM deliveries
@@ -210,6 +214,7 @@ impl Operation for Claim {
         let mut taken = take(conn, now, request, true).await?;
         let mut promoted = false;
         if taken.is_none() {
+            clock::note(conn, now).await?;
             promoted = promote(conn, now, request.records).await? > 0;
             taken = take(conn, now, request, false).await?;
         }

@@ -60,7 +60,6 @@ impl Broker for Postgres {
 
     async fn receive(&self, request: &ReceiveRequest) -> Result<Vec<Delivery>, BackendError> {
         let started = Instant::now();
-        self.note_time().await?;
         let request = Arc::new(request.clone());
         let mut news = (!request.wait.is_zero()).then(|| self.changes.subscribe(Topic::Work));
         loop {
@@ -94,7 +93,6 @@ impl Broker for Postgres {
         if renewals.is_empty() {
             return Ok(Vec::new());
         }
-        self.note_time().await?;
         self.call(settle::Renew { renewals: renewals.to_vec() }).await
     }
 

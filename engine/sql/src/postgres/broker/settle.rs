@@ -13,6 +13,7 @@ use stem_core::time::Timestamp;
 use super::publish::Publish;
 use crate::bells::Topics;
 use crate::codec::{limit, millis, signed, time, to_json};
+use crate::postgres::clock;
 use crate::postgres::dead_letter::{self, Burial};
 use crate::postgres::error::Trouble;
 use crate::postgres::lane::Batch;
@@ -274,6 +275,7 @@ impl Operation for Renew {
         conn: &mut PgConnection,
         now: Option<i64>,
     ) -> Result<Self::Output, Trouble> {
+        clock::note(conn, now).await?;
         // A lease that is asked for twice gets the longer time.
         let mut longest: HashMap<&Receipt, i64> = HashMap::new();
         for renewal in &self.renewals {
@@ -290,7 +292,7 @@ impl Operation for Renew {
             .bind(owners)
             .bind(leases)
             .bind(now)
-            .fetch_all(conn)
+            .fetch_all(&mut *conn)
             .await?;
         let ends: HashMap<(String, i64, String), i64> = extended
             .into_iter()

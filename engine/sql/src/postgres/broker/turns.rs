@@ -14,15 +14,20 @@ use stem_core::machine::share::Shares;
 use super::claim::{Row, lease_picked, words};
 use crate::codec::{limit, millis};
 use crate::lanes::{self, Head, Lane, Lanes};
+use crate::postgres::clock::unnoted;
 use crate::postgres::error::Trouble;
 
 /// The lanes of the queues $1 with a name of $2 and a tenant after $3, at most $4 for each queue and name: one step of the
 /// index for each. With $5 it finds none if something has fallen due, which has to be made ready first.
-const LANES: &str = "
+const LANES: &str = concat!(
+    "
     WITH RECURSIVE due AS MATERIALIZED (
         SELECT $5 AND (
             EXISTS (SELECT 1 FROM deliveries WHERE phase = 1 AND at <= stem_now($6))
             OR EXISTS (SELECT 1 FROM deliveries WHERE phase = 2 AND at <= stem_now($6))
+            OR ",
+    unnoted!("$6"),
+    "
         ) AS found
     ), lanes (queue, name, tenant, place) AS (
         SELECT asked.queue, known.name, (
@@ -42,7 +47,8 @@ const LANES: &str = "
         FROM lanes WHERE lanes.tenant IS NOT NULL AND lanes.place < $4
     )
     SELECT due.found, lanes.queue, lanes.name, lanes.tenant
-    FROM due LEFT JOIN lanes ON lanes.tenant IS NOT NULL";
+    FROM due LEFT JOIN lanes ON lanes.tenant IS NOT NULL"
+);
 
 /// The first $4 of each of the lanes that $1, $2 and $3 are: its place among them, counted from 1, priority, number.
 ///

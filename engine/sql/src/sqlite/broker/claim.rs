@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 use stem_core::backend::Records;
-use stem_core::backend::broker::{Delivery, ReceiveRequest};
+use stem_core::backend::broker::{Delivery, LEAST_STEP, ReceiveRequest};
 use stem_core::id::{LeaseToken, QueueName, TaskId};
 use stem_core::settlement::{Receipt, Settle, Settlement};
 use stem_core::tenant::Tenant;
@@ -100,10 +100,10 @@ macro_rules! next_due {
 
 const NEXT_DUE: &str = next_due!();
 
-/// Whether anything with these names is ready in these queues, and the same.
+/// Whether anything with these names is ready in these queues, and the same. A clock that was set back is seen by the claim.
 const OUTLOOK: &str = concat!(
     "
-    SELECT EXISTS (
+    SELECT (SELECT seen > ?3 FROM clock) OR EXISTS (
         SELECT 1 FROM json_each(?1) AS queue CROSS JOIN json_each(?2) AS known
         CROSS JOIN deliveries AS d ON d.phase = 0 AND d.queue = queue.value AND d.name = known.value
         WHERE NOT EXISTS (SELECT 1 FROM queues WHERE queues.name = queue.value AND paused_since IS NOT NULL)
@@ -329,6 +329,7 @@ pub(super) async fn look(
     let (ready, due): (bool, Option<i64>) = sqlx::query_as(OUTLOOK)
         .bind(to_json(&request.queues))
         .bind(to_json(&*request.names))
+        .bind(now.after(LEAST_STEP).unix_millis())
         .fetch_one(conn)
         .await?;
     let due = due.map(time);
