@@ -134,7 +134,10 @@ fn napping(
     let worker = Worker::builder(lab.backends().clone(), config)
         .inline("nap", move |_, _: serde_json::Value| {
             naps.fetch_add(1, Ordering::Relaxed);
-            async move { Ok(tokio::time::sleep(NAP).await) }
+            async move {
+                tokio::time::sleep(NAP).await;
+                Ok(())
+            }
         })
         .unwrap()
         .build()
