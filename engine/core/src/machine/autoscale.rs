@@ -194,6 +194,7 @@ impl Autoscale {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
     reason = "the numbers of these tests are small"
 )]
 mod tests {
@@ -400,7 +401,11 @@ mod tests {
             };
             let (half, takes) = (20.0 + chance.next() * 100.0, 0.2 + chance.next() * 3.0);
             let rate = |now: f64| {
-                if (now / half) as u64 % 2 == 0 { rules.max as f64 / takes * 0.8 } else { 0.02 }
+                if ((now / half) as u64).is_multiple_of(2) {
+                    rules.max as f64 / takes * 0.8
+                } else {
+                    0.02
+                }
             };
             let (is_stale, is_blind) = (chance.next() < 0.5, chance.next() < 0.5);
             let mut scale = Autoscale::new(rules.clone());
