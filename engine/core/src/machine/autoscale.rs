@@ -199,6 +199,7 @@ impl Autoscale {
 )]
 mod tests {
     use super::*;
+    use crate::retry::scramble;
     use proptest::prelude::*;
 
     fn at(seconds: f64) -> Timestamp {
@@ -369,11 +370,8 @@ mod tests {
     impl Chance {
         /// From 0 to 1.
         fn next(&mut self) -> f64 {
-            // SplitMix64, <https://prng.di.unimi.it/splitmix64.c>
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+            self.0 = scramble(self.0);
+            (self.0 >> 11) as f64 / (1u64 << 53) as f64
         }
 
         /// Until the next of events that come by themselves, so many a second: a Poisson process.
