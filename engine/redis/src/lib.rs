@@ -23,7 +23,7 @@
 //! | key | type | holds | lives | who writes |
 //! |---|---|---|---|---|
 //! | `q/seq` | number | the order of enqueueing | for ever | producers |
-//! | `q/task/<id>` | hash | a delivery: queue, name, tenant, place, phase, token, owner, counts | until it is settled for good, or removed from the dead letters | producers, workers |
+//! | `q/task/<id>` | hash | a delivery: queue, name, tenant, place, owner, and in one field phase, token, time, counts | until it is settled for good, or removed from the dead letters | producers, workers |
 //! | `q/wire/<id>` | text | its envelope | as long | producers |
 //! | `q/failed/<id>` | list | its failed attempts, the newest 20 | as long | workers |
 //! | `q/ready/<queue>/<row>` | sorted set | what can be taken, by priority and order; a row is a task name, and for tasks with a tenant the name and a slash | while not empty | producers, workers |

@@ -1,20 +1,21 @@
 //! [`ResultBackend`] on Redis. A record is one hash, with short names for its fields so that the server keeps most of them
-//! in its compact form:
+//! in its compact form. What every move changes is one field, since a script pays for each that it reads or writes:
 //!
 //! | field | what | field | what |
 //! |---|---|---|---|
-//! | `q` | queue | `sa` | started at |
-//! | `n` | name | `fa` | finished at |
-//! | `st` | state | `w` | worker |
-//! | `a` | attempt | `pr` | progress, JSON |
-//! | `mr` | allowed retries | `f` | failure, JSON |
-//! | `dc` | deliveries | `rv` | how a revocation ended it, JSON |
-//! | `k` | token | `md`, `mv` | the module's digest as bytes, its version |
-//! | `o` | owner | `us` | usage, JSON |
-//! | `sk` | token of the newest settlement | `rt`, `rs` | the result's media type and bytes |
-//! | `eq` | enqueued at | `c` | there is a checkpoint |
-//! | `nb` | not before | `wt` | how often changes were told, once somebody has asked |
+//! | `r` | what moves change, see below | `w` | worker |
+//! | `q` | queue | `pr` | progress, JSON |
+//! | `n` | name | `f` | failure, JSON |
+//! | `mr` | allowed retries | `rv` | how a revocation ended it, JSON |
+//! | `eq` | enqueued at | `md`, `mv` | the module's digest as bytes, its version |
+//! | `nb` | not before | `us` | usage, JSON |
+//! | `o` | owner | `rt`, `rs` | the result's media type and bytes |
+//! | `c` | there is a checkpoint | `wt` | how often changes were told, once somebody has asked |
 //! | `pa` | the task that enqueued it | `ro` | the first task of its chain |
+//!
+//! `r` is a text of seven words: state, token, token of the newest settlement, finished at, attempt, deliveries, started at;
+//! `-` is for what is not there. A record without it is of an older build, which had a field for each: `st`, `k`, `sk`, `fa`,
+//! `a`, `dc`, `sa`.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -42,10 +43,12 @@ use crate::{Inner, Redis};
 const ITEMS: usize = 500;
 
 /// Fields as `record_list.lua` answers them.
-const LISTED: [&str; 20] = [
-    "st", "q", "n", "a", "mr", "dc", "k", "eq", "nb", "sa", "fa", "w", "pr", "f", "rv", "md", "mv",
-    "us", "pa", "ro",
-];
+const LISTED: [&str; 15] =
+    ["r", "q", "n", "mr", "eq", "nb", "w", "pr", "f", "rv", "md", "mv", "us", "pa", "ro"];
+
+/// What stands in the field `r`, in its order, by the names of the fields that older builds had.
+const SAID: [&str; 7] = ["st", "k", "sk", "fa", "a", "dc", "sa"];
+const NOTHING: &str = "-";
 
 /// A record's fields as they came.
 pub(crate) struct Row(HashMap<String, Vec<u8>>);
@@ -133,7 +136,25 @@ impl Row {
         Ok(Some(ModuleRef { digest: Digest(digest), version }))
     }
 
+    /// Puts each word of the field `r` where its own field would be.
+    fn unfold(&mut self) -> Result<(), Fault> {
+        let Some(said) = self.text("r")?.map(str::to_owned) else { return Ok(()) };
+        let words: Vec<&str> = said.split(' ').collect();
+        if words.len() != SAID.len() {
+            return Err(Fault::corrupt(format!("field r has {} words", words.len())));
+        }
+        for (field, word) in SAID.into_iter().zip(words) {
+            if word == NOTHING {
+                self.0.remove(field);
+            } else {
+                self.0.insert(field.to_owned(), word.as_bytes().to_vec());
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn record(mut self, id: TaskId) -> Result<TaskRecord, Fault> {
+        self.unfold()?;
         let result = match (self.text("rt")?.map(str::to_owned), self.0.remove("rs")) {
             (Some(media_type), Some(bytes)) => Some(Payload { media_type, bytes }),
             _ => None,

@@ -137,10 +137,8 @@ async fn claim_once(
         let mut row = Fields::of(row)?;
         let task = TaskId::new(&read::text(row.next()?)?)?;
         let queue = QueueName::new(&read::text(row.next()?)?)?;
-        let token = LeaseToken(read::large(row.next()?)?);
+        let Hold { token, deliveries, retries, losses } = Hold::of(&read::text(row.next()?)?)?;
         let receipt = Receipt { task, queue, token, owner: request.owner };
-        let attempt = read::small(row.next()?)? + 1;
-        let (counted, losses) = (read::small(row.next()?)?, read::small(row.next()?)?);
         let bytes = read::bytes(row.next()?)?.unwrap_or_default();
         let tenant = row.rest().next().map(read::text).transpose()?;
         match decode(&bytes, &receipt, &request.names) {
@@ -150,8 +148,8 @@ async fn claim_once(
                 envelope,
                 receipt,
                 lease_until: now.after(request.lease),
-                attempt,
-                deliveries: counted,
+                attempt: retries.saturating_add(1),
+                deliveries,
                 losses,
             }),
             Err(error) => {
@@ -162,6 +160,31 @@ async fn claim_once(
         }
     }
     Ok((claimed, unreadable))
+}
+
+/// What the field `h` of a delivery says; see `lib_queue.lua`.
+#[derive(Debug, PartialEq)]
+struct Hold {
+    token: LeaseToken,
+    deliveries: u32,
+    retries: u32,
+    losses: u32,
+}
+
+impl Hold {
+    fn of(said: &str) -> Result<Self, Fault> {
+        let words: Vec<&str> = said.split(' ').collect();
+        let read = |words: &[&str]| {
+            let [_phase, token, _at, deliveries, retries, losses] = words else { return None };
+            Some(Self {
+                token: LeaseToken(token.parse().ok()?),
+                deliveries: deliveries.parse().ok()?,
+                retries: retries.parse().ok()?,
+                losses: losses.parse().ok()?,
+            })
+        };
+        read(&words).ok_or_else(|| Fault::corrupt(format!("a delivery says {said:?}")))
+    }
 }
 
 /// Reads one envelope. One that says it is another task is damaged too.
@@ -261,5 +284,20 @@ impl Drop for Unanswered {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_delivery_says_is_read_whole_or_not_at_all() {
+        let hold = Hold::of("2 7 1795305600000 3 1 2").unwrap();
+        assert_eq!(hold, Hold { token: LeaseToken(7), deliveries: 3, retries: 1, losses: 2 });
+        for said in ["", "2 7 1 3 1", "2 7 1 3 1 2 5", "2 x 1 3 1 2", "2 7 1 -3 1 2", "2 7 1  3 1 2"]
+        {
+            assert!(Hold::of(said).is_err(), "{said:?}");
+        }
     }
 }

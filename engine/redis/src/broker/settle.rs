@@ -149,7 +149,7 @@ fn arguments(call: &mut Cmd, settle: &Settle, records: Records) {
         | Settlement::Revoke(_)
         | Settlement::Expire
         | Settlement::Discard => {
-            call.arg("gone").arg("").arg("").arg("");
+            call.arg("gone");
         }
         Settlement::Fail { failure, reason } => {
             call.arg("dead").arg(reason.as_str()).arg(json(failure)).arg(&failed);
@@ -158,7 +158,7 @@ fn arguments(call: &mut Cmd, settle: &Settle, records: Records) {
             call.arg("retry").arg(not_before.unix_millis()).arg("").arg(&failed);
         }
         Settlement::Release => {
-            call.arg("release").arg("").arg("").arg("");
+            call.arg("release");
         }
     }
     if records == Records::Here {

@@ -6,10 +6,12 @@ local count = 0
 for _, row in ipairs({ name, name .. '/' }) do
   local key = P .. 'q/ready/' .. queue .. '/' .. row
   for _, id in ipairs(redis.call('ZRANGE', key, 0, tonumber(ARGV[6]) - 1)) do
-    local d = redis.call('HMGET', task_key(id), 'at', 'u', 't')
-    if tonumber(d[1]) < since then
+    local d = redis.call('HMGET', task_key(id), 'h', 'u', 't')
+    local h = d[1] or older(id)
+    local _, _, at = parts(h)
+    if tonumber(at) < since then
       remove_ready(queue, row, key, id, d[3])
-      bury(id, d[2], 'unroutable', ARGV[7])
+      bury(id, h, d[2], 'unroutable', ARGV[7])
       if here then
         fail_record(id, ARGV[7], false)
       end

@@ -1,6 +1,8 @@
 -- Keeps a checkpoint of a running attempt. ARGV: now, id, token, owner, state. Answers 1 if it is stored.
 local id = ARGV[2]
-if not runs(redis.call('HMGET', record_key(id), 'st', 'k', 'o'), tonumber(ARGV[3]), ARGV[4]) then
+local r = redis.call('HMGET', record_key(id), 'r', 'o')
+local state, known = said_of(r[1] or older_record(record_key(id)))
+if not runs(state, known, r[2], ARGV[3], ARGV[4]) then
   return 0
 end
 redis.call('SET', P .. 't/checkpoint/' .. id, ARGV[5])

@@ -2,10 +2,11 @@
 local answer = {}
 for n = 2, #ARGV do
   local id = ARGV[n]
-  local d = redis.call('HMGET', task_key(id), 'q', 'n', 'x', 'f', 'd', 'at', 's', 'ph')
-  if d[8] == DEAD then
-    answer[#answer + 1] = { id, d[1], d[2], d[3], d[4], tonumber(d[5]), tonumber(d[6]), tonumber(d[7]),
-      redis.call('GET', P .. 'q/wire/' .. id) or '', redis.call('LRANGE', P .. 'q/failed/' .. id, 0, -1) }
+  local d = redis.call('HMGET', task_key(id), 'q', 'n', 'x', 'f', 's', 'h')
+  local phase, _, at, deliveries = parts(d[6] or older(id) or '')
+  if phase == DEAD then
+    answer[#answer + 1] = { id, d[1], d[2], d[3], d[4], tonumber(deliveries), tonumber(at), tonumber(d[5]),
+      redis.call('GET', WIRE .. id) or '', redis.call('LRANGE', P .. 'q/failed/' .. id, 0, -1) }
   end
 end
 return answer

@@ -8,11 +8,12 @@ for n, id in ipairs(looked) do
     answer[1] = n - 1
     break
   end
-  local d = redis.call('HMGET', task_key(id), 'q', 'n', 'x', 'f', 'd', 'at', 's')
+  local d = redis.call('HMGET', task_key(id), 'q', 'n', 'x', 'f', 's', 'h')
   if (ARGV[6] == '' or ARGV[6] == d[1]) and (ARGV[7] == '' or ARGV[7] == d[2])
       and (ARGV[8] == '' or ARGV[8] == d[3]) then
-    answer[#answer + 1] = { id, d[1], d[2], d[3], d[4], tonumber(d[5]), tonumber(d[6]), tonumber(d[7]),
-      redis.call('GET', P .. 'q/wire/' .. id) or '', redis.call('LRANGE', P .. 'q/failed/' .. id, 0, -1) }
+    local _, _, at, deliveries = parts(d[6] or older(id) or '')
+    answer[#answer + 1] = { id, d[1], d[2], d[3], d[4], tonumber(deliveries), tonumber(at), tonumber(d[5]),
+      redis.call('GET', WIRE .. id) or '', redis.call('LRANGE', P .. 'q/failed/' .. id, 0, -1) }
   end
 end
 return answer

@@ -6,13 +6,13 @@ local got = P .. 'q/got/' .. ticket
 local count = 0
 for _, one in ipairs(redis.call('SMEMBERS', got)) do
   local token, id = string.match(one, '^(%d+) (.*)$')
-  token = tonumber(token)
-  local d = held(id, token, owner)
-  if d then
-    remove(P .. 'q/leased/' .. d[4], id)
-    put_back(id, d[4])
+  local h, queue = held(id, token, owner)
+  if h then
+    remove(P .. 'q/leased/' .. queue, id)
+    put_back(id, h, queue)
     if here then
-      release_record(id, token, owner, tonumber(redis.call('HGET', task_key(id), 'r')))
+      local _, _, _, _, retries = parts(h)
+      release_record(id, token, owner, retries)
     end
     count = count + 1
   end

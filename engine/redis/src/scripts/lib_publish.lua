@@ -19,8 +19,8 @@ local function publish(i, seq, here)
     return holder
   end
   local delayed = not_before ~= '' and tonumber(not_before) > now
-  redis.call('HSET', task_key(id), 'q', queue, 'n', name, 'p', ARGV[i + 3], 's', text[seq], 'k', '0', 'r', '0',
-    'd', '0', 'l', '0', 'ph', delayed and DELAYED or READY, 'at', delayed and not_before or text[now])
+  local h = hold(delayed and DELAYED or READY, '0', delayed and not_before or text[now], '0', '0', '0')
+  redis.call('HSET', task_key(id), 'h', h, 'q', queue, 'n', name, 'p', ARGV[i + 3], 's', text[seq])
   if #ARGV[i + 6] > SMALL then
     redis.call('HSET', task_key(id), 'z', #ARGV[i + 6])
   end
@@ -31,7 +31,7 @@ local function publish(i, seq, here)
     redis.call('HSET', task_key(id), 'u', unique)
     redis.call('HSET', P .. 'q/unique', unique, id)
   end
-  wires[#wires + 1] = P .. 'q/wire/' .. id
+  wires[#wires + 1] = WIRE .. id
   wires[#wires + 1] = ARGV[i + 6]
   if delayed then
     add(P .. 'q/delayed/' .. queue, tonumber(not_before), id)

@@ -1,9 +1,10 @@
--- Deliveries and their places. A delivery is a hash `q/task/<id>`; its place is one of the sorted sets of its queue:
+-- Deliveries and their places. A delivery is a hash `q/task/<id>`, of which one field, `h`, says all that moves change but
+-- the owner: what a script reads and writes is paid for by the field. Its place is one of the sorted sets of its queue:
 -- `q/ready/<queue>/<row>` by priority and order, `q/delayed/<queue>` and `q/leased/<queue>` by time. A row is a task name,
 -- and for deliveries with a tenant the name and a slash; these are once more in a lane, `q/lane/<queue>/<name>/<tenant>`,
 -- also by priority and order, and `q/lanes/<queue>/<name>` holds exactly the tenants whose lane is not empty.
 
--- Phases, as kept in the field `ph`.
+-- Phases, each one character.
 local READY, DELAYED, LEASED, DEAD = '0', '1', '2', '3'
 
 -- Room for the order of enqueueing below each priority; ten priorities then stay exact in a double.
@@ -15,8 +16,27 @@ local PROMOTED = 1000
 -- Envelopes up to so many bytes need not be counted: as many as one request takes are few bytes together.
 local SMALL = 4096
 
+local TASK, WIRE = P .. 'q/task/', P .. 'q/wire/'
+
 local function task_key(id)
-  return P .. 'q/task/' .. id
+  return TASK .. id
+end
+
+-- The field `h`: phase, token, since or until when, deliveries, retries, losses, all of them texts.
+local function hold(phase, token, at, deliveries, retries, losses)
+  return phase .. ' ' .. token .. ' ' .. at .. ' ' .. deliveries .. ' ' .. retries .. ' ' .. losses
+end
+
+-- Its parts, as texts.
+local function parts(h)
+  return string.match(h, '^(%d) (%d+) (%-?%d+) (%d+) (%d+) (%d+)$')
+end
+
+-- The field `h` of a delivery that lacks it, or nil: one of an older build, which had a field for each part. They stay where
+-- they are, and nothing reads them once `h` is written.
+local function older(id)
+  local d = redis.call('HMGET', task_key(id), 'ph', 'k', 'at', 'd', 'r', 'l')
+  return d[1] and hold(unpack(d)) or nil
 end
 
 -- Changes to sorted sets, gathered so that each set is written once, and lanes that something has left.
@@ -105,21 +125,22 @@ local function promote(queue, here)
   local delayed, leased = P .. 'q/delayed/' .. queue, P .. 'q/leased/' .. queue
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, PROMOTED)
   for _, id in ipairs(due) do
-    local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 't')
+    local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 't', 'h')
     if d[1] then
-      redis.call('HSET', task_key(id), 'ph', READY)
+      redis.call('HSET', task_key(id), 'h', READY .. string.sub(d[5] or older(id), 2))
       add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id, d[4])
     end
     remove(delayed, id)
   end
   local lost = redis.call('ZRANGEBYSCORE', leased, '-inf', now, 'LIMIT', 0, PROMOTED)
   for _, id in ipairs(lost) do
-    local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 'l', 'k', 't')
+    local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 't', 'h')
     if d[1] then
-      redis.call('HSET', task_key(id), 'ph', READY, 'l', tonumber(d[4]) + 1)
-      add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id, d[6])
+      local _, token, at, deliveries, retries, losses = parts(d[5] or older(id))
+      redis.call('HSET', task_key(id), 'h', hold(READY, token, at, deliveries, retries, text[losses + 1]))
+      add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id, d[4])
       if here then
-        lose_record(id, tonumber(d[5]))
+        lose_record(id, token)
       end
     end
     remove(leased, id)
@@ -142,8 +163,10 @@ local function keep_clock()
       local held_now = redis.call('ZRANGEBYSCORE', leased, '(' .. text[now], '+inf', 'WITHSCORES')
       for n = 1, #held_now, 2 do
         local id, at = held_now[n], tonumber(held_now[n + 1]) - (seen - now)
-        if redis.call('HEXISTS', task_key(id), 'at') == 1 then
-          redis.call('HSET', task_key(id), 'at', text[at])
+        local h = redis.call('HGET', task_key(id), 'h') or older(id)
+        if h then
+          local phase, token, _, deliveries, retries, losses = parts(h)
+          redis.call('HSET', task_key(id), 'h', hold(phase, token, text[at], deliveries, retries, losses))
         end
         add(leased, at, id)
       end
@@ -155,20 +178,24 @@ local function keep_clock()
   redis.call('SET', P .. 'q/clock', text[now])
 end
 
--- What a receipt holds, or nil: the fields of its delivery that every move needs.
+-- What a receipt holds, or nil: the field `h` of its delivery, its queue, and its unique key or false. Tokens are texts in
+-- every receipt: one number has one text.
 local function held(id, token, owner)
-  local d = redis.call('HMGET', task_key(id), 'ph', 'k', 'o', 'q', 'u')
-  if d[1] == LEASED and tonumber(d[2]) == token and d[3] == owner then
-    return d
+  local d = redis.call('HMGET', task_key(id), 'h', 'o', 'q', 'u')
+  local h = d[1] or older(id)
+  local begins = LEASED .. ' ' .. token .. ' '
+  if h and d[2] == owner and string.sub(h, 1, #begins) == begins then
+    return h, d[3], d[4]
   end
   return nil
 end
 
 -- Puts a delivery that is held back to its place, as if it had not been made.
-local function put_back(id, queue)
-  local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 'd', 't')
-  redis.call('HSET', task_key(id), 'ph', READY, 'at', text[now], 'd', text[tonumber(d[4]) - 1])
-  add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id, d[5])
+local function put_back(id, h, queue)
+  local d = redis.call('HMGET', task_key(id), 'n', 'p', 's', 't')
+  local _, token, _, deliveries, retries, losses = parts(h)
+  redis.call('HSET', task_key(id), 'h', hold(READY, token, text[now], text[deliveries - 1], retries, losses))
+  add_ready(queue, d[1], tonumber(d[2]), tonumber(d[3]), id, d[4])
 end
 
 -- Gives the unique key up, unless another task has it.
@@ -180,13 +207,18 @@ end
 
 -- Takes a delivery away with all that hangs on it.
 local function drop(id, unique)
-  redis.call('DEL', task_key(id), P .. 'q/wire/' .. id, P .. 'q/failed/' .. id)
+  redis.call('DEL', task_key(id), WIRE .. id, P .. 'q/failed/' .. id)
   free_unique(unique, id)
 end
 
--- Moves a delivery, whose place the caller has removed, to the dead letters.
-local function bury(id, unique, reason, failure)
-  redis.call('HSET', task_key(id), 'ph', DEAD, 'x', reason, 'f', failure, 'at', now)
+-- Moves a delivery, whose place the caller has removed, to the dead letters. `uncounted` if the delivery that it had is to
+-- be counted as not made.
+local function bury(id, h, unique, reason, failure, uncounted)
+  local _, token, _, deliveries, retries, losses = parts(h)
+  if uncounted then
+    deliveries = text[deliveries - 1]
+  end
+  redis.call('HSET', task_key(id), 'h', hold(DEAD, token, text[now], deliveries, retries, losses), 'x', reason, 'f', failure)
   redis.call('ZADD', P .. 'q/dead', now, id)
   free_unique(unique, id)
 end

@@ -1,7 +1,7 @@
 -- Leasing, as the first part of a script. ARGV: now, records, how many, for how long, owner, worker, ticket, 1 to be woken
 -- later, count of tickets, count of queues, count of names, tickets whose answer has come, queues, names, and what else the
--- script takes. Answers the time, when something falls due (-1: nothing), and for each delivery: id, queue, token, retries,
--- deliveries, losses, the wire form.
+-- script takes. Answers the time, when something falls due (-1: nothing), and for each delivery: id, queue, its field
+-- `h`, the wire form, and on whose account it is if tenants take turns.
 -- One script, because a delivery is in one place at any moment, and its record says what the broker says.
 local here, missing, lease = ARGV[2] == '1', tonumber(ARGV[3]), tonumber(ARGV[4])
 local owner, worker, ticket, waits = ARGV[5], ARGV[6], ARGV[7], ARGV[8] == '1'
@@ -64,22 +64,24 @@ end
 -- Leases a delivery of a row, which is this key; with a tenant, on whose account it is, the answer says so. False if it does
 -- not fit into the answer.
 local function take(queue, row, key, id, tenant)
-  local d = redis.call('HMGET', task_key(id), 'k', 'r', 'd', 'l', 'z', 't')
-  room = room - tonumber(d[5] or 0)
+  local task = task_key(id)
+  local d = redis.call('HMGET', task, 'h', 'z', 't')
+  room = room - (d[2] or 0)
   if room < 0 and #taken > 0 then
     missing = 0
     return false
   end
-  local token, retries, deliveries = tonumber(d[1]) + 1, tonumber(d[2]), tonumber(d[3]) + 1
-  redis.call('HSET', task_key(id), 'ph', LEASED, 'at', text[until_], 'k', text[token], 'o', owner, 'd',
-    text[deliveries])
-  remove_ready(queue, row, key, id, d[6])
+  local _, token, _, deliveries, retries, losses = parts(d[1] or older(id))
+  token, deliveries = text[number[token] + 1], text[number[deliveries] + 1]
+  local h = hold(LEASED, token, text[until_], deliveries, retries, losses)
+  redis.call('HSET', task, 'h', h, 'o', owner)
+  remove_ready(queue, row, key, id, d[3])
   add(P .. 'q/leased/' .. queue, until_, id)
-  taken[#taken + 1] = text[token] .. ' ' .. id
-  wires[#wires + 1] = P .. 'q/wire/' .. id
-  answer[#answer + 1] = { id, queue, token, retries, deliveries, tonumber(d[4]), '', tenant }
+  taken[#taken + 1] = token .. ' ' .. id
+  wires[#wires + 1] = WIRE .. id
+  answer[#answer + 1] = { id, queue, h, '', tenant }
   if here then
-    begin_record(id, token, owner, text[retries + 1], text[deliveries], text[now], worker)
+    begin_record(id, token, owner, text[number[retries] + 1], deliveries, text[now], worker)
   end
   return true
 end
@@ -89,7 +91,7 @@ local function end_receiving()
   if #taken > 0 then
     flush()
     for n, wire in ipairs(redis.call('MGET', unpack(wires))) do
-      answer[n + 2][7] = wire or ''
+      answer[n + 2][4] = wire or ''
     end
     -- For the case that this answer is lost.
     local got = P .. 'q/got/' .. ticket

@@ -1,8 +1,41 @@
 -- What happens to a task's record. Mirrors what a settlement means in the other backends; all are held to one suite.
 -- MAY[from][to] holds the legal moves; it is written in front of this text from the table in the core.
 
+local RECORD = P .. 't/task/'
+
 local function record_key(id)
-  return P .. 't/task/' .. id
+  return RECORD .. id
+end
+
+-- What moves change of a record is one field, `r`: state, token, token of the newest settlement, finished at, attempt,
+-- deliveries, started at, with `-` for what is not there. Each field that a script reads or writes is paid for.
+-- Answers state, token, token of the settlement, finished at, and what follows as it stands; nothing of nil.
+local function said_of(r)
+  return string.match(r or '', '^(%S+) (%S+) (%S+) (%S+) (.*)$')
+end
+
+-- The attempt, the deliveries and the time of the start, of what follows.
+local function counts(rest)
+  return string.match(rest, '^(%S+) (%S+) (%S+)$')
+end
+
+-- The field `r` of a record that lacks it, or nil: one of an older build, which had a field for each part. They stay where
+-- they are, and nothing reads them once `r` is written.
+local function older_record(key)
+  local r = redis.call('HMGET', key, 'st', 'k', 'sk', 'fa', 'a', 'dc', 'sa')
+  if not r[1] then
+    return nil
+  end
+  for n = 1, 7 do
+    r[n] = r[n] or '-'
+  end
+  return table.concat(r, ' ')
+end
+
+-- The state of a record, or nil without one.
+local function state_of(id)
+  local key = record_key(id)
+  return (said_of(redis.call('HGET', key, 'r') or older_record(key)))
 end
 
 -- Records whose result is larger are not told; whoever watches reads them.
@@ -49,11 +82,10 @@ local function queue_record(id, queue, name, max_retries, enqueued_at, not_befor
     return
   end
   if not_before ~= '' then
-    redis.call('HSET', key, 'q', queue, 'n', name, 'st', 'queued', 'a', '0', 'mr', max_retries, 'dc', '0', 'k', '0',
-      'eq', enqueued_at, 'nb', not_before)
+    redis.call('HSET', key, 'r', 'queued 0 - - 0 0 -', 'q', queue, 'n', name, 'mr', max_retries, 'eq', enqueued_at,
+      'nb', not_before)
   else
-    redis.call('HSET', key, 'q', queue, 'n', name, 'st', 'queued', 'a', '0', 'mr', max_retries, 'dc', '0', 'k', '0',
-      'eq', enqueued_at)
+    redis.call('HSET', key, 'r', 'queued 0 - - 0 0 -', 'q', queue, 'n', name, 'mr', max_retries, 'eq', enqueued_at)
   end
   if parent ~= '' then
     redis.call('HSET', key, 'pa', parent, 'ro', root)
@@ -63,29 +95,31 @@ local function queue_record(id, queue, name, max_retries, enqueued_at, not_befor
   redis.call('ZADD', P .. 't/all', text[now * 1024 + count % 1024], id)
 end
 
-local function runs(r, token, owner)
-  return r[1] == 'running' and tonumber(r[2]) == token and r[3] == owner
+-- Whether a record of this state, token and owner runs under a receipt. Tokens are texts: one number has one text.
+local function runs(state, known, known_owner, token, owner)
+  return state == 'running' and known == token and known_owner == owner
 end
 
 -- An attempt begins under a token newer than any known. True when it is on record, also when it was before.
 local function begin_record(id, token, owner, attempt, deliveries, at, worker)
   local key = record_key(id)
-  local r = redis.call('HMGET', key, 'st', 'k', 'o', 'wt')
-  if not r[1] then
+  local r = redis.call('HMGET', key, 'r', 'o', 'wt')
+  local state, known, settled = said_of(r[1] or older_record(key))
+  if not state then
     return false
   end
-  if runs(r, token, owner) then
+  if runs(state, known, r[2], token, owner) then
     return true
   end
-  if token <= tonumber(r[2]) or not MAY[r[1]]['running'] then
+  if number[token] <= number[known] or not MAY[state]['running'] then
     return false
   end
-  redis.call('HSET', key, 'st', 'running', 'k', text[token], 'o', owner, 'a', attempt, 'dc', deliveries, 'sa', at,
-    'w', worker)
-  if token > 1 then
+  redis.call('HSET', key, 'r',
+    'running ' .. token .. ' ' .. settled .. ' - ' .. attempt .. ' ' .. deliveries .. ' ' .. at, 'o', owner, 'w', worker)
+  if token ~= '1' then
     redis.call('HDEL', key, 'pr', 'f')
   end
-  if r[4] then
+  if r[3] then
     tell(id, false)
   end
   return true
@@ -95,19 +129,18 @@ end
 -- none of the task's code ran, the failed attempt for the history or '', how many arguments follow, field, value, ...
 -- Answers whether it is stored, and the place behind the last argument.
 local function settle_record(id, token, owner, i)
-  local target, at, attempt, before_start, failed = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4]
-  local count = tonumber(ARGV[i + 5])
-  local after = i + 6 + count
+  local target, at, attempt, before_start, failed = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local after = i + 6 + number[ARGV[i + 5]]
   local key = record_key(id)
-  local r = redis.call('HMGET', key, 'st', 'k', 'o', 'sk', 'dc', 'c', 'wt')
-  local state, known = r[1], tonumber(r[2])
-  if not state or token < known or (token == known and r[3] ~= owner) then
+  local r = redis.call('HMGET', key, 'r', 'o', 'c', 'wt')
+  local state, known, settled, finished, rest = said_of(r[1] or older_record(key))
+  if not state or (token == known and r[2] ~= owner) or (token ~= known and number[token] < number[known]) then
     return false, after
   end
   if target == '' then
     return true, after
   end
-  if tonumber(r[4] or -1) == token then
+  if settled == token then
     return state == target, after
   end
   if target == 'queued' and (state == 'queued' or state == 'retrying') then
@@ -118,31 +151,25 @@ local function settle_record(id, token, owner, i)
   if not MAY[state][target] or MAY[state]['final'] then
     return false, after
   end
-  local begun = token == known
-  local set = { 'st', target, 'sk', text[token], unpack(ARGV, i + 6, after - 1) }
-  if not begun then
-    set[#set + 1] = 'k'
-    set[#set + 1] = text[token]
-    set[#set + 1] = 'o'
-    set[#set + 1] = owner
-  end
-  local final = MAY[target]['final']
+  local begun, final = token == known, MAY[target]['final']
   if final then
-    set[#set + 1] = 'fa'
-    set[#set + 1] = at
+    finished = at
   end
   if begun and (target == 'queued' or before_start == '1') then
-    set[#set + 1] = 'a'
-    set[#set + 1] = math.max(0, attempt - 1)
-    redis.call('HDEL', key, 'sa')
+    local _, deliveries = counts(rest)
+    if target == 'queued' then
+      deliveries = text[math.max(0, deliveries - 1)]
+      redis.call('HDEL', key, 'pr')
+    end
+    rest = text[math.max(0, attempt - 1)] .. ' ' .. deliveries .. ' -'
   end
-  if begun and target == 'queued' then
-    set[#set + 1] = 'dc'
-    set[#set + 1] = math.max(0, tonumber(r[5]) - 1)
-    redis.call('HDEL', key, 'pr')
+  local now_said = target .. ' ' .. token .. ' ' .. token .. ' ' .. finished .. ' ' .. rest
+  if begun then
+    redis.call('HSET', key, 'r', now_said, unpack(ARGV, i + 6, after - 1))
+  else
+    redis.call('HSET', key, 'r', now_said, 'o', owner, unpack(ARGV, i + 6, after - 1))
   end
-  redis.call('HSET', key, unpack(set))
-  if final and r[6] then
+  if final and r[3] then
     redis.call('DEL', P .. 't/checkpoint/' .. id)
     redis.call('HDEL', key, 'c')
   end
@@ -151,7 +178,7 @@ local function settle_record(id, token, owner, i)
     redis.call('RPUSH', history, failed)
     redis.call('LTRIM', history, -HISTORY, -1)
   end
-  if r[7] then
+  if r[4] then
     tell(id, final)
   end
   return true, after
@@ -160,11 +187,14 @@ end
 -- The delivery went back as if it had not been made; `attempt` is the one before it.
 local function release_record(id, token, owner, attempt)
   local key = record_key(id)
-  local r = redis.call('HMGET', key, 'st', 'k', 'o', 'dc', 'wt')
-  if runs(r, token, owner) then
-    redis.call('HSET', key, 'st', 'queued', 'sk', token, 'a', attempt, 'dc', math.max(0, tonumber(r[4]) - 1))
-    redis.call('HDEL', key, 'sa', 'pr')
-    if r[5] then
+  local r = redis.call('HMGET', key, 'r', 'o', 'wt')
+  local state, known, _, finished, rest = said_of(r[1] or older_record(key))
+  if runs(state, known, r[2], token, owner) then
+    local _, deliveries = counts(rest)
+    redis.call('HSET', key, 'r', 'queued ' .. known .. ' ' .. token .. ' ' .. finished .. ' ' .. attempt .. ' '
+      .. text[math.max(0, deliveries - 1)] .. ' -')
+    redis.call('HDEL', key, 'pr')
+    if r[3] then
       tell(id, false)
     end
   end
@@ -173,10 +203,11 @@ end
 -- A lease ran out: what ran under this token waits again.
 local function lose_record(id, token)
   local key = record_key(id)
-  local r = redis.call('HMGET', key, 'st', 'k', 'wt')
-  if r[1] == 'running' and tonumber(r[2]) == token then
-    redis.call('HSET', key, 'st', 'queued')
-    if r[3] then
+  local r = redis.call('HMGET', key, 'r', 'wt')
+  local state, known, settled, finished, rest = said_of(r[1] or older_record(key))
+  if state == 'running' and known == token then
+    redis.call('HSET', key, 'r', 'queued ' .. known .. ' ' .. settled .. ' ' .. finished .. ' ' .. rest)
+    if r[2] then
       tell(id, false)
     end
   end
@@ -185,20 +216,22 @@ end
 -- The broker gave a task up without an attempt. `uncounted` is 1 when the delivery that found it unreadable had begun one.
 local function fail_record(id, failure, uncounted)
   local key = record_key(id)
-  local r = redis.call('HMGET', key, 'st', 'dc', 'c', 'wt')
-  if not r[1] or not MAY[r[1]]['failed'] then
+  local r = redis.call('HMGET', key, 'r', 'c', 'wt')
+  local state, known, settled, _, rest = said_of(r[1] or older_record(key))
+  if not state or not MAY[state]['failed'] then
     return
   end
-  redis.call('HSET', key, 'st', 'failed', 'f', failure, 'fa', now)
   if uncounted then
-    redis.call('HSET', key, 'a', 0, 'dc', math.max(0, tonumber(r[2]) - 1))
-    redis.call('HDEL', key, 'sa', 'w')
+    local _, deliveries = counts(rest)
+    rest = '0 ' .. text[math.max(0, deliveries - 1)] .. ' -'
+    redis.call('HDEL', key, 'w')
   end
-  if r[3] then
+  redis.call('HSET', key, 'r', 'failed ' .. known .. ' ' .. settled .. ' ' .. text[now] .. ' ' .. rest, 'f', failure)
+  if r[2] then
     redis.call('DEL', P .. 't/checkpoint/' .. id)
     redis.call('HDEL', key, 'c')
   end
-  if r[4] then
+  if r[3] then
     tell(id, true)
   end
 end
@@ -206,9 +239,10 @@ end
 -- Back from the dead letters, with nothing used up.
 local function replay_record(id)
   local key = record_key(id)
-  if redis.call('HGET', key, 'st') == 'failed' then
-    redis.call('HSET', key, 'st', 'queued', 'a', 0, 'dc', 0)
-    redis.call('HDEL', key, 'nb', 'sa', 'fa', 'pr', 'f')
+  local state, known, settled = said_of(redis.call('HGET', key, 'r') or older_record(key))
+  if state == 'failed' then
+    redis.call('HSET', key, 'r', 'queued ' .. known .. ' ' .. settled .. ' - 0 0 -')
+    redis.call('HDEL', key, 'nb', 'pr', 'f')
     -- Who waited for its end was told of that; whoever waits again has said so since.
   end
 end

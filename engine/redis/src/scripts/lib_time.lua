@@ -17,3 +17,12 @@ local text = setmetatable({}, {
     return written
   end
 })
+
+-- The other way round, for the few that come again and again.
+local number = setmetatable({}, {
+  __index = function(known, written)
+    local read = tonumber(written)
+    known[written] = read
+    return read
+  end
+})

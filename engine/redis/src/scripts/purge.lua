@@ -14,7 +14,7 @@ local function take(key, row)
       remove(key, id)
     end
     if here then
-      local state = redis.call('HGET', record_key(id), 'st')
+      local state = state_of(id)
       if state and not MAY[state]['final'] then
         remove_record(id)
       end

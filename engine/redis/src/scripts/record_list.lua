@@ -7,9 +7,11 @@ for n, id in ipairs(looked) do
     answer[1] = n - 1
     break
   end
-  local r = redis.call('HMGET', record_key(id), 'st', 'q', 'n', 'a', 'mr', 'dc', 'k', 'eq', 'nb', 'sa', 'fa', 'w', 'pr', 'f',
-    'rv', 'md', 'mv', 'us', 'pa', 'ro')
-  if r[1] and (ARGV[5] == '' or ARGV[5] == r[1]) and (ARGV[6] == '' or ARGV[6] == r[2])
+  local r = redis.call('HMGET', record_key(id), 'r', 'q', 'n', 'mr', 'eq', 'nb', 'w', 'pr', 'f', 'rv', 'md', 'mv', 'us',
+    'pa', 'ro')
+  r[1] = r[1] or older_record(record_key(id))
+  local state = said_of(r[1])
+  if state and (ARGV[5] == '' or ARGV[5] == state) and (ARGV[6] == '' or ARGV[6] == r[2])
       and (ARGV[7] == '' or ARGV[7] == r[3]) then
     answer[#answer + 1] = { id, r }
   end

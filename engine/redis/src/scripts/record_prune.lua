@@ -3,8 +3,9 @@
 local looked = redis.call('ZRANGEBYSCORE', P .. 't/all', '-inf', (ARGV[2] + 1) * 1024, 'LIMIT', ARGV[3], ARGV[4])
 local gone = 0
 for _, id in ipairs(looked) do
-  local r = redis.call('HMGET', record_key(id), 'fa', 'st')
-  if not r[2] or (r[1] and tonumber(r[1]) < tonumber(ARGV[2])) then
+  local key = record_key(id)
+  local state, _, _, finished = said_of(redis.call('HGET', key, 'r') or older_record(key))
+  if not state or (finished ~= '-' and tonumber(finished) < tonumber(ARGV[2])) then
     remove_record(id)
     gone = gone + 1
   end

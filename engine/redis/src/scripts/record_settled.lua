@@ -3,7 +3,7 @@
 local answers, i = {}, 3
 for n = 1, tonumber(ARGV[2]) do
   local stored
-  stored, i = settle_record(ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], i + 3)
+  stored, i = settle_record(ARGV[i], ARGV[i + 1], ARGV[i + 2], i + 3)
   answers[n] = stored and 1 or 0
 end
 return answers

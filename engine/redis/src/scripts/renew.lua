@@ -4,12 +4,13 @@ keep_clock()
 local answers = {}
 for i = 2, #ARGV, 4 do
   local id = ARGV[i]
-  local d = held(id, tonumber(ARGV[i + 1]), ARGV[i + 2])
+  local h, queue = held(id, ARGV[i + 1], ARGV[i + 2])
   local at = -1
-  if d then
-    at = math.max(tonumber(redis.call('HGET', task_key(id), 'at')), now + tonumber(ARGV[i + 3]))
-    redis.call('HSET', task_key(id), 'at', at)
-    redis.call('ZADD', P .. 'q/leased/' .. d[4], at, id)
+  if h then
+    local _, token, known, deliveries, retries, losses = parts(h)
+    at = math.max(tonumber(known), now + tonumber(ARGV[i + 3]))
+    redis.call('HSET', task_key(id), 'h', hold(LEASED, token, text[at], deliveries, retries, losses))
+    redis.call('ZADD', P .. 'q/leased/' .. queue, text[at], id)
   end
   answers[#answers + 1] = at
 end

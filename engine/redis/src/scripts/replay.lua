@@ -5,10 +5,12 @@ local here = ARGV[2] == '1'
 local answers = {}
 for n = 3, #ARGV do
   local id = ARGV[n]
-  local d = redis.call('HMGET', task_key(id), 'ph', 'q', 'n', 'p', 's', 'u', 't')
-  if d[1] == DEAD then
+  local d = redis.call('HMGET', task_key(id), 'h', 'q', 'n', 'p', 's', 'u', 't')
+  local h = d[1] or older(id)
+  local phase, token = parts(h or '')
+  if phase == DEAD then
     answers[n - 2] = 1
-    redis.call('HSET', task_key(id), 'ph', READY, 'at', now, 'r', 0, 'd', 0, 'l', 0)
+    redis.call('HSET', task_key(id), 'h', hold(READY, token, text[now], '0', '0', '0'))
     redis.call('HDEL', task_key(id), 'x', 'f')
     if d[6] and redis.call('HSETNX', P .. 'q/unique', d[6], id) == 0 then
       redis.call('HDEL', task_key(id), 'u')

@@ -2,7 +2,7 @@
 -- long. Answers the count of what was told before, and the fields.
 -- One script, because a change between the reading and the asking would not be told.
 local key, watch = record_key(ARGV[2]), P .. 't/watch/' .. ARGV[2]
-local state = redis.call('HGET', key, 'st')
+local state = state_of(ARGV[2])
 if not state then
   return { 0, {} }
 end

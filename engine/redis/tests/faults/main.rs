@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "every line of this file is test code")]
 
 mod modules;
+mod older;
 mod watching;
 
 use std::collections::HashSet;
