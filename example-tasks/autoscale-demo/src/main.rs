@@ -14,14 +14,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use stem_core::backend::result::RecordFilter;
 use stem_core::control::Drain;
+use stem_core::task::{TaskRecord, TaskState};
 use stem_engine::units::duration;
 use stem_engine::{AutoscaleRules, Backends, Client, SystemClock, Worker, WorkerConfig};
 use stem_sql::{Sqlite, SqliteOptions};
 
-use self::decisions::Decisions;
+use self::decisions::{Change, Decisions};
 use self::wave::{NAME, Seen, Wave};
 
+/// More records than any run leaves.
+const ALL: usize = 1_000_000;
+/// By how much a decision may be told later than it was made.
+const TOLD_WITHIN: f64 = 0.1;
 /// How long each task takes. It waits, as for a service somewhere, so it is the places that bound how many are done.
 const TASK: Duration = Duration::from_millis(200);
 
@@ -119,7 +125,50 @@ async fn run(cli: Cli) -> Result<()> {
     let made = decisions.take();
     plot::draw(&cli.out, &seen, &made, &rules)?;
     println!("{} decisions that changed something; drawn in {}", made.len(), cli.out.display());
-    check(&cli, &seen)
+    let records =
+        client.backends().results.list(&RecordFilter { limit: ALL, ..RecordFilter::default() });
+    let records = records.await?;
+    check(&cli, &seen)?;
+    all_done_at_once(&records)?;
+    let turns = directions_keep(&made, &rules)?;
+    println!(
+        "{} tasks, each done at its first delivery; {turns} changes of direction, each after its cool-down",
+        records.len()
+    );
+    Ok(())
+}
+
+/// No task is cut off to have fewer at work: each has ended by its first attempt.
+fn all_done_at_once(records: &[TaskRecord]) -> Result<()> {
+    for record in records {
+        let (state, deliveries) = (record.state, record.delivery_count);
+        let done = state == TaskState::Succeeded && deliveries == 1;
+        ensure!(done, "task {} is {} after {deliveries} deliveries", record.id, state.as_str());
+    }
+    Ok(())
+}
+
+/// How often the direction changed; an error if that was once before the cool-down was over.
+fn directions_keep(made: &[Change], rules: &AutoscaleRules) -> Result<usize> {
+    let mut turns = 0;
+    #[expect(clippy::cast_precision_loss, reason = "a few places")]
+    let start = Change { at: 0.0, to: rules.min as f64 };
+    let all: Vec<&Change> = std::iter::once(&start).chain(made).collect();
+    for three in all.windows(3) {
+        let [before, one, other] = three else { continue };
+        let (up, was_up) = (other.to > one.to, one.to > before.to);
+        if up == was_up {
+            continue;
+        }
+        turns += 1;
+        let cooldown = if up { rules.scale_up_cooldown } else { rules.scale_down_cooldown };
+        let after = other.at - one.at;
+        ensure!(
+            after >= cooldown.as_secs_f64() - TOLD_WITHIN,
+            "the direction changed {after:.2} s after the last change, and not {cooldown:?}"
+        );
+    }
+    Ok(turns)
 }
 
 /// What must hold of any run.
@@ -131,4 +180,27 @@ fn check(cli: &Cli, seen: &[Seen]) -> Result<()> {
     ensure!(last.concurrency == cli.min, "it ended at {} and not at {}", last.concurrency, cli.min);
     ensure!(last.depth == 0 && last.inflight == 0, "tasks are left");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_direction_before_its_cool_down_is_told() {
+        let rules = AutoscaleRules {
+            scale_up_cooldown: Duration::from_secs(1),
+            scale_down_cooldown: Duration::from_secs(2),
+            ..AutoscaleRules::between(1, 8)
+        };
+        let turns = |made: &[(f64, f64)]| {
+            let made: Vec<Change> = made.iter().map(|&(at, to)| Change { at, to }).collect();
+            directions_keep(&made, &rules)
+        };
+        assert_eq!(turns(&[]).unwrap(), 0);
+        assert_eq!(turns(&[(1.0, 2.0), (1.1, 3.0)]).unwrap(), 0);
+        assert_eq!(turns(&[(1.0, 2.0), (3.0, 1.0), (4.0, 2.0)]).unwrap(), 2);
+        assert!(turns(&[(1.0, 2.0), (2.5, 1.0)]).is_err());
+        assert!(turns(&[(1.0, 2.0), (3.0, 1.0), (3.5, 2.0)]).is_err());
+    }
 }

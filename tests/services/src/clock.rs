@@ -7,29 +7,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 
+pub(crate) const NAME: &str = "clock";
 const SOURCE: &str = include_str!("clock.c");
 /// In the directory: by how many microseconds the clock is ahead, in eight bytes.
 const AHEAD: &str = "clock";
-const LIBRARY: &str = "clock.so";
 
 /// Puts it into this directory; it shows the right time.
 pub(crate) fn make(directory: &Path) -> Result<()> {
     set(directory, Ahead::NONE)?;
-    let source = directory.join("clock.c");
-    fs::write(&source, SOURCE)?;
-    let built = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
-        .args(["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o"])
-        .args([directory.join(LIBRARY), source])
-        .output()
-        .context("no C compiler for the server's clock: run `cargo xtask setup`")?;
-    let said = String::from_utf8_lossy(&built.stderr);
-    ensure!(built.status.success(), "the server's clock cannot be built: {said}");
-    Ok(())
+    crate::preload::build(directory, NAME, SOURCE)
 }
 
-/// Has this server go by it.
+/// Has this server, which loads the library, go by it.
 pub(crate) fn wear(command: &mut Command, directory: &Path) {
-    command.env("LD_PRELOAD", directory.join(LIBRARY)).env("STEM_CLOCK", directory.join(AHEAD));
+    command.env("STEM_CLOCK", directory.join(AHEAD));
 }
 
 /// How far a clock is off.

@@ -11,6 +11,8 @@
 //!
 //! Redis and Postgres may have a wall clock of their own that can be set: [`Ahead`].
 //!
+//! What a Redis has not synced can be lost as by a cut of its power: [`RedisServer::cut_power`].
+//!
 //! A [`Proxy`] before a server is a network that can be bad.
 //!
 //! Each server listens on a port of 127.0.0.1 and keeps its data in a directory of its own, directly under `/tmp`. It
@@ -32,6 +34,8 @@ mod clock;
 mod disk;
 pub mod marked;
 mod postgres;
+mod power;
+mod preload;
 mod programs;
 mod prometheus;
 mod proxy;

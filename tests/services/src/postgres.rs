@@ -12,7 +12,7 @@ use crate::account::Account;
 use crate::clock::{self, Ahead};
 use crate::server::{self, Server};
 use crate::shared::Shared;
-use crate::{disk, programs};
+use crate::{disk, preload, programs};
 
 /// How a server is set.
 #[derive(Clone, Debug)]
@@ -199,6 +199,7 @@ impl PostgresServer {
         }
         if self.settings.own_clock {
             clock::wear(&mut command, self.server.directory());
+            preload::load(&mut command, self.server.directory(), &[clock::NAME]);
         }
         self.server.launch(command, |pid| self.cluster.ready() == Some(pid))
     }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::clock::{self, Ahead};
 use crate::server::{self, Server};
-use crate::{disk, programs};
+use crate::{disk, power, preload, programs};
 
 /// No answer takes longer.
 const REPLY: Duration = Duration::from_secs(10);
@@ -49,6 +50,8 @@ pub struct RedisSettings {
     pub own_disk: bool,
     /// Whether it has a wall clock of its own, which [`RedisServer::set_clock`] sets.
     pub own_clock: bool,
+    /// Whether it notes what it has synced, so that [`RedisServer::cut_power`] can take the rest.
+    pub own_power: bool,
     /// More arguments of the command line, for instance `["--maxmemory", "8mb"]`. A later one wins.
     pub extra: Vec<String>,
 }
@@ -62,6 +65,7 @@ impl Default for RedisSettings {
             password: None,
             own_disk: false,
             own_clock: false,
+            own_power: false,
             extra: Vec::new(),
         }
     }
@@ -94,6 +98,9 @@ impl RedisServer {
             }
             if settings.own_clock {
                 clock::make(server.server.directory())?;
+            }
+            if settings.own_power {
+                power::make(server.server.directory())?;
             }
             server.launch()?;
             Ok(server)
@@ -128,6 +135,16 @@ impl RedisServer {
     #[track_caller]
     pub fn kill(&self) {
         self.server.kill().unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Kills it as a cut of the power does, which also takes of its append-only file what was not synced; answers how many
+    /// bytes that was.
+    #[track_caller]
+    pub fn cut_power(&self) -> u64 {
+        assert!(self.settings.own_power, "it does not note what it has synced");
+        self.kill();
+        power::cut(&self.data().join("appendonlydir"), "aof")
+            .unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// Starts it again on the same port and directory, killing it first if it runs. Waits until it has loaded its data.
@@ -197,15 +214,17 @@ impl RedisServer {
         ask(&mut connection, words).with_context(|| format!("redis refused {words:?}"))
     }
 
+    fn data(&self) -> PathBuf {
+        if self.settings.own_disk { self.server.disk() } else { self.server.directory().to_owned() }
+    }
+
     fn launch(&self) -> Result<()> {
         let settings = &self.settings;
-        let data =
-            if settings.own_disk { self.server.disk() } else { self.server.directory().to_owned() };
         let mut command = Command::new(programs::redis_server()?);
         command
             .args(["--bind", "127.0.0.1", "--port", &self.port().to_string()])
             .args(["--daemonize", "no", "--save", "", "--dir"])
-            .arg(data)
+            .arg(self.data())
             .args(["--appendonly", if settings.appendonly { "yes" } else { "no" }])
             .args(["--appendfsync", settings.appendfsync.as_str()])
             .args(["--maxmemory-policy", "noeviction", "--enable-debug-command", "local"]);
@@ -213,9 +232,13 @@ impl RedisServer {
             command.args(["--requirepass", password]);
         }
         command.args(&settings.extra);
+        let directory = self.server.directory();
         if settings.own_clock {
-            clock::wear(&mut command, self.server.directory());
+            clock::wear(&mut command, directory);
         }
+        let own = [(settings.own_clock, clock::NAME), (settings.own_power, power::NAME)];
+        let loads: Vec<&str> = own.iter().filter(|(own, _)| *own).map(|(_, name)| *name).collect();
+        preload::load(&mut command, directory, &loads);
         // The process id tells this server from another one that was faster to listen on the port.
         self.server.launch(command, |pid| {
             self.command(&["PING"]).is_ok()

@@ -79,13 +79,15 @@ pub(crate) fn lab(root: &Path) -> Result<()> {
     Step::new(root, target_dir(root).join("debug/worker-control-lab")).run()
 }
 
-/// A backlog that comes and goes; `example-tasks/autoscale-demo` is the program that shows what a worker makes of it.
-pub(crate) fn autoscale(root: &Path) -> Result<()> {
+/// A backlog that comes and goes; `example-tasks/autoscale-demo` is the program that shows what a worker makes of it, and
+/// understands these words.
+pub(crate) fn autoscale(root: &Path, words: &[String]) -> Result<()> {
     setup::compiler(root)?;
     let picture = target_dir(root).join("autoscale.svg");
     Step::cargo(root)
         .args(["run", "--quiet", "--locked", "--package", "autoscale-demo", "--", "--out"])
         .args([picture])
+        .args(words)
         .run()
 }
 

@@ -19,7 +19,7 @@ usage: cargo xtask <command>
 
   demo      build everything, and show a worker at work: under a minute after the build
   lab       build three workers, and show what an operator can do to them and their tasks
-  autoscale a backlog that comes and goes, and a worker whose concurrency follows it; drawn as SVG
+  autoscale a backlog that comes and goes, and a worker whose concurrency follows it; see autoscale --help
   test      build everything, and run every test
   guests    build the example tasks to WebAssembly, into target/stem-modules
   setup     install what builds and tests need and this machine lacks; the others do so by themselves
@@ -43,14 +43,15 @@ fn main() -> ExitCode {
     let words: Vec<String> = arguments.collect();
     let root = root();
     // Only these take more words.
-    let takes_words = |name: &str| matches!(name, "audit" | "bench" | "chaos" | "fuzz" | "sim");
+    let takes_words =
+        |name: &str| matches!(name, "audit" | "autoscale" | "bench" | "chaos" | "fuzz" | "sim");
     let done = match command.as_deref().filter(|name| words.is_empty() || takes_words(name)) {
         Some("setup") => commands::setup(&root),
         Some("guests") => guests::build(&root),
         Some("test") => commands::test(&root),
         Some("demo") => commands::demo(&root),
         Some("lab") => commands::lab(&root),
-        Some("autoscale") => commands::autoscale(&root),
+        Some("autoscale") => commands::autoscale(&root, &words),
         Some("bench") => commands::bench(&root, &words),
         Some("sim") => commands::sim(&root, &words),
         Some("audit") => commands::audit(&root, &words),

@@ -295,7 +295,8 @@ mod tests {
     fn what_a_delivery_says_is_read_whole_or_not_at_all() {
         let hold = Hold::of("2 7 1795305600000 3 1 2").unwrap();
         assert_eq!(hold, Hold { token: LeaseToken(7), deliveries: 3, retries: 1, losses: 2 });
-        for said in ["", "2 7 1 3 1", "2 7 1 3 1 2 5", "2 x 1 3 1 2", "2 7 1 -3 1 2", "2 7 1  3 1 2"]
+        for said in
+            ["", "2 7 1 3 1", "2 7 1 3 1 2 5", "2 x 1 3 1 2", "2 7 1 -3 1 2", "2 7 1  3 1 2"]
         {
             assert!(Hold::of(said).is_err(), "{said:?}");
         }

@@ -4,6 +4,7 @@
 
 mod modules;
 mod older;
+mod power;
 mod watching;
 
 use std::collections::HashSet;
