@@ -46,14 +46,14 @@ impl Wave {
         half.is_multiple_of(2) && half < u128::from(self.waves) * 2
     }
 
-    /// Enqueues and looks until the last wave is over, and `settle` has passed since nothing was left.
+    /// Enqueues and looks until the last wave is over, and `settle` has passed since nothing was left; how many were enqueued.
     pub(crate) async fn run(
         &self,
         client: &Client,
         gauges: &impl Fn() -> Option<Gauges>,
         decisions: &Decisions,
         settle: Duration,
-    ) -> Result<Vec<Seen>> {
+    ) -> Result<(Vec<Seen>, u64)> {
         let (started, mut seen, mut sent, mut due) = (Instant::now(), Vec::new(), 0_u64, 0.0);
         let (mut busy_at, mut looks) = (Duration::ZERO, tokio::time::interval(LOOK));
         loop {
@@ -83,7 +83,7 @@ impl Wave {
             }
             seen.push(now);
             if at > self.half * self.waves * 2 && at > busy_at + settle {
-                return Ok(seen);
+                return Ok((seen, sent));
             }
         }
     }

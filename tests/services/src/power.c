@@ -24,11 +24,19 @@ static void note(int file, long long size) {
     close(said);
 }
 
-int fdatasync(int file) {
+static int sync_file(long way, int file) {
     struct stat before;
     int known = !fstat(file, &before) && S_ISREG(before.st_mode);
-    int failed = (int)syscall(SYS_fdatasync, file);
+    int failed = (int)syscall(way, file);
     if (!failed && known)
         note(file, before.st_size);
     return failed;
+}
+
+int fdatasync(int file) {
+    return sync_file(SYS_fdatasync, file);
+}
+
+int fsync(int file) {
+    return sync_file(SYS_fsync, file);
 }

@@ -25,9 +25,10 @@ pub(crate) fn cut(directory: &Path, ending: &str) -> Result<u64> {
         }
         let file = fs::OpenOptions::new().write(true).open(&path)?;
         let there = file.metadata()?.len();
-        // Nothing was ever synced of a file that has no note.
+        // Nothing was ever synced of a file that has no note, or one that was just being written for the first time.
         let note = path.with_added_extension(SYNCED);
         let synced = match fs::read_to_string(&note) {
+            Ok(said) if said.is_empty() => 0,
             Ok(said) => said.parse::<u64>().with_context(|| format!("{said:?} is no size"))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
             Err(error) => return Err(error.into()),

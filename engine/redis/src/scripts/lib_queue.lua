@@ -32,8 +32,8 @@ local function parts(h)
   return string.match(h, '^(%d) (%d+) (%-?%d+) (%d+) (%d+) (%d+)$')
 end
 
--- The field `h` of a delivery that lacks it, or nil: one of an older build, which had a field for each part. They stay where
--- they are, and nothing reads them once `h` is written.
+-- The field `h` of a delivery that lacks it, or nil: one of an older build, which had a field for each part. Nothing reads them
+-- once `h` is written, and who leases removes them.
 local function older(id)
   local d = redis.call('HMGET', task_key(id), 'ph', 'k', 'at', 'd', 'r', 'l')
   return d[1] and hold(unpack(d)) or nil

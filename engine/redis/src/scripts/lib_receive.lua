@@ -73,6 +73,9 @@ local function take(queue, row, key, id, tenant)
   end
   local _, token, _, deliveries, retries, losses = parts(d[1] or older(id))
   token, deliveries = text[number[token] + 1], text[number[deliveries] + 1]
+  if not d[1] then
+    redis.call('HDEL', task, 'ph', 'k', 'at', 'd', 'r', 'l')
+  end
   local h = hold(LEASED, token, text[until_], deliveries, retries, losses)
   redis.call('HSET', task, 'h', h, 'o', owner)
   remove_ready(queue, row, key, id, d[3])

@@ -19,8 +19,8 @@ local function counts(rest)
   return string.match(rest, '^(%S+) (%S+) (%S+)$')
 end
 
--- The field `r` of a record that lacks it, or nil: one of an older build, which had a field for each part. They stay where
--- they are, and nothing reads them once `r` is written.
+-- The field `r` of a record that lacks it, or nil: one of an older build, which had a field for each part. Nothing reads them
+-- once `r` is written, and the next attempt that begins removes them.
 local function older_record(key)
   local r = redis.call('HMGET', key, 'st', 'k', 'sk', 'fa', 'a', 'dc', 'sa')
   if not r[1] then
@@ -113,6 +113,9 @@ local function begin_record(id, token, owner, attempt, deliveries, at, worker)
   end
   if number[token] <= number[known] or not MAY[state]['running'] then
     return false
+  end
+  if not r[1] then
+    redis.call('HDEL', key, 'st', 'k', 'sk', 'fa', 'a', 'dc', 'sa')
   end
   redis.call('HSET', key, 'r',
     'running ' .. token .. ' ' .. settled .. ' - ' .. attempt .. ' ' .. deliveries .. ' ' .. at, 'o', owner, 'w', worker)

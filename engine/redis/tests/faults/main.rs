@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use stem_core::backend::broker::{Broker, Delivery, Published, ReceiveRequest, Settled};
+use stem_core::backend::broker::{
+    Broker, Delivery, Published, ReceiveRequest, Renewal, Renewed, Settled,
+};
 use stem_core::backend::control::ControlPlane;
 use stem_core::backend::dead_letter::{DeadFilter, DeadLetters};
 use stem_core::backend::revoke::RevokeStore;

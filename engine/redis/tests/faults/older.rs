@@ -45,15 +45,24 @@ async fn what_an_older_build_left_goes_on_from_where_it_was() {
     assert_eq!(publish(&redis, "a").await.unwrap(), Published::Duplicate { existing });
     let record = async |id: &str| {
         let record = redis.fetch(&TaskId::new(id).unwrap()).await.unwrap().unwrap();
-        (record.state, record.attempt, record.delivery_count, record.token.0)
+        let times = (record.started_at.is_some(), record.finished_at.is_some());
+        (record.state, record.attempt, record.delivery_count, record.token.0, times)
     };
-    assert_eq!(record("a").await, (TaskState::Queued, 0, 0, 0));
+    assert_eq!(record("a").await, (TaskState::Queued, 0, 0, 0, (false, false)));
 
     let taken = redis.receive(&asking(4, Duration::ZERO)).await.unwrap();
     let counts = |it: &Delivery| (it.receipt.token.0, it.attempt, it.deliveries, it.losses);
     assert!(taken.len() == 4 && taken.iter().all(|it| counts(it) == (1, 1, 1, 0)), "{taken:?}");
+    assert_eq!(record("d").await, (TaskState::Running, 1, 1, 1, (true, false)));
     as_before();
-    assert_eq!(record("d").await, (TaskState::Running, 1, 1, 1));
+    assert_eq!(record("d").await, (TaskState::Running, 1, 1, 1, (true, false)));
+    let lease = Duration::from_secs(60);
+    let renewals: Vec<_> =
+        taken.iter().map(|it| Renewal { receipt: it.receipt.clone(), lease }).collect();
+    for renewed in redis.renew(&renewals).await.unwrap() {
+        assert!(matches!(renewed, Renewed::Until(_)), "{renewed:?}");
+    }
+    as_before();
     let failure = Failure::new(FailureKind::Error, "e", "e");
     let [a, b, c, d] = taken.try_into().unwrap();
     let ends = [
@@ -63,12 +72,17 @@ async fn what_an_older_build_left_goes_on_from_where_it_was() {
         settle(&d, Settlement::Release),
     ];
     assert_eq!(redis.settle(&ends, Records::Here).await.unwrap(), [Settled::Done; 4]);
-    as_before();
-    assert_eq!(redis.settle(&ends, Records::Here).await.unwrap(), [Settled::Stale; 4]);
-    assert_eq!(record("a").await, (TaskState::Succeeded, 1, 1, 1));
-    assert_eq!(record("b").await, (TaskState::Failed, 1, 1, 1));
-    assert_eq!(record("c").await, (TaskState::Retrying, 1, 1, 1));
-    assert_eq!(record("d").await, (TaskState::Queued, 0, 0, 1));
+    // First beside what the older build had left, then as it would have left all of it.
+    for again in [false, true] {
+        if again {
+            as_before();
+        }
+        assert_eq!(redis.settle(&ends, Records::Here).await.unwrap(), [Settled::Stale; 4]);
+        assert_eq!(record("a").await, (TaskState::Succeeded, 1, 1, 1, (true, true)));
+        assert_eq!(record("b").await, (TaskState::Failed, 1, 1, 1, (true, true)));
+        assert_eq!(record("c").await, (TaskState::Retrying, 1, 1, 1, (true, false)));
+        assert_eq!(record("d").await, (TaskState::Queued, 0, 0, 1, (false, false)));
+    }
 
     let all = DeadFilter { limit: 9, ..DeadFilter::default() };
     let dead = DeadLetters::list(&*redis, &all).await.unwrap();
@@ -76,11 +90,16 @@ async fn what_an_older_build_left_goes_on_from_where_it_was() {
     let replayed = redis.replay(&[TaskId::new("b").unwrap()], Records::Here).await.unwrap();
     assert_eq!(replayed.len(), 1);
     as_before();
-    assert_eq!(record("b").await, (TaskState::Queued, 0, 0, 1));
+    assert_eq!(record("b").await, (TaskState::Queued, 0, 0, 1, (false, false)));
+    // Leases that are lost: what was taken is there again, and each loss is counted.
+    let brief = ReceiveRequest { lease: Duration::from_millis(1), ..asking(9, Duration::ZERO) };
+    assert_eq!(redis.receive(&brief).await.unwrap().len(), 4);
+    as_before();
+    tokio::time::sleep(Duration::from_millis(300)).await;
     let mut rest = redis.receive(&asking(9, Duration::ZERO)).await.unwrap();
     rest.sort_by(|one, other| one.receipt.task.cmp(&other.receipt.task));
     let counted: Vec<_> = rest.iter().map(counts).collect();
-    assert_eq!(counted, [(2, 1, 1, 0), (2, 2, 2, 0), (2, 1, 1, 0), (1, 1, 1, 0)]);
+    assert_eq!(counted, [(3, 1, 2, 1), (3, 2, 3, 1), (3, 1, 2, 1), (2, 1, 2, 1)]);
     for one in &rest {
         assert_eq!(succeed(&redis, one).await.unwrap(), Settled::Done);
     }
