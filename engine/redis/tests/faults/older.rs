@@ -56,7 +56,7 @@ async fn what_an_older_build_left_goes_on_from_where_it_was() {
     assert_eq!(record("d").await, (TaskState::Running, 1, 1, 1, (true, false)));
     as_before();
     assert_eq!(record("d").await, (TaskState::Running, 1, 1, 1, (true, false)));
-    let lease = Duration::from_secs(60);
+    let lease = Duration::from_mins(1);
     let renewals: Vec<_> =
         taken.iter().map(|it| Renewal { receipt: it.receipt.clone(), lease }).collect();
     for renewed in redis.renew(&renewals).await.unwrap() {
