@@ -16,6 +16,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, se
 use stem_conformance::ManualClock;
 use stem_core::backend::{ErrorClass, RevokeStore};
 use stem_core::revoke::{RevokeRequest, Version};
+use stem_services::{Power, cut_power, synced};
 use support::*;
 
 /// What a process is to do, and with which file.
@@ -37,16 +38,24 @@ struct Other {
 impl Other {
     /// `test` is the one that calls.
     fn start(test: &str, role: &str, file: &Path) -> Self {
+        Self::start_with(test, role, file, None)
+    }
+
+    /// With what notes how much it has synced, or without.
+    fn start_with(test: &str, role: &str, file: &Path, power: Option<&Power>) -> Self {
         // A shell makes it ignore the signal that goes with the limit of file sizes, as services are set up to.
-        let mut child = Command::new("sh")
+        let mut command = Command::new("sh");
+        command
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
             .arg(env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
             .envs([(ROLE, role.as_ref()), (FILE, file.as_os_str())])
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::piped());
+        if let Some(power) = power {
+            power.load(&mut command);
+        }
+        let mut child = command.spawn().unwrap();
         let said = BufReader::new(child.stdout.take().unwrap());
         let tell = child.stdin.take().unwrap();
         Self { child, said, tell }
@@ -131,6 +140,54 @@ async fn compact(path: &Path) {
         // Often, but not so often that the writers do nothing but read the file again.
         tokio::time::sleep(Duration::from_millis(400)).await;
     }
+}
+
+/// The cut is a real one where a file is cut at a sync that came before: then what was acknowledged after that is gone.
+#[test]
+fn what_was_acknowledged_survives_a_cut_of_the_power() {
+    const TEST: &str = "what_was_acknowledged_survives_a_cut_of_the_power";
+    const CUTS: usize = 40;
+    if let Some((role, path)) = role() {
+        return block(write(&role, &path));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("revokes");
+    let power = Power::make(directory.path()).unwrap();
+    let known = |path: &Path| -> BTreeMap<String, u64> {
+        let changes = block(listed(&store(path))).unwrap();
+        changes.iter().map(|change| (change.task().to_string(), change.version().0)).collect()
+    };
+    let (mut acknowledged, mut before, mut taken) = (BTreeMap::<String, u64>::new(), 0, 0);
+    for cut in 0..CUTS {
+        let role = format!("w{cut}");
+        let mut process = Other::start_with(TEST, &role, &path, Some(&power));
+        process.tell("0");
+        before = synced(&path).unwrap();
+        for _ in 0..(3 + cut * 7 % 30) {
+            let line = process.next().expect("it goes on until it is killed");
+            let (n, version) = line.split_once(' ').unwrap();
+            acknowledged.insert(format!("{role}-{n}"), version.parse().unwrap());
+        }
+        // It writes on meanwhile: after other times each, so that some cuts fall within a write.
+        thread::sleep(Duration::from_micros(u64::try_from(cut).unwrap() * 97));
+        drop(process);
+        taken += cut_power(&path).unwrap();
+        let known = known(&path);
+        for (task, version) in &acknowledged {
+            let there = known.get(task);
+            assert!(
+                there >= Some(version),
+                "{task} was {version}, and is {there:?} after cut {cut}"
+            );
+        }
+    }
+    println!(
+        "{CUTS} cuts took {taken} bytes; all of {} acknowledged are there",
+        acknowledged.len()
+    );
+    let copy = directory.path().join("cut-too-early");
+    std::fs::write(&copy, &content(&path)[..usize::try_from(before).unwrap()]).unwrap();
+    assert!(acknowledged.keys().any(|task| !known(&copy).contains_key(task)));
 }
 
 #[test]

@@ -30,7 +30,7 @@
 //! | `STEM_TEST_SEED` | repeats the faults of a run that has printed it | another each time | |
 //! | `STEM_TEST_COUNTS` | a file to which each test adds how many tasks it had; `cargo xtask test` sums them | none | |
 //!
-//! A storm ends after two and a half minutes; a machine that is too slow for all tasks by then has had as many as it could.
+//! A storm ends after five minutes; a machine that is too slow for all tasks by then has had as many as it could.
 //! In full each test takes minutes, so run one after the other:
 //! `STEM_TEST_CHAOS=60000 cargo nextest run -p stem-chaos -j1 --no-capture storm`.
 //! A test that fails keeps its directory with the histories and the logs of all processes, and says where it is.

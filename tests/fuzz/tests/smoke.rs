@@ -45,6 +45,7 @@ fn smoke(name: &str) {
     match search(target, inputs, seed, enough) {
         Ok(report) => {
             println!("{name}: {report:?} in {:?}", started.elapsed());
+            stem_services::count("fuzz-inputs", report.runs);
             // Else it would look at nothing but how nonsense is refused, or not even at that.
             assert!(report.read > LEAST / 100 && report.read < report.runs, "{report:?}");
         }

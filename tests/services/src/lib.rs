@@ -11,13 +11,16 @@
 //!
 //! Redis and Postgres may have a wall clock of their own that can be set: [`Ahead`].
 //!
-//! What a Redis has not synced can be lost as by a cut of its power: [`RedisServer::cut_power`].
+//! What a Redis has not synced can be lost as by a cut of its power: [`RedisServer::cut_power`]; so can what any process has not,
+//! of files that only grow: [`Power`].
 //!
 //! A [`Proxy`] before a server is a network that can be bad.
 //!
 //! Each server listens on a port of 127.0.0.1 and keeps its data in a directory of its own, directly under `/tmp`. It
 //! is gone with its directory when its value is dropped, and also when the test process dies in any other way: see
 //! `server.rs`. The services that a system package starts are never used.
+//!
+//! What tests have done is summed up: [`count`].
 //!
 //! What programs write into the documentation stands between marks: [`marked`].
 //!
@@ -31,6 +34,7 @@
 
 mod account;
 mod clock;
+mod counts;
 mod disk;
 pub mod marked;
 mod postgres;
@@ -46,8 +50,10 @@ pub mod tools;
 mod workshop;
 
 pub use clock::Ahead;
+pub use counts::count;
 pub use disk::Disk;
 pub use postgres::{PostgresServer, PostgresSettings};
+pub use power::{Power, cut_power, synced};
 pub use prometheus::PrometheusServer;
 pub use proxy::{Network, Proxy};
 pub use redis::{Fsync, RedisServer, RedisSettings};

@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::clock::{self, Ahead};
+use crate::power::{self, Power};
 use crate::server::{self, Server};
-use crate::{disk, power, preload, programs};
+use crate::{disk, preload, programs};
 
 /// No answer takes longer.
 const REPLY: Duration = Duration::from_secs(10);
@@ -100,7 +101,7 @@ impl RedisServer {
                 clock::make(server.server.directory())?;
             }
             if settings.own_power {
-                power::make(server.server.directory())?;
+                Power::make(server.server.directory())?;
             }
             server.launch()?;
             Ok(server)
@@ -143,7 +144,7 @@ impl RedisServer {
     pub fn cut_power(&self) -> u64 {
         assert!(self.settings.own_power, "it does not note what it has synced");
         self.kill();
-        power::cut(&self.data().join("appendonlydir"), "aof")
+        power::cut_all(&self.data().join("appendonlydir"), "aof")
             .unwrap_or_else(|error| panic!("{error:#}"))
     }
 

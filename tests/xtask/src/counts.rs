@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 pub(crate) const FILE: &str = "STEM_TEST_COUNTS";
 
 /// What all tests together do at least.
-const LEAST: [(&str, u64); 1] = [("chaos", 60_000)];
+const LEAST: [(&str, u64); 4] =
+    [("chaos", 60_000), ("modules", 20_000), ("plants", 44), ("seeds", 2_000)];
 
 /// Forgets what was counted before.
 pub(crate) fn begin(path: &Path) -> Result<()> {
@@ -67,11 +68,16 @@ mod tests {
         let path = std::env::temp_dir().join(format!("stem-counts-{}", std::process::id()));
         begin(&path).unwrap();
         assert!(end(&path).is_err(), "nothing was counted");
-        fs::write(&path, "chaos 59999\n").unwrap();
-        let error = end(&path).unwrap_err().to_string();
-        assert!(error.contains("59999") && error.contains("60000"), "{error}");
-        fs::write(&path, "chaos 59999\nchaos 1\n").unwrap();
-        end(&path).unwrap();
+        let enough: String = LEAST.map(|(what, least)| format!("{what} {}\n", least - 1)).concat();
+        for (what, least) in LEAST {
+            let others = LEAST.iter().filter(|(other, _)| *other != what);
+            let rest: String = others.map(|(other, _)| format!("{other} 1\n")).collect();
+            fs::write(&path, format!("{enough}{rest}")).unwrap();
+            let error = end(&path).unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains(&least.to_string()), "{error}");
+            fs::write(&path, format!("{enough}{rest}{what} 1\n")).unwrap();
+            end(&path).unwrap();
+        }
         begin(&path).unwrap();
         assert!(!path.exists());
     }

@@ -84,6 +84,7 @@ fn part(part: u64) {
             }
         }
         println!("{ended:#?}");
+        stem_services::count("modules", ended.values().sum());
         assert_all_slots_are_free(&lab.pool).await;
         if let Some(settled) = settled {
             let now = resident();

@@ -158,11 +158,11 @@ fn broadcast(what: &str, server: &Server) {
 }
 
 #[test]
-fn a_thousand_broadcasts_reach_every_live_worker_once() {
+fn each_broadcast_reaches_every_live_worker_once() {
     broadcast("redis", &Server::redis(Fsync::Everysec));
 }
 
 #[test]
-fn a_thousand_broadcasts_reach_every_live_worker_once_on_postgres() {
+fn each_broadcast_reaches_every_live_worker_once_on_postgres() {
     broadcast("postgres", &Server::postgres());
 }

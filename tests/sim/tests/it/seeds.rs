@@ -26,5 +26,6 @@ fn every_rule_holds_in_every_seed_and_everything_that_is_promised_happens() {
         panic!("{}", explain(*seed, &options));
     }
     let missing = if seeds < SEEDS { Vec::new() } else { summary.missing() };
+    stem_services::count("seeds", seeds);
     assert!(missing.is_empty(), "never happened in {seeds} seeds: {missing:?}");
 }

@@ -181,6 +181,7 @@ fn each_attack_gets_its_answer_and_a_good_task_and_the_memory_are_as_before() {
     let report = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile-guests.md");
     std::fs::write(&report, format!("{head}{measured}")).unwrap();
     println!("{} has the times and sizes of this run", report.display());
+    stem_services::count("hostile-guests", u64::try_from(table.lines().count()).unwrap());
     let expected = format!("| attack | answer |\n|---|---|\n{table}");
     assert!(findings.is_empty(), "{findings:#?}\n{expected}");
     assert_documented(&expected);
