@@ -36,8 +36,12 @@ fn task(tenant: &str, number: usize, priority: u8) -> Envelope {
 }
 
 fn named(name: &str, tenant: &str, number: usize, priority: u8) -> Envelope {
+    in_queue("default", name, tenant, number, priority)
+}
+
+fn in_queue(queue: &str, name: &str, tenant: &str, number: usize, priority: u8) -> Envelope {
     let id = TaskId::new(format!("{tenant}-{number}")).unwrap();
-    let (name, queue) = (TaskName::new(name).unwrap(), QueueName::new("default").unwrap());
+    let (name, queue) = (TaskName::new(name).unwrap(), QueueName::new(queue).unwrap());
     let payload = Payload::json(r#"{"items":[1],"delayMs":50}"#);
     Envelope {
         priority: Priority::new(priority).unwrap(),
@@ -66,6 +70,18 @@ fn at_once(records: &[&TaskRecord]) -> i32 {
         most = most.max(now);
     }
     most
+}
+
+/// Of a rate of 5 in a second.
+fn assert_five_in_a_second(records: &[&TaskRecord]) {
+    let mut starts: Vec<i64> =
+        records.iter().filter_map(|record| Some(record.started_at?.unix_millis())).collect();
+    starts.sort_unstable();
+    for (first, from) in starts.iter().enumerate() {
+        let within = starts[first..].iter().take_while(|at| **at < from + 1_000).count();
+        // A second's worth at once, a second's worth in the second; taken is not yet started.
+        assert!(within <= 5 + 5 + 3, "{within} in a second");
+    }
 }
 
 fn is_held_back(inspected: &Value, tenant: &str, by: &str) -> bool {
@@ -124,14 +140,7 @@ fn a_flood_keeps_no_other_tenant_waiting_and_no_tenant_has_more_than_its_quota()
     assert_eq!(at_once(&hungry), 2);
     // None of them was kept from what was its own.
     assert!(greedy.len() > MODEST && hungry.len() > MODEST, "{} {}", greedy.len(), hungry.len());
-    let mut starts: Vec<i64> =
-        hasty.iter().filter_map(|record| Some(record.started_at?.unix_millis())).collect();
-    starts.sort_unstable();
-    for (first, from) in starts.iter().enumerate() {
-        let within = starts[first..].iter().take_while(|at| **at < from + 1_000).count();
-        // A second's worth at once, a second's worth in the second; taken is not yet started.
-        assert!(within <= 5 + 5 + 3, "{within} in a second");
-    }
+    assert_five_in_a_second(&hasty);
     for record in
         of(&records, "modest").into_iter().filter(|record| record.id.as_str() != "modest-0")
     {
@@ -142,6 +151,49 @@ fn a_flood_keeps_no_other_tenant_waiting_and_no_tenant_has_more_than_its_quota()
         let before = greedy.iter().chain(&hungry).chain(&hasty).filter(between).count();
         assert!(before <= 40, "{before} went before {record:?}");
     }
+}
+
+/// A task of `crunch` may have 32 MiB.
+const QUEUES: &str = r#"
+[queues.large]
+memory = "70MiB"
+[queues.slow]
+rate = "5/s"
+"#;
+
+#[test]
+fn a_queue_holds_no_more_memory_and_begins_no_more_often_than_its_quota() {
+    let lab = Lab::new();
+    let quotas = lab.path("quotas.toml");
+    std::fs::write(&quotas, QUEUES).unwrap();
+    std::fs::set_permissions(&quotas, PermissionsExt::from_mode(0o600)).unwrap();
+    let with = ["--concurrency", "8", "--quotas", quotas.to_str().unwrap()];
+    let queues = ["--queue", "large", "--queue", "slow", "--queue", "default"];
+    let mut worker = lab.worker(&[with.as_slice(), &queues].concat());
+    let store = Store::open(&lab.database());
+    // Each queue has a tenant of its own name, for which nothing is set.
+    for queue in ["large", "slow", "default"] {
+        let flood: Vec<_> =
+            (0..300).map(|number| in_queue(queue, "crunch", queue, number, 5)).collect();
+        store.publish(&flood);
+    }
+    for (queue, bound) in [("large", "memory"), ("slow", "rate")] {
+        let look = |lab: &Lab| lab.stem(&["worker", "inspect", "--json"]).ok().json();
+        lab.wait_for(bound, look, |inspected| is_held_back(inspected, queue, bound));
+    }
+    let ended = |_: &Lab| {
+        let records = store.records(Some(TaskState::Succeeded));
+        ["large", "slow", "default"].map(|queue| of(&records, queue).len())
+    };
+    let wanted = |[large, slow, others]: [usize; 3]| large >= 40 && slow >= 15 && others >= 100;
+    lab.wait_for("some of each queue", ended, |counts| wanted(*counts));
+    worker.signal("-TERM");
+    assert_eq!(worker.wait(), 0);
+    let records = store.records(None);
+    // Two of 32 MiB have room in 70.
+    assert_eq!(at_once(&of(&records, "large")), 2);
+    assert_five_in_a_second(&of(&records, "slow"));
+    assert!(at_once(&of(&records, "default")) > 2, "the others had what was left");
 }
 
 /// Waits for 50 ms.
