@@ -8,6 +8,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signer as _, SigningKey};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
 use stem_core::backend::control::Position;
 use stem_core::control::{Answer, Command, Drain, Order, Reply, wire};
 use stem_core::id::{KeyId, RequestId, WorkerId};
@@ -30,30 +32,53 @@ const SIGNERS: [(&str, &str, &str); 6] = [
     ("w", "worker", "workers = [\"w\"]"),
 ];
 
-fn half(key: &str) -> SigningKey {
+#[derive(Clone, Copy)]
+enum Algorithm {
+    /// Who verifies cannot sign.
+    Ed25519,
+    /// One secret for both.
+    Hmac,
+}
+
+fn seed(key: &str) -> [u8; 32] {
     let place = SIGNERS.iter().position(|(id, ..)| *id == key).unwrap_or(99);
-    SigningKey::from_bytes(&[u8::try_from(place).unwrap() + 1; 32])
+    [u8::try_from(place).unwrap() + 1; 32]
+}
+
+fn half(key: &str) -> SigningKey {
+    SigningKey::from_bytes(&seed(key))
 }
 
 /// The files of a worker, and of an operator who listens to workers.
-struct Files(tempfile::TempDir);
+struct Files {
+    directory: tempfile::TempDir,
+    algorithm: Algorithm,
+}
 
 impl Files {
-    fn make() -> Self {
-        let files = Self(tempfile::tempdir().unwrap());
+    fn make(algorithm: Algorithm) -> Self {
+        let files = Self { directory: tempfile::tempdir().unwrap(), algorithm };
         let entries = SIGNERS.map(|(id, role, more)| {
-            let public = STANDARD.encode(half(id).verifying_key().as_bytes());
-            format!("[[key]]\nid = \"{id}\"\nalgorithm = \"ed25519\"\npublic = \"{public}\"\nroles = [\"{role}\"]\n{more}\n")
+            let (name, half) = match algorithm {
+                Algorithm::Ed25519 => {
+                    let public = STANDARD.encode(half(id).verifying_key().as_bytes());
+                    ("ed25519", format!("public = \"{public}\""))
+                }
+                Algorithm::Hmac => {
+                    ("hmac-sha256", format!("secret = \"{}\"", STANDARD.encode(seed(id))))
+                }
+            };
+            format!("[[key]]\nid = \"{id}\"\nalgorithm = \"{name}\"\n{half}\nroles = [\"{role}\"]\n{more}\n")
         });
         let levels = "commands = \"required\"\nreplies = \"required\"\ntasks = \"unchecked\"\n";
         files.write("signers.toml", &format!("version = 1\n{levels}{}", entries.concat()));
-        let private = STANDARD.encode(half("w").to_bytes());
+        let private = STANDARD.encode(seed("w"));
         files.write("w.toml", &format!("version = 1\n[[key]]\nid = \"w\"\nalgorithm = \"ed25519\"\nprivate = \"{private}\"\nroles = [\"worker\"]\nworkers = [\"w\"]\n"));
         files
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
+        self.directory.path().join(name)
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -64,22 +89,42 @@ impl Files {
     }
 
     fn keys(&self) -> Arc<Keys> {
-        let (public, private) = (Some(self.path("signers.toml")), Some(self.path("w.toml")));
-        Keys::open(KeyFiles { public, private, ..KeyFiles::default() }).unwrap()
+        let signers = Some(self.path("signers.toml"));
+        Keys::open(match self.algorithm {
+            Algorithm::Ed25519 => {
+                let private = Some(self.path("w.toml"));
+                KeyFiles { public: signers, private, ..KeyFiles::default() }
+            }
+            Algorithm::Hmac => KeyFiles { shared: signers, ..KeyFiles::default() },
+        })
+        .unwrap()
     }
-}
 
-/// As whoever holds the key would seal it, for anything.
-fn seal_as(key: &str, purpose: Purpose, scope: &str, body: &str) -> String {
-    let id = KeyId::new(key).unwrap();
-    let message = [&seal::before(purpose, scope, &id), body.as_bytes()].concat();
-    let signature = STANDARD.encode(half(key).sign(&message).to_bytes());
-    let seal = Seal { purpose, scope: scope.to_owned(), key: id, signature };
-    String::from_utf8(seal::join(&seal, body.as_bytes())).unwrap()
-}
+    /// As whoever holds the key would seal it, for anything.
+    fn seal_as(&self, key: &str, purpose: Purpose, scope: &str, body: &str) -> String {
+        let id = KeyId::new(key).unwrap();
+        let message = [&seal::before(purpose, scope, &id), body.as_bytes()].concat();
+        let signature = match self.algorithm {
+            Algorithm::Ed25519 => STANDARD.encode(half(key).sign(&message).to_bytes()),
+            Algorithm::Hmac => {
+                let mac = Hmac::<Sha256>::new_from_slice(&seed(key)).unwrap();
+                STANDARD.encode(mac.chain_update(&message).finalize().into_bytes())
+            }
+        };
+        let seal = Seal { purpose, scope: scope.to_owned(), key: id, signature };
+        String::from_utf8(seal::join(&seal, body.as_bytes())).unwrap()
+    }
 
-fn by_ops(command: &Command) -> String {
-    seal_as("ops", Purpose::Command, "stem", &text(command))
+    fn by_ops(&self, command: &Command) -> String {
+        self.seal_as("ops", Purpose::Command, "stem", &text(command))
+    }
+
+    fn lasting(&self, id: &str, issued: i64, expires: i64) -> String {
+        let command = pause(id);
+        let now = command.issued_at;
+        let (issued_at, expires_at) = (moved(now, issued), moved(now, expires));
+        self.by_ops(&Command { issued_at, expires_at, ..command })
+    }
 }
 
 impl Scene {
@@ -96,11 +141,11 @@ impl Scene {
 }
 
 /// The worker answers what was signed; everything before that in the log it has judged.
-async fn asked(scene: &mut Scene, keys: &Keys) -> Vec<String> {
+async fn asked(scene: &mut Scene, files: &Files, keys: &Keys) -> Vec<String> {
     scene.asked += 1;
     let id = format!("last-{}", scene.asked);
     let ping = Command { order: Order::Ping {}, ..pause(&id) };
-    scene.plant(&id, seal_as("eyes", Purpose::Command, "stem", &text(&ping))).await;
+    scene.plant(&id, files.seal_as("eyes", Purpose::Command, "stem", &text(&ping))).await;
     let reply = scene.replies(&id, PATIENCE).await.remove(0);
     let opened = keys.open_sealed(Purpose::Reply, "stem", reply.as_bytes(), SystemClock.now());
     let opened = opened.unwrap();
@@ -116,23 +161,26 @@ fn moved(at: Timestamp, millis: i64) -> Timestamp {
     Timestamp::from_unix_millis(at.unix_millis() + millis)
 }
 
-fn lasting(id: &str, issued: i64, expires: i64) -> String {
-    let command = pause(id);
-    let now = command.issued_at;
-    by_ops(&Command { issued_at: moved(now, issued), expires_at: moved(now, expires), ..command })
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_replayed_expired_foreign_and_wrong_role_commands_do_nothing_and_are_counted() {
+    none_acts(Algorithm::Ed25519).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forged_replayed_expired_foreign_and_wrong_role_commands_do_nothing_and_are_counted() {
+async fn the_same_holds_where_one_secret_signs_and_verifies() {
+    none_acts(Algorithm::Hmac).await;
+}
+
+async fn none_acts(algorithm: Algorithm) {
     use Refused::{
         Expired, FromTheFuture, KeyNotValid, Malformed, TooLarge, TooLong, UnknownKey, Unsigned,
         WrongPurpose, WrongScope, WrongSignature,
     };
-    let files = Files::make();
+    let files = Files::make(algorithm);
     let keys = files.keys();
     let mut scene = Scene::signed(&files).await;
     let body = |id: &str| text(&pause(id));
-    let seal = |key: &str, id: &str| seal_as(key, Purpose::Command, "stem", &body(id));
+    let seal = |key: &str, id: &str| files.seal_as(key, Purpose::Command, "stem", &body(id));
     let elsewhere = Command { namespace: namespace("staging"), ..pause("elsewhere") };
     let skew = i64::try_from(SKEW.as_millis()).unwrap();
     let hour = i64::try_from(LONGEST.as_millis()).unwrap();
@@ -146,31 +194,39 @@ async fn forged_replayed_expired_foreign_and_wrong_role_commands_do_nothing_and_
         ("longer", seal("ops", "longer") + " ", WrongSignature),
         ("cut", seal("ops", "cut").replace("\"sig\":\"", "\"sig\":\"A"), WrongSignature),
         ("spaced", seal("ops", "spaced").replacen("\"for\":", "\"for\": ", 1), Malformed),
-        ("empty", seal_as("ops", Purpose::Command, "stem", ""), Malformed),
-        ("other", seal_as("ops", Purpose::Command, "stem", "{\"requestId\":\"r\"}"), Malformed),
-        ("reply", seal_as("ops", Purpose::Reply, "stem", &body("reply")), WrongPurpose),
-        ("task", seal_as("ops", Purpose::Task, "stem", &body("task")), WrongPurpose),
+        ("empty", files.seal_as("ops", Purpose::Command, "stem", ""), Malformed),
+        (
+            "other",
+            files.seal_as("ops", Purpose::Command, "stem", "{\"requestId\":\"r\"}"),
+            Malformed,
+        ),
+        ("reply", files.seal_as("ops", Purpose::Reply, "stem", &body("reply")), WrongPurpose),
+        ("task", files.seal_as("ops", Purpose::Task, "stem", &body("task")), WrongPurpose),
         ("shop", seal("shop", "shop"), WrongPurpose),
         ("answers", seal("w", "answers"), WrongPurpose),
-        ("copied", seal_as("ops", Purpose::Command, "staging", &text(&elsewhere)), WrongScope),
-        ("resealed", by_ops(&elsewhere), WrongScope),
+        (
+            "copied",
+            files.seal_as("ops", Purpose::Command, "staging", &text(&elsewhere)),
+            WrongScope,
+        ),
+        ("resealed", files.by_ops(&elsewhere), WrongScope),
         ("staging", seal("staging", "staging"), WrongScope),
         ("old", seal("old", "old"), KeyNotValid),
-        ("prolonged", lasting("prolonged", -1, 0), Expired),
-        ("future", lasting("future", skew + 1_800_000, skew + 1_830_000), FromTheFuture),
-        ("long", lasting("long", 0, hour + 1), TooLong),
-        ("early", lasting("early", -3_000_000, 300_000), Refused::BeforeStart),
+        ("prolonged", files.lasting("prolonged", -1, 0), Expired),
+        ("future", files.lasting("future", skew + 1_800_000, skew + 1_830_000), FromTheFuture),
+        ("long", files.lasting("long", 0, hour + 1), TooLong),
+        ("early", files.lasting("early", -3_000_000, 300_000), Refused::BeforeStart),
         ("large", " ".repeat(COMMAND_BYTES + LINE_BYTES + 1), TooLarge),
     ];
     for (id, text, reason) in attacks {
         scene.plant(id, text).await;
-        assert_eq!(asked(&mut scene, &keys).await, [format!("command: {reason}")], "{id}");
+        assert_eq!(asked(&mut scene, &files, &keys).await, [format!("command: {reason}")], "{id}");
         assert_eq!(scene.replies(id, Duration::ZERO).await, [""; 0], "{id}");
         assert!(!scene.is_paused().await, "{id}");
     }
     // Who holds a key learns what it may not.
     scene.plant("eyes", seal("eyes", "eyes")).await;
-    assert_eq!(asked(&mut scene, &keys).await, ["command: wrong-role"]);
+    assert_eq!(asked(&mut scene, &files, &keys).await, ["command: wrong-role"]);
     let told = scene.replies("eyes", PATIENCE).await.remove(0);
     let opened = keys.open_sealed(Purpose::Reply, "stem", told.as_bytes(), SystemClock.now());
     let Answer::Error { error } = wire::reply(opened.unwrap().body).unwrap().answer else {
@@ -179,21 +235,24 @@ async fn forged_replayed_expired_foreign_and_wrong_role_commands_do_nothing_and_
     assert_eq!(error.code, "not-allowed");
     let shutdown = Order::Shutdown { mode: Drain::Hard, grace_ms: None };
     let stop = Command { order: shutdown, ..pause("stop") };
-    scene.plant("stop", seal_as("eyes", Purpose::Command, "stem", &text(&stop))).await;
+    scene.plant("stop", files.seal_as("eyes", Purpose::Command, "stem", &text(&stop))).await;
     let revoke = Command { order: Order::Revoke { revocations: vec![] }, ..pause("revoke") };
-    scene.plant("revoke", seal_as("eyes", Purpose::Command, "stem", &text(&revoke))).await;
-    assert_eq!(asked(&mut scene, &keys).await, ["command: wrong-role", "command: wrong-role"]);
+    scene.plant("revoke", files.seal_as("eyes", Purpose::Command, "stem", &text(&revoke))).await;
+    assert_eq!(
+        asked(&mut scene, &files, &keys).await,
+        ["command: wrong-role", "command: wrong-role"]
+    );
     // To somebody else: nothing at all.
     let targets = Some(vec![WorkerId::new("v").unwrap()]);
-    scene.plant("v", by_ops(&Command { targets, ..pause("v") })).await;
-    assert!(asked(&mut scene, &keys).await.is_empty());
+    scene.plant("v", files.by_ops(&Command { targets, ..pause("v") })).await;
+    assert!(asked(&mut scene, &files, &keys).await.is_empty());
     assert!(!scene.is_paused().await && !scene.bench.running.is_finished());
 
     let good = seal("ops", "good");
     for id in ["good", "again", "and-again"] {
         scene.plant(id, good.clone()).await;
     }
-    let counted = asked(&mut scene, &keys).await;
+    let counted = asked(&mut scene, &files, &keys).await;
     assert_eq!(counted, ["pause", "command: replayed", "command: replayed"]);
     assert!(scene.is_paused().await);
 
@@ -205,7 +264,7 @@ async fn forged_replayed_expired_foreign_and_wrong_role_commands_do_nothing_and_
     let mut again = Scene::over(backends, files.keys()).await;
     again.asked = 1_000;
     again.plant("restarted", good).await;
-    assert_eq!(asked(&mut again, &keys).await, ["command: before-start"]);
+    assert_eq!(asked(&mut again, &files, &keys).await, ["command: before-start"]);
     assert!(!again.is_paused().await);
     again.bench.stop(Drain::Warm).await;
 }
@@ -213,23 +272,29 @@ async fn forged_replayed_expired_foreign_and_wrong_role_commands_do_nothing_and_
 /// Anybody can sign nothing and send it often: leases, and the commands of others, are not held up for long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_forgeries_is_counted_and_the_next_command_acts() {
-    let files = Files::make();
+    let files = Files::make(Algorithm::Ed25519);
     let keys = files.keys();
     let mut scene = Scene::signed(&files).await;
-    let forged = seal_as("ops", Purpose::Command, "stem", "{}").replace("{}", "{ }");
+    let forged = files.seal_as("ops", Purpose::Command, "stem", "{}").replace("{}", "{ }");
     for n in 0..50 {
         scene.plant(&format!("forged-{n}"), forged.clone()).await;
     }
-    assert_eq!(asked(&mut scene, &keys).await, vec!["command: wrong-signature"; 50]);
-    scene.plant("good", by_ops(&pause("good"))).await;
-    assert_eq!(asked(&mut scene, &keys).await, ["pause"]);
+    assert_eq!(asked(&mut scene, &files, &keys).await, vec!["command: wrong-signature"; 50]);
+    scene.plant("good", files.by_ops(&pause("good"))).await;
+    assert_eq!(asked(&mut scene, &files, &keys).await, ["pause"]);
     scene.bench.stop(Drain::Warm).await;
 }
 
 /// What each seal says, one after the other: nothing of a signed message can be changed.
 #[test]
 fn every_byte_of_a_command_and_of_a_reply_is_signed() {
-    let files = Files::make();
+    for algorithm in [Algorithm::Ed25519, Algorithm::Hmac] {
+        every_byte_is_signed(algorithm);
+    }
+}
+
+fn every_byte_is_signed(algorithm: Algorithm) {
+    let files = Files::make(algorithm);
     let keys = files.keys();
     let reply = Reply {
         request_id: RequestId::new("r").unwrap(),
@@ -238,8 +303,8 @@ fn every_byte_of_a_command_and_of_a_reply_is_signed() {
     };
     let reply = serde_json::to_string(&reply).unwrap();
     let messages = [
-        (Purpose::Command, by_ops(&pause("r"))),
-        (Purpose::Reply, seal_as("w", Purpose::Reply, "stem", &reply)),
+        (Purpose::Command, files.by_ops(&pause("r"))),
+        (Purpose::Reply, files.seal_as("w", Purpose::Reply, "stem", &reply)),
     ];
     for (purpose, message) in messages {
         let open =
