@@ -68,15 +68,14 @@ mod tests {
         let path = std::env::temp_dir().join(format!("stem-counts-{}", std::process::id()));
         begin(&path).unwrap();
         assert!(end(&path).is_err(), "nothing was counted");
-        let enough: String = LEAST.map(|(what, least)| format!("{what} {}\n", least - 1)).concat();
+        let line = |what: &str, count: u64| format!("{what} {count}\n");
+        let all = LEAST.map(|(what, least)| line(what, least)).concat();
+        fs::write(&path, &all).unwrap();
+        end(&path).unwrap();
         for (what, least) in LEAST {
-            let others = LEAST.iter().filter(|(other, _)| *other != what);
-            let rest: String = others.map(|(other, _)| format!("{other} 1\n")).collect();
-            fs::write(&path, format!("{enough}{rest}")).unwrap();
+            fs::write(&path, all.replace(&line(what, least), &line(what, least - 1))).unwrap();
             let error = end(&path).unwrap_err().to_string();
             assert!(error.contains(what) && error.contains(&least.to_string()), "{error}");
-            fs::write(&path, format!("{enough}{rest}{what} 1\n")).unwrap();
-            end(&path).unwrap();
         }
         begin(&path).unwrap();
         assert!(!path.exists());
