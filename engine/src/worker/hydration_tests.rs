@@ -32,6 +32,9 @@ const WRONG_STARTS: usize = 40;
 const AT_ONCE: usize = 10;
 /// Between two revocations: 200 a second.
 const PACE: Duration = Duration::from_millis(5);
+/// No more for each start than this, unless one waits for the next: each start reads all of them, so that on a machine that
+/// is too busy they would become more and more, and the starts slower and slower.
+const FOR_EACH: usize = 8;
 /// How long one reading takes, at the most: long enough for revocations to fall into it.
 const SLOWNESS: u64 = 12;
 
@@ -109,16 +112,28 @@ fn shared(memory: &Arc<Memory>, start: usize) -> Arc<Shared> {
 
 /// What the operator was told is revoked, in order.
 #[derive(Debug, Default)]
-struct Acknowledged(Mutex<Vec<TaskId>>);
+struct Acknowledged {
+    tasks: Mutex<Vec<TaskId>>,
+    /// How many starts there were.
+    begun: AtomicUsize,
+    /// How many somebody waits for.
+    wanted: AtomicUsize,
+}
 
 impl Acknowledged {
     fn count(&self) -> usize {
-        self.0.lock().unwrap().len()
+        self.tasks.lock().unwrap().len()
+    }
+
+    fn is_enough(&self) -> bool {
+        let most = FOR_EACH * (1 + self.begun.load(Ordering::SeqCst));
+        self.count() >= most.max(self.wanted.load(Ordering::SeqCst))
     }
 
     /// The first so many, once there are as many.
     fn first(&self, count: usize) -> Option<Vec<TaskId>> {
-        self.0.lock().unwrap().get(..count).map(<[TaskId]>::to_vec)
+        self.wanted.fetch_max(count, Ordering::SeqCst);
+        self.tasks.lock().unwrap().get(..count).map(<[TaskId]>::to_vec)
     }
 }
 
@@ -132,6 +147,9 @@ async fn operator(
     let mut pace = tokio::time::interval(PACE);
     for n in 0.. {
         pace.tick().await;
+        while done.is_enough() && !over.load(Ordering::SeqCst) {
+            pace.tick().await;
+        }
         if over.load(Ordering::SeqCst) {
             return;
         }
@@ -149,7 +167,7 @@ async fn operator(
             requester: "test".to_owned(),
         };
         memory.send(&CommandFrame::plain(&command)).await.unwrap();
-        done.0.lock().unwrap().push(task);
+        done.tasks.lock().unwrap().push(task);
     }
 }
 
@@ -170,6 +188,7 @@ where
     for start in 0..count {
         let (memory, done, missed) = (Arc::clone(&memory), Arc::clone(&done), Arc::clone(&missed));
         let turn = Arc::clone(&turns).acquire_owned().await.unwrap();
+        done.begun.fetch_add(1, Ordering::SeqCst);
         starts.spawn(async move {
             let shared = shared(&memory, start);
             let position = learn(Arc::clone(&shared)).await.unwrap();
