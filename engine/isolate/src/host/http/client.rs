@@ -3,8 +3,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -37,14 +36,14 @@ const ADDRESSES: usize = 4;
 pub(super) async fn send(network: &Arc<Network>, request: Request<WasiBody>, plan: Plan) -> Answer {
     let (head, headed) = oneshot::channel();
     let (frames, receiver) = mpsc::channel(1);
-    let whole = Arc::<AtomicBool>::default();
+    let end = Arc::<End>::default();
     let spent = Arc::clone(&plan.spent);
     let exchange = Exchange {
         deadline: Instant::now() + plan.whole,
         network: Arc::clone(network),
         plan,
         frames,
-        whole: Arc::clone(&whole),
+        end: Arc::clone(&end),
     };
     // Not by dropping alone: whoever holds what is dropped may have to wait for a guest's thread.
     let unless_ended = async move {
@@ -57,7 +56,7 @@ pub(super) async fn send(network: &Arc<Network>, request: Request<WasiBody>, pla
     let running = Running(network.spawn(unless_ended).map_err(Error::Connect)?);
     let response = headed.await.map_err(|_| Error::ConnectionTerminated)??;
     let response =
-        response.map(|size| Received { receiver, size, whole, over: false }.boxed_unsync());
+        response.map(|size| Received { receiver, size, end, over: false }.boxed_unsync());
     Ok((response, Box::new(running.ended())))
 }
 
@@ -80,12 +79,28 @@ impl Drop for Running {
 
 type Piece = Result<Frame<Bytes>, Error>;
 
+/// How a response ended; beside its pieces, so that a guest that reads late learns it too.
+#[derive(Debug, Default)]
+struct End(Mutex<Option<Result<(), Error>>>);
+
+impl End {
+    fn note(&self, end: Result<(), Error>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+    }
+
+    /// Once. Half an answer must not pass for a whole one: where nothing was noted, the exchange's thread broke.
+    fn take(&self) -> Result<(), Error> {
+        let end = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        end.unwrap_or(Err(Error::HttpResponseIncomplete))
+    }
+}
+
 /// The body of a response, as it comes.
 struct Received {
-    receiver: mpsc::Receiver<Piece>,
+    receiver: mpsc::Receiver<Frame<Bytes>>,
     size: SizeHint,
-    /// Set once the last piece was passed on. Without it an end is none: the exchange's time was over, or the thread's.
-    whole: Arc<AtomicBool>,
+    /// Noted before the last piece has gone.
+    end: Arc<End>,
     over: bool,
 }
 
@@ -97,14 +112,13 @@ impl Body for Received {
         if self.over {
             return Poll::Ready(None);
         }
-        let polled = self.receiver.poll_recv(context);
-        self.over = matches!(polled, Poll::Ready(None | Some(Err(_))));
-        match polled {
-            // Half an answer must not pass for a whole one.
-            Poll::Ready(None) if !self.whole.load(Ordering::Acquire) => {
-                Poll::Ready(Some(Err(Error::HttpResponseIncomplete)))
+        match self.receiver.poll_recv(context) {
+            Poll::Ready(Some(frame)) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(None) => {
+                self.over = true;
+                Poll::Ready(self.end.take().err().map(Err))
             }
-            polled => polled,
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -157,8 +171,8 @@ struct Exchange {
     deadline: Instant,
     network: Arc<Network>,
     plan: Plan,
-    frames: mpsc::Sender<Piece>,
-    whole: Arc<AtomicBool>,
+    frames: mpsc::Sender<Frame<Bytes>>,
+    end: Arc<End>,
 }
 
 impl Exchange {
@@ -186,24 +200,25 @@ impl Exchange {
         if head.send(Ok(Response::from_parts(parts, size))).is_err() {
             return;
         }
+        self.end.note(self.pass_on(&mut body).await);
+    }
+
+    /// Passes the pieces of a response on until its end.
+    async fn pass_on(&self, body: &mut hyper::body::Incoming) -> Result<(), Error> {
         loop {
-            let frame = match timeout_at(self.within(self.plan.between_bytes), body.frame()).await {
-                Err(_) => Err(Error::ConnectionReadTimeout),
-                Ok(None) => {
-                    self.whole.store(true, Ordering::Release);
-                    return;
-                }
-                Ok(Some(Err(error))) => Err(error.into()),
-                Ok(Some(Ok(frame))) if self.plan.spent.take(counted(&frame), self.plan.bytes) => {
-                    Ok(frame)
-                }
-                Ok(Some(Ok(_))) => Err(Error::HttpResponseBodySize(Some(self.plan.bytes))),
+            let next = timeout_at(self.within(self.plan.between_bytes), body.frame()).await;
+            let Some(frame) = next.map_err(|_| Error::ConnectionReadTimeout)? else {
+                return Ok(());
             };
-            let last = frame.is_err();
+            let frame = frame?;
+            if !self.plan.spent.take(counted(&frame), self.plan.bytes) {
+                return Err(Error::HttpResponseBodySize(Some(self.plan.bytes)));
+            }
             // A guest that does not read holds its connection no longer than the exchange may take.
             let passed_on = timeout_at(self.deadline, self.frames.send(frame)).await;
-            if last || !matches!(passed_on, Ok(Ok(()))) {
-                return;
+            // Where nobody receives any more, nobody asks how it ended.
+            if passed_on.map_err(|_| Error::ConnectionReadTimeout)?.is_err() {
+                return Ok(());
             }
         }
     }

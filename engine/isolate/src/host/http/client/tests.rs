@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc as channel};
 
 use http_body_util::Empty;
@@ -69,11 +69,30 @@ async fn half_an_answer_never_looks_whole_to_a_guest_that_reads_late() {
     loop {
         match body.frame().await {
             Some(Ok(_)) => frames += 1,
-            Some(Err(error)) => break assert!(matches!(error, Error::HttpResponseIncomplete)),
+            Some(Err(error)) => break assert!(matches!(error, Error::ConnectionReadTimeout)),
             None => panic!("what was cut off ended as if it were whole"),
         }
     }
     assert_eq!(frames, 1);
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test]
+async fn a_guest_that_reads_late_learns_which_bound_its_answer_is_over() {
+    let port = server(|mut stream| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+        let _ = stream.write_all(b"5\r\nhello\r\n");
+        // Read as a piece of its own.
+        std::thread::sleep(Duration::from_millis(200));
+        let _ = stream.write_all(b"5\r\nhello\r\n");
+    });
+    let plan = Plan { bytes: 5, ..plan("127.0.0.1", port) };
+    let (response, ended) = send(&Arc::default(), get(), plan).await.unwrap();
+    Pin::from(ended).await.unwrap();
+    let mut body = response.into_body();
+    assert!(body.frame().await.unwrap().is_ok());
+    let over = body.frame().await.unwrap().unwrap_err();
+    assert!(matches!(over, Error::HttpResponseBodySize(Some(5))), "{over}");
     assert!(body.frame().await.is_none());
 }
 
