@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use stem_core::backend::broker::Published;
 use stem_core::backend::dead_letter::{DeadFilter, Replayed};
-use stem_core::backend::result::Until;
+use stem_core::backend::result::{Recorded, Until};
 use stem_core::backend::{BackendError, Records};
 use stem_core::envelope::{Envelope, EnvelopeError, Payload, Priority};
-use stem_core::id::{Digest, Namespace, QueueName, TaskId, TaskName, UniqueKey};
+use stem_core::id::{Digest, LeaseToken, Namespace, QueueName, TaskId, TaskName, UniqueKey};
 use stem_core::retry::RetryPolicy;
 use stem_core::revoke::{Revocation, RevokeRequest};
 use stem_core::task::TaskRecord;
@@ -181,14 +181,41 @@ impl Client {
         let records = backends.records();
         if records == Records::Elsewhere && !tasks.is_empty() {
             // The record first: a redelivery that finds a final record is discarded. A crash in between leaves a record
-            // that says queued beside a dead letter; the next replay heals it. Only for what is there to be replayed.
-            let filter =
-                DeadFilter { tasks: tasks.to_vec(), limit: tasks.len(), ..DeadFilter::default() };
-            let letters = backends.dead_letters.list(&filter).await?;
-            let there: Vec<_> = letters.into_iter().map(|letter| letter.task).collect();
-            backends.results.record_replayed(&there).await?;
+            // that says queued beside a dead letter; the next replay heals it.
+            self.record_replays(tasks).await?;
         }
         backends.dead_letters.replay(tasks, records).await
+    }
+
+    /// Of what is there to be replayed, under the tokens by which it is there: so this changes nothing when it comes late,
+    /// after another replay and all that followed.
+    async fn record_replays(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
+        let results = &self.backends.results;
+        let letters = self.dead_tokens(tasks).await?;
+        let recorded = results.record_replayed(&letters).await?;
+        for ((task, _), _) in
+            letters.iter().zip(recorded).filter(|(_, answer)| *answer == Recorded::Stale)
+        {
+            // It was replayed and has failed anew meanwhile. Or the broker was restored from an older copy and knows lower
+            // tokens than the record: a dead letter that is read after its record has no lower one otherwise.
+            let Some(record) = results.fetch(task).await? else { continue };
+            let anew = self.dead_tokens(std::slice::from_ref(task)).await?;
+            let anew: Vec<_> =
+                anew.into_iter().map(|(task, token)| (task, token.max(record.token))).collect();
+            results.record_replayed(&anew).await?;
+        }
+        Ok(())
+    }
+
+    /// The tokens of those tasks that have a dead letter.
+    async fn dead_tokens(
+        &self,
+        tasks: &[TaskId],
+    ) -> Result<Vec<(TaskId, LeaseToken)>, BackendError> {
+        let filter =
+            DeadFilter { tasks: tasks.to_vec(), limit: tasks.len(), ..DeadFilter::default() };
+        let letters = self.backends.dead_letters.list(&filter).await?;
+        Ok(letters.into_iter().map(|letter| (letter.task, letter.token)).collect())
     }
 
     /// What became of a task so far.

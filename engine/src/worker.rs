@@ -23,6 +23,8 @@ mod classes;
 mod config;
 mod control;
 mod driver;
+#[cfg(test)]
+mod fence_tests;
 mod handler;
 mod host;
 #[cfg(test)]

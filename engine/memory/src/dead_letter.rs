@@ -68,6 +68,7 @@ fn letter(dead: &Dead) -> DeadLetter {
         failure: dead.failure.clone(),
         history: entry.history.clone(),
         deliveries: entry.deliveries,
+        token: entry.token,
         dead_at: dead.at,
         envelope,
     }
@@ -87,9 +88,10 @@ fn replay(state: &mut State, now: Timestamp, task: &TaskId, records: Records) ->
     entry.retries = 0;
     entry.deliveries = 0;
     entry.losses = 0;
+    let token = entry.token;
     state.put(entry);
     if records == Records::Here {
-        state.records.replay(task);
+        state.records.replay(task, token);
     }
     Replayed::Queued
 }

@@ -156,12 +156,17 @@ impl Records {
         }
     }
 
-    /// The task is back in its queue with nothing used up.
-    pub(crate) fn replay(&mut self, task: &TaskId) {
+    /// The task is back in its queue with nothing used up; nobody with the token of its dead letter has a say any more.
+    pub(crate) fn replay(&mut self, task: &TaskId, token: LeaseToken) -> Recorded {
         if let Some(kept) = self.kept.get_mut(task)
             && kept.record.state == TaskState::Failed
         {
+            if kept.record.token > token {
+                return Recorded::Stale;
+            }
+            kept.owner = None;
             let record = &mut kept.record;
+            record.token = token;
             record.state = TaskState::Queued;
             record.attempt = 0;
             record.delivery_count = 0;
@@ -171,6 +176,7 @@ impl Records {
             record.progress = None;
             record.failure = None;
         }
+        Recorded::Stored
     }
 }
 

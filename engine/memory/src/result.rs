@@ -8,7 +8,7 @@ use stem_core::backend::result::{
 };
 use stem_core::backend::{BackendError, ErrorClass, Health, ServiceId};
 use stem_core::envelope::Envelope;
-use stem_core::id::TaskId;
+use stem_core::id::{LeaseToken, TaskId};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
 
@@ -47,14 +47,16 @@ impl ResultBackend for Memory {
         Ok(recorded)
     }
 
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
+    async fn record_replayed(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+    ) -> Result<Vec<Recorded>, BackendError> {
         let mut state = self.state();
-        for task in tasks {
-            state.records.replay(task);
-        }
+        let recorded =
+            letters.iter().map(|(task, token)| state.records.replay(task, *token)).collect();
         drop(state);
         self.bells.records.ring();
-        Ok(())
+        Ok(recorded)
     }
 
     async fn record_progress(

@@ -7,7 +7,7 @@ use redis::Value;
 use stem_core::backend::dead_letter::{DeadFilter, DeadLetter, DeadLetters, Replayed};
 use stem_core::backend::{BackendError, Records, ServiceId};
 use stem_core::envelope::wire;
-use stem_core::id::{QueueName, TaskId, TaskName};
+use stem_core::id::{LeaseToken, QueueName, TaskId, TaskName};
 use stem_core::settlement::DeadReason;
 
 use crate::fault::Fault;
@@ -27,12 +27,23 @@ fn letter(row: Value) -> Result<(DeadLetter, i64), Fault> {
     let reason = serde_json::from_value(serde_json::Value::String(read::text(row.next()?)?))?;
     let failure = serde_json::from_str(&read::text(row.next()?)?)?;
     let deliveries = read::small(row.next()?)?;
+    let token = LeaseToken(read::large(row.next()?)?);
     let dead_at = read::time(row.next()?)?;
     let place = read::int(row.next()?)?;
     let envelope = read::bytes(row.next()?)?.unwrap_or_default();
     let history = histories(row.next()?)?;
-    let letter =
-        DeadLetter { task, queue, name, reason, failure, history, deliveries, dead_at, envelope };
+    let letter = DeadLetter {
+        task,
+        queue,
+        name,
+        reason,
+        failure,
+        history,
+        deliveries,
+        token,
+        dead_at,
+        envelope,
+    };
     Ok((letter, place))
 }
 

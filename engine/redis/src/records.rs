@@ -345,9 +345,16 @@ impl ResultBackend for Redis {
         done.await.map_err(|fault| self.inner.during(fault, "record how attempts ended"))
     }
 
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
-        let done = self.inner.in_portions(&script::RECORD_REPLAYED, tasks, name_all);
-        done.await.map(|_| ()).map_err(|fault| self.inner.during(fault, "record replays"))
+    async fn record_replayed(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+    ) -> Result<Vec<Recorded>, BackendError> {
+        let done = self.inner.record_answers(&script::RECORD_REPLAYED, letters, |call, portion| {
+            for (task, token) in portion {
+                call.arg(task.as_str()).arg(token.0);
+            }
+        });
+        done.await.map_err(|fault| self.inner.during(fault, "record replays"))
     }
 
     async fn record_progress(

@@ -70,6 +70,12 @@ impl Head {
     }
 }
 
+/// What became of replays, by those tasks that have failed also after them.
+pub(crate) fn after_replay(tasks: &[&str], failed: &[String]) -> Vec<Recorded> {
+    let still = |task: &str| failed.iter().any(|failed| failed == task);
+    tasks.iter().map(|task| if still(task) { Recorded::Stale } else { Recorded::Stored }).collect()
+}
+
 /// What a settlement does to a record.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {

@@ -190,7 +190,7 @@ impl Drop for Grip<'_> {
             running.interrupt.stop(StopReason::Shutdown, true);
         }
         self.shared.progress.take_last(&self.hand.receipt);
-        self.shared.let_go(&self.hand.receipt);
+        self.shared.let_go(self.hand);
     }
 }
 

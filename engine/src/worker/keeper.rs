@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use stem_core::backend::broker::{Renewal, Renewed, Settled};
+use stem_core::backend::result::Recorded;
 use stem_core::backend::{BackendError, ErrorClass, Records};
 use stem_core::machine::attempt::Event;
 use stem_core::observe::{Seen, Service};
-use stem_core::settlement::{CHILDREN, CHILDREN_BYTES, Receipt, Settle};
+use stem_core::settlement::{CHILDREN, CHILDREN_BYTES, Receipt, Settle, Settlement};
 use stem_core::task::Progress;
 use stem_core::time::Timestamp;
 use stem_isolate::Refusal;
@@ -260,18 +261,42 @@ async fn settle_batch(
 }
 
 /// Settles where the records lie in another service.
-async fn settle_elsewhere(
+pub(super) async fn settle_elsewhere(
     shared: &Shared,
     settles: Vec<Settle>,
 ) -> Result<Vec<Settled>, BackendError> {
-    let (settles, held) = publish_first(shared, settles).await?;
+    let (mut settles, held) = publish_first(shared, settles).await?;
     // The record first. A crash before the next line makes a redelivery that finds a final record and is not run.
-    shared.backends.results.record_settled(&settles).await?;
-    let mut settled = shared.backends.broker.settle(&settles, shared.records).await?.into_iter();
+    let recorded = shared.backends.results.record_settled(&settles).await?;
+    let mut refused = vec![false; settles.len()];
+    for (n, settle) in settles.iter_mut().enumerate() {
+        if recorded.get(n) == Some(&Recorded::Stale) {
+            refused[n] = settle_as_recorded(shared, settle).await?;
+        }
+    }
+    let settled = shared.backends.broker.settle(&settles, shared.records).await?;
+    let mut settled = settled
+        .into_iter()
+        .zip(refused)
+        .map(|(settled, refused)| if refused { Settled::Stale } else { settled });
     Ok(held
         .into_iter()
         .map_while(|held| if held { settled.next() } else { Some(Settled::Stale) })
         .collect())
+}
+
+/// A settlement that the record refuses must not be made at the broker either: there the same receipt may be good for what
+/// was enqueued again after the task's end, which begins with the first token again. What becomes of such a leftover the
+/// record says. Whether that is another settlement, so that the attempt's own is not made.
+async fn settle_as_recorded(shared: &Shared, settle: &mut Settle) -> Result<bool, BackendError> {
+    // One that is not there refuses too, and says nothing: then the delivery is the truth.
+    let Some(record) = shared.backends.results.fetch(&settle.receipt.task).await? else {
+        return Ok(false);
+    };
+    let told = Settlement::after_refusal(&record);
+    let differs = told != settle.settlement;
+    settle.settlement = told;
+    Ok(differs)
 }
 
 /// Publishes what the settlements would, before their records are final: a worker that dies after the record and before the

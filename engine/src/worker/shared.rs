@@ -424,16 +424,30 @@ impl Shared {
         self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on it is told what concerns it. Whoever has an older delivery of the same task in hand has lost that lease,
+    /// whether the broker could be asked or not, and learns it here before the newer one starts.
     pub(super) fn take_in_hand(&self, hand: &Arc<InHand>) {
         Counters::count(&self.counters.taken);
+        let Receipt { task, token, .. } = &hand.receipt;
+        let mut key = (task.clone(), LeaseToken(0));
         let mut hands = self.hands();
-        hands.insert((hand.receipt.task.clone(), hand.receipt.token), Arc::clone(hand));
+        let of_task = hands.range(&key..).take_while(|((of, _), _)| of == task);
+        for ((_, known), other) in of_task {
+            let older = if known > token { hand } else { other };
+            older.tell(attempt::Event::LeaseLost);
+        }
+        key.1 = *token;
+        hands.insert(key, Arc::clone(hand));
         self.in_hand_changed.send_replace(hands.len());
     }
 
-    pub(super) fn let_go(&self, receipt: &Receipt) {
+    pub(super) fn let_go(&self, hand: &InHand) {
+        let key = (hand.receipt.task.clone(), hand.receipt.token);
         let mut hands = self.hands();
-        hands.remove(&(receipt.task.clone(), receipt.token));
+        // One that was enqueued again after its end begins with the first token again, and may be in hand instead of this.
+        if hands.get(&key).is_some_and(|known| std::ptr::eq(&raw const **known, hand)) {
+            hands.remove(&key);
+        }
         self.in_hand_changed.send_replace(hands.len());
     }
 
@@ -447,7 +461,7 @@ impl Shared {
         self.hands().values().filter(|hand| hand.build.get() == Some(build)).cloned().collect()
     }
 
-    /// The deliveries of one task in hand; more than one only while a lost lease is being noticed.
+    /// The deliveries of one task in hand; more than one only while one that has lost its lease is being stopped.
     pub(super) fn in_hand_of(&self, task: &TaskId) -> Vec<Arc<InHand>> {
         self.hands()
             .iter()

@@ -66,7 +66,8 @@ async fn a_dead_letter_says_what_why_and_when(h: &dyn Harness) {
         (sent.id.clone(), sent.queue.clone(), sent.name.clone())
     );
     assert_eq!((letter.reason, letter.failure), (DeadReason::RetriesExhausted, failure()));
-    assert_eq!((letter.deliveries, letter.dead_at), (2, h.now()));
+    assert_eq!((letter.deliveries, letter.token), (2, second.receipt.token));
+    assert_eq!(letter.dead_at, h.now());
     assert_eq!(letter.history.iter().map(|it| it.attempt).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(wire::decode(&letter.envelope).unwrap(), sent);
 }

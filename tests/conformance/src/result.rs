@@ -31,6 +31,8 @@ crate::cases! { ($) result_suite result:
     another_owner_cannot_record_a_settlement,
     a_final_record_is_never_overwritten,
     a_recorded_replay_queues_what_failed_and_nothing_else,
+    a_recorded_replay_that_comes_late_changes_nothing,
+    nobody_of_before_a_recorded_replay_has_a_say,
     a_task_that_never_began_can_be_revoked_on_record,
     a_task_that_never_began_cannot_succeed_on_record,
     a_recorded_release_takes_the_attempt_back,
@@ -255,7 +257,8 @@ async fn a_recorded_replay_queues_what_failed_and_nothing_else(h: &dyn Harness) 
     end(h, &b, &good, Settlement::Succeed(result())).await;
     begun(h, &b, "r").await;
     let (succeeded, running) = (record(&b, "s").await, record(&b, "r").await);
-    b.results.record_replayed(&[task("f"), task("s"), task("r"), task("x")]).await.unwrap();
+    let letters = ["f", "s", "r", "x"].map(|id| (task(id), LeaseToken(1)));
+    assert_eq!(b.results.record_replayed(&letters).await.unwrap(), [Recorded::Stored; 4]);
     let replayed = record(&b, "f").await;
     assert_eq!(
         (replayed.state, replayed.attempt, replayed.delivery_count),
@@ -266,6 +269,46 @@ async fn a_recorded_replay_queues_what_failed_and_nothing_else(h: &dyn Harness) 
     // The old attempt has no say any more, the next delivery has.
     assert_eq!(end(h, &b, &failed, Settlement::Succeed(result())).await, Recorded::Stale);
     assert_eq!(begin(h, &b, &receipt("f", 2, B), 1).await, Recorded::Stored);
+}
+
+async fn a_recorded_replay_that_comes_late_changes_nothing(h: &dyn Harness) {
+    let b = h.connect().await;
+    let first = begun(h, &b, "t").await;
+    end(h, &b, &first, fail()).await;
+    begun(h, &b, "other").await;
+    let letter = [(task("t"), LeaseToken(1))];
+    // Twice is once, also between a replay's two writes.
+    for _ in 0..2 {
+        assert_eq!(b.results.record_replayed(&letter).await.unwrap(), [Recorded::Stored]);
+    }
+    let second = receipt("t", 2, B);
+    assert_eq!(begin(h, &b, &second, 1).await, Recorded::Stored);
+    assert_eq!(b.results.record_replayed(&letter).await.unwrap(), [Recorded::Stored]);
+    assert_eq!(state(&b, "t").await, TaskState::Running);
+    assert_eq!(end(h, &b, &second, fail()).await, Recorded::Stored);
+    let failed = record(&b, "t").await;
+    let letters = [(task("other"), LeaseToken(1)), letter[0].clone()];
+    let answers = b.results.record_replayed(&letters).await.unwrap();
+    assert_eq!(answers, [Recorded::Stored, Recorded::Stale]);
+    assert_eq!(record(&b, "t").await, failed);
+}
+
+async fn nobody_of_before_a_recorded_replay_has_a_say(h: &dyn Harness) {
+    let b = h.connect().await;
+    let first = begun(h, &b, "t").await;
+    end(h, &b, &first, fail()).await;
+    // The broker gave it out once more: that delivery found a final record, and made a dead letter of itself.
+    let second = receipt("t", 2, B);
+    assert_eq!(begin(h, &b, &second, 1).await, Recorded::Stale);
+    let letter = [(task("t"), LeaseToken(2))];
+    assert_eq!(b.results.record_replayed(&letter).await.unwrap(), [Recorded::Stored]);
+    // What it sent before that may come after it.
+    assert_eq!(begin(h, &b, &second, 1).await, Recorded::Stale);
+    for settlement in [fail(), retry_at(h.now()), revoked(), Settlement::Release] {
+        assert_eq!(end(h, &b, &second, settlement).await, Recorded::Stale);
+    }
+    assert_eq!(state(&b, "t").await, TaskState::Queued);
+    assert_eq!(begin(h, &b, &receipt("t", 3, A), 1).await, Recorded::Stored);
 }
 
 async fn a_task_that_never_began_can_be_revoked_on_record(h: &dyn Harness) {

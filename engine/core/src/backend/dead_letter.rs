@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 
 use super::{BackendError, Records, ServiceId};
-use crate::id::{QueueName, TaskId, TaskName};
+use crate::id::{LeaseToken, QueueName, TaskId, TaskName};
 use crate::outcome::Failure;
 use crate::settlement::DeadReason;
 use crate::task::FailedAttempt;
@@ -31,6 +31,8 @@ pub struct DeadLetter {
     pub history: Vec<FailedAttempt>,
     /// How often it was delivered.
     pub deliveries: u32,
+    /// Of its last delivery; the next has a higher one.
+    pub token: LeaseToken,
     /// When it was given up.
     pub dead_at: Timestamp,
     /// The envelope's wire form; what could be kept of it when it cannot be read.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::{BackendError, Health, ServiceId};
 use crate::envelope::Envelope;
-use crate::id::{QueueName, TaskId, TaskName};
+use crate::id::{LeaseToken, QueueName, TaskId, TaskName};
 use crate::settlement::{Receipt, Settle};
 use crate::task::{FailedAttempt, Progress, TaskRecord, TaskState};
 use crate::time::Timestamp;
@@ -95,9 +95,14 @@ pub trait ResultBackend: Send + Sync + Debug {
     /// `Stored`.
     async fn record_settled(&self, batch: &[Settle]) -> Result<Vec<Recorded>, BackendError>;
 
-    /// Records that tasks were put back from the dead letters: `failed` becomes `queued`, with no attempt used up.
-    /// Other states stay as they are. Made before the broker's replay, so that no redelivery finds a final record.
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError>;
+    /// Records that tasks are put back from the dead letters, each with the token of its dead letter: `failed` becomes
+    /// `queued`, with no attempt used up, and whoever holds that token or an older one has no say any more. `Stale` is one
+    /// that has failed under a newer token: since that dead letter was read it was replayed and run. Other states stay as
+    /// they are, and are `Stored`. Made before the broker's replay, so that no redelivery finds a final record.
+    async fn record_replayed(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+    ) -> Result<Vec<Recorded>, BackendError>;
 
     /// Stores the newest progress of running attempts.
     async fn record_progress(

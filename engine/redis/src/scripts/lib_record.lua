@@ -239,15 +239,21 @@ local function fail_record(id, failure, uncounted)
   end
 end
 
--- Back from the dead letters, with nothing used up.
-local function replay_record(id)
+-- Back from the dead letters, with nothing used up; nobody with the token of its dead letter has a say any more. False when
+-- the record has failed under a newer token.
+local function replay_record(id, token)
   local key = record_key(id)
   local state, known, settled = said_of(redis.call('HGET', key, 'r') or older_record(key))
-  if state == 'failed' then
-    redis.call('HSET', key, 'r', 'queued ' .. known .. ' ' .. settled .. ' - 0 0 -')
-    redis.call('HDEL', key, 'nb', 'pr', 'f')
-    -- Who waited for its end was told of that; whoever waits again has said so since.
+  if state ~= 'failed' then
+    return true
   end
+  if number[known] > number[token] then
+    return false
+  end
+  redis.call('HSET', key, 'r', 'queued ' .. token .. ' ' .. settled .. ' - 0 0 -')
+  redis.call('HDEL', key, 'nb', 'pr', 'f', 'o')
+  -- Who waited for its end was told of that; whoever waits again has said so since.
+  return true
 end
 
 local function remove_record(id)

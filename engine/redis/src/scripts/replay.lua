@@ -18,7 +18,7 @@ for n = 3, #ARGV do
     remove(P .. 'q/dead', id)
     add_ready(d[2], d[3], tonumber(d[4]), tonumber(d[5]), id, d[7])
     if here then
-      replay_record(id)
+      replay_record(id, token)
     end
   else
     answers[n - 2] = 0

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
 use stem_core::backend::dead_letter::{DeadFilter, DeadLetter, DeadLetters, RAW_BYTES, Replayed};
 use stem_core::backend::{BackendError, Records, ServiceId};
-use stem_core::id::{QueueName, TaskId, TaskName};
+use stem_core::id::{LeaseToken, QueueName, TaskId, TaskName};
 use stem_core::outcome::Failure;
 use stem_core::settlement::DeadReason;
 use stem_core::time::Timestamp;
@@ -82,6 +82,7 @@ struct DeadRow {
     reason: String,
     failure: String,
     deliveries: i64,
+    token: i64,
     dead_at: i64,
     wire: Option<Vec<u8>>,
 }
@@ -92,7 +93,7 @@ macro_rules! list {
     ($named:literal) => {
         concat!(
             "
-            SELECT x.task, x.queue, x.name, x.reason, x.failure, x.deliveries, x.dead_at,
+            SELECT x.task, x.queue, x.name, x.reason, x.failure, x.deliveries, x.token, x.dead_at,
                 (SELECT wire FROM envelopes WHERE envelopes.seq = x.seq) AS wire
             FROM dead_letters AS x
             WHERE ",
@@ -148,6 +149,7 @@ impl Operation for List {
                     reason: reason(&row.reason)?,
                     failure: from_json(&row.failure)?,
                     deliveries: small(row.deliveries),
+                    token: LeaseToken(unsigned(row.token)),
                     dead_at: time(row.dead_at),
                     envelope: row.wire.unwrap_or_default(),
                 })
@@ -163,7 +165,7 @@ struct Replay {
 
 /// What is dead of $1, from here on locked.
 const DEAD: &str = "
-    SELECT x.task, (SELECT wire FROM envelopes WHERE envelopes.seq = x.seq) FROM dead_letters AS x
+    SELECT x.task, x.token, (SELECT wire FROM envelopes WHERE envelopes.seq = x.seq) FROM dead_letters AS x
     WHERE x.task = ANY($1) ORDER BY x.task FOR UPDATE OF x";
 
 /// Tokens go on from where they were, so that whoever still holds an old one stays refused. A unique key that another
@@ -200,31 +202,33 @@ impl Operation for Replay {
         now: Option<i64>,
     ) -> Result<Self::Output, Trouble> {
         let tasks: Vec<&str> = self.tasks.iter().map(TaskId::as_str).collect();
-        let dead: Vec<(String, Option<Vec<u8>>)> =
+        let dead: Vec<(String, i64, Option<Vec<u8>>)> =
             sqlx::query_as(DEAD).bind(tasks).fetch_all(&mut *conn).await?;
-        let readable: HashMap<String, bool> = dead
+        // The token of each, unless it cannot be read.
+        let readable: HashMap<String, Option<LeaseToken>> = dead
             .into_iter()
-            .map(|(task, wire)| {
+            .map(|(task, token, wire)| {
                 let readable = envelopes::is_readable(wire.as_deref(), &task);
-                (task, readable)
+                (task, readable.then(|| LeaseToken(unsigned(token))))
             })
             .collect();
-        let mut queued: Vec<&str> = Vec::new();
+        let mut queued: Vec<(&str, LeaseToken)> = Vec::new();
         let mut seen = HashSet::new();
         let mut replayed = Vec::with_capacity(self.tasks.len());
         for task in &self.tasks {
             replayed.push(match readable.get(task.as_str()) {
                 None => Replayed::Absent,
-                Some(false) => Replayed::Unreadable,
-                Some(true) if !seen.insert(task) => Replayed::Absent,
-                Some(true) => {
-                    queued.push(task.as_str());
+                Some(None) => Replayed::Unreadable,
+                Some(Some(_)) if !seen.insert(task) => Replayed::Absent,
+                Some(Some(token)) => {
+                    queued.push((task.as_str(), *token));
                     Replayed::Queued
                 }
             });
         }
         if !queued.is_empty() {
-            let revived = sqlx::query(REVIVE).bind(&queued).bind(now).execute(&mut *conn).await?;
+            let tasks: Vec<&str> = queued.iter().map(|(task, _)| *task).collect();
+            let revived = sqlx::query(REVIVE).bind(tasks).bind(now).execute(&mut *conn).await?;
             if revived.rows_affected() < queued.len() as u64 {
                 return Err(Trouble::Moved);
             }

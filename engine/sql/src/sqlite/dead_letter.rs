@@ -1,20 +1,20 @@
 //! [`DeadLetters`] on SQLite. The envelope stays where it was; only the row that points to it moves.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 use stem_core::backend::dead_letter::{DeadFilter, DeadLetter, DeadLetters, RAW_BYTES, Replayed};
 use stem_core::backend::{BackendError, Records, ServiceId};
-use stem_core::id::{QueueName, TaskId, TaskName};
+use stem_core::id::{LeaseToken, QueueName, TaskId, TaskName};
 use stem_core::outcome::Failure;
 use stem_core::settlement::DeadReason;
 use stem_core::time::Timestamp;
 
 use super::writer::{Operation, Topics};
 use super::{Sqlite, records};
-use crate::codec::{from_json, limit, reason, small, time, to_json};
+use crate::codec::{from_json, limit, reason, small, time, to_json, unsigned};
 use crate::envelopes;
 use crate::fault::Fault;
 
@@ -77,13 +77,14 @@ struct DeadRow {
     reason: String,
     failure: String,
     deliveries: i64,
+    token: i64,
     dead_at: i64,
     wire: Option<Vec<u8>>,
 }
 
 /// An argument that is NULL filters nothing.
 const LIST: &str = "
-    SELECT x.task, x.queue, x.name, x.reason, x.failure, x.deliveries, x.dead_at, e.wire
+    SELECT x.task, x.queue, x.name, x.reason, x.failure, x.deliveries, x.token, x.dead_at, e.wire
     FROM dead_letters AS x LEFT JOIN envelopes AS e ON e.seq = x.seq
     WHERE (?1 IS NULL OR x.task IN (SELECT value FROM json_each(?1)))
         AND (?2 IS NULL OR x.queue = ?2)
@@ -122,6 +123,7 @@ async fn list(conn: &mut SqliteConnection, filter: &DeadFilter) -> Result<Vec<De
                 reason: reason(&row.reason)?,
                 failure: from_json(&row.failure)?,
                 deliveries: small(row.deliveries),
+                token: LeaseToken(unsigned(row.token)),
                 dead_at: time(row.dead_at),
                 envelope: row.wire.unwrap_or_default(),
             })
@@ -154,30 +156,31 @@ impl Operation for Replay {
         conn: &mut SqliteConnection,
         now: Timestamp,
     ) -> Result<Self::Output, Fault> {
-        let wires: Vec<(String, Option<Vec<u8>>)> = sqlx::query_as(
-            "SELECT x.task, e.wire FROM dead_letters AS x LEFT JOIN envelopes AS e ON e.seq = x.seq
+        let dead: Vec<(String, i64, Option<Vec<u8>>)> = sqlx::query_as(
+            "SELECT x.task, x.token, e.wire FROM dead_letters AS x LEFT JOIN envelopes AS e ON e.seq = x.seq
              WHERE x.task IN (SELECT value FROM json_each(?1))",
         )
         .bind(to_json(&self.tasks))
         .fetch_all(&mut *conn)
         .await?;
-        let readable: HashMap<String, bool> = wires
+        // The token of each, unless it cannot be read.
+        let readable: HashMap<String, Option<LeaseToken>> = dead
             .into_iter()
-            .map(|(task, bytes)| {
+            .map(|(task, token, bytes)| {
                 let readable = envelopes::is_readable(bytes.as_deref(), &task);
-                (task, readable)
+                (task, readable.then(|| LeaseToken(unsigned(token))))
             })
             .collect();
         let mut replayed = Vec::with_capacity(self.tasks.len());
-        let mut done = HashSet::new();
+        let mut done: HashMap<&str, LeaseToken> = HashMap::new();
         // One by one: of two dead letters with one unique key only the first gets it back.
         for task in &self.tasks {
             replayed.push(match readable.get(task.as_str()) {
                 None => Replayed::Absent,
-                Some(_) if done.contains(task) => Replayed::Absent,
-                Some(false) => Replayed::Unreadable,
-                Some(true) => {
-                    done.insert(task);
+                Some(_) if done.contains_key(task.as_str()) => Replayed::Absent,
+                Some(None) => Replayed::Unreadable,
+                Some(Some(token)) => {
+                    done.insert(task.as_str(), *token);
                     sqlx::query(REVIVE)
                         .bind(task.as_str())
                         .bind(now.unix_millis())
@@ -192,7 +195,7 @@ impl Operation for Replay {
             });
         }
         if self.records == Records::Here && !done.is_empty() {
-            let done: Vec<&TaskId> = done.into_iter().collect();
+            let done: Vec<(&str, LeaseToken)> = done.into_iter().collect();
             records::replay(conn, &done).await?;
         }
         Ok(replayed)

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use stem_core::backend::result::{Begun, RecordFilter, Recorded, Until};
 use stem_core::backend::{BackendError, Health, ResultBackend, ServiceId};
 use stem_core::envelope::Envelope;
-use stem_core::id::TaskId;
+use stem_core::id::{LeaseToken, TaskId};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
 
@@ -54,8 +54,11 @@ impl ResultBackend for RecordedResults {
         Ok(answers)
     }
 
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
-        self.inner.record_replayed(tasks).await
+    async fn record_replayed(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+    ) -> Result<Vec<Recorded>, BackendError> {
+        self.inner.record_replayed(letters).await
     }
 
     async fn record_progress(

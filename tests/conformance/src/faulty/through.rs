@@ -18,7 +18,9 @@ use stem_core::backend::{
 use stem_core::control::Heartbeat;
 use stem_core::control::wire::{CommandFrame, ReplyFrame};
 use stem_core::envelope::Envelope;
-use stem_core::id::{Incarnation, Namespace, QueueName, RequestId, TaskId, TaskName, WorkerId};
+use stem_core::id::{
+    Incarnation, LeaseToken, Namespace, QueueName, RequestId, TaskId, TaskName, WorkerId,
+};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
@@ -190,8 +192,11 @@ impl ResultBackend for Through<dyn ResultBackend> {
         self.faulty.call("results.record_settled", Twice::FirstCounts, make).await
     }
 
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
-        let make = || self.inner.record_replayed(tasks);
+    async fn record_replayed(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+    ) -> Result<Vec<Recorded>, BackendError> {
+        let make = || self.inner.record_replayed(letters);
         self.faulty.call("results.record_replayed", Twice::FirstCounts, make).await
     }
 

@@ -8,7 +8,7 @@ use stem_core::backend::result::{Begun, RecordFilter, Recorded, Until};
 use stem_core::backend::{BackendError, Health, Presence, ResultBackend, RevokeStore, ServiceId};
 use stem_core::control::Heartbeat;
 use stem_core::envelope::Envelope;
-use stem_core::id::{Incarnation, Namespace, TaskId, WorkerId};
+use stem_core::id::{Incarnation, LeaseToken, Namespace, TaskId, WorkerId};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
@@ -59,9 +59,14 @@ impl ResultBackend for Line {
             .record_settled(&batch))
     }
 
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
-        let tasks = tasks.to_vec();
-        remote!(self, "results.record_replayed", 0, [tasks], |b| b.results.record_replayed(&tasks))
+    async fn record_replayed(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+    ) -> Result<Vec<Recorded>, BackendError> {
+        let letters = letters.to_vec();
+        remote!(self, "results.record_replayed", 0, [letters], |b| b
+            .results
+            .record_replayed(&letters))
     }
 
     async fn record_progress(

@@ -16,7 +16,7 @@ use stem_core::backend::{
 use stem_core::control::Command;
 use stem_core::control::wire::{self, CommandFrame, ReplyFrame};
 use stem_core::envelope::Envelope;
-use stem_core::id::{Namespace, QueueName, RequestId, TaskId, TaskName};
+use stem_core::id::{LeaseToken, Namespace, QueueName, RequestId, TaskId, TaskName};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
@@ -126,8 +126,8 @@ impl ResultBackend for Through<dyn ResultBackend> {
         self.inner.record_settled(batch).await
     }
 
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Answer<()> {
-        self.inner.record_replayed(tasks).await
+    async fn record_replayed(&self, letters: &[(TaskId, LeaseToken)]) -> Answer<Vec<Recorded>> {
+        self.inner.record_replayed(letters).await
     }
 
     async fn record_progress(&self, updates: &[(Receipt, Progress)]) -> Answer<Vec<Recorded>> {

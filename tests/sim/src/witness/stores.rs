@@ -14,7 +14,7 @@ use stem_core::backend::{
 use stem_core::control::wire::{self, CommandFrame, ReplyFrame};
 use stem_core::control::{Answer, Heartbeat, Order};
 use stem_core::envelope::Envelope;
-use stem_core::id::{Incarnation, Namespace, RequestId, TaskId, WorkerId};
+use stem_core::id::{Incarnation, LeaseToken, Namespace, RequestId, TaskId, WorkerId};
 use stem_core::revoke::{Revocation, RevocationChange, RevokeRequest, Version};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
@@ -51,8 +51,11 @@ impl ResultBackend for Witness<dyn ResultBackend> {
         Ok(answers)
     }
 
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
-        self.inner.record_replayed(tasks).await
+    async fn record_replayed(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+    ) -> Result<Vec<Recorded>, BackendError> {
+        self.inner.record_replayed(letters).await
     }
 
     async fn record_progress(

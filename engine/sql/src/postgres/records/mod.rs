@@ -12,7 +12,7 @@ use stem_core::backend::result::{
 };
 use stem_core::backend::{BackendError, ErrorClass, Health, ServiceId};
 use stem_core::envelope::Envelope;
-use stem_core::id::TaskId;
+use stem_core::id::{LeaseToken, TaskId};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
 
@@ -46,21 +46,21 @@ impl Operation for RecordQueued {
     }
 }
 
-struct RecordReplayed(Vec<TaskId>);
+struct RecordReplayed(Vec<(TaskId, LeaseToken)>);
 
 #[async_trait]
 impl Operation for RecordReplayed {
-    type Output = ();
+    type Output = Vec<Recorded>;
     const ACTION: &'static str = "record replays";
     const REPEATABLE: bool = true;
 
-    fn rings((): &()) -> Topics {
-        Topics::RECORDS
+    fn rings(recorded: &Vec<Recorded>) -> Topics {
+        ring_if_stored(recorded)
     }
 
-    async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<(), Trouble> {
-        let tasks: Vec<&str> = self.0.iter().map(TaskId::as_str).collect();
-        replay(conn, &tasks).await
+    async fn run(&self, conn: &mut PgConnection, _: Option<i64>) -> Result<Self::Output, Trouble> {
+        let letters: Vec<_> = self.0.iter().map(|(task, token)| (task.as_str(), *token)).collect();
+        replay(conn, &letters).await
     }
 }
 
@@ -187,8 +187,11 @@ impl ResultBackend for Postgres {
         self.call(RecordSettled(batch.to_vec())).await
     }
 
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
-        self.call(RecordReplayed(tasks.to_vec())).await
+    async fn record_replayed(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+    ) -> Result<Vec<Recorded>, BackendError> {
+        self.call(RecordReplayed(letters.to_vec())).await
     }
 
     async fn record_progress(

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use sqlx::postgres::PgConnection;
 use stem_core::backend::result::{Begun, RECORD_TTL, Recorded};
 use stem_core::envelope::Envelope;
-use stem_core::id::TaskId;
+use stem_core::id::{LeaseToken, TaskId};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{HISTORY, Progress};
 use stem_core::time::Timestamp;
@@ -15,7 +15,7 @@ use crate::codec::{Packed, limit, millis, signed, to_json, unsigned};
 use crate::fault::Fault;
 use crate::postgres::dead_letter::Burial;
 use crate::postgres::error::Trouble;
-use crate::record::{Change, Head, Verdict};
+use crate::record::{Change, Head, Verdict, after_replay};
 
 /// New records, unless the tasks are known. Numbers are drawn in the order of the batch, rows inserted in that of ids.
 const QUEUE: &str = "
@@ -243,20 +243,30 @@ pub(in crate::postgres) async fn fail(
     Ok(())
 }
 
-/// Tasks are back in their queues with nothing used up; the token stays, so that old holders stay refused.
+/// Tasks are back in their queues with nothing used up, and nobody with the token of their dead letters has a say any more.
+/// `Stale` are those that have failed under a newer one.
 pub(in crate::postgres) async fn replay(
     conn: &mut PgConnection,
-    tasks: &[&str],
-) -> Result<(), Trouble> {
+    letters: &[(&str, LeaseToken)],
+) -> Result<Vec<Recorded>, Trouble> {
+    let tasks: Vec<&str> = letters.iter().map(|(task, _)| *task).collect();
+    let tokens: Vec<i64> = letters.iter().map(|(_, token)| signed(token.0)).collect();
     sqlx::query(
-        "UPDATE tasks SET state = 'queued', attempt = 0, delivery_count = 0, not_before = NULL, started_at = NULL,
-             finished_at = NULL, progress = NULL, failure = NULL
-         WHERE state = 'failed' AND id = ANY($1)",
+        "UPDATE tasks SET state = 'queued', token = item.token, owner = NULL, attempt = 0, delivery_count = 0,
+             not_before = NULL, started_at = NULL, finished_at = NULL, progress = NULL, failure = NULL
+         FROM unnest($1::text[], $2::bigint[]) AS item (id, token)
+         WHERE tasks.id = item.id AND tasks.id = ANY($1) AND tasks.state = 'failed' AND tasks.token <= item.token",
     )
-    .bind(tasks)
-    .execute(conn)
+    .bind(&tasks)
+    .bind(tokens)
+    .execute(&mut *conn)
     .await?;
-    Ok(())
+    let failed: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM tasks WHERE state = 'failed' AND id = ANY($1)")
+            .bind(&tasks)
+            .fetch_all(conn)
+            .await?;
+    Ok(after_replay(&tasks, &failed))
 }
 
 /// The fence is in the statement itself.

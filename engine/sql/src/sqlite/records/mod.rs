@@ -12,7 +12,7 @@ use stem_core::backend::result::{
 };
 use stem_core::backend::{BackendError, ErrorClass, Health, ServiceId};
 use stem_core::envelope::Envelope;
-use stem_core::id::TaskId;
+use stem_core::id::{LeaseToken, TaskId};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{FailedAttempt, Progress, TaskRecord};
 use stem_core::time::Timestamp;
@@ -43,17 +43,21 @@ impl Operation for RecordQueued {
     }
 }
 
-struct RecordReplayed(Vec<TaskId>);
+struct RecordReplayed(Vec<(TaskId, LeaseToken)>);
 
 #[async_trait]
 impl Operation for RecordReplayed {
-    type Output = ();
+    type Output = Vec<Recorded>;
     const ACTION: &'static str = "record replays";
     const RINGS: Topics = Topics::RECORDS;
 
-    async fn run(&mut self, conn: &mut SqliteConnection, _: Timestamp) -> Result<(), Fault> {
-        let tasks: Vec<&TaskId> = self.0.iter().collect();
-        replay(conn, &tasks).await
+    async fn run(
+        &mut self,
+        conn: &mut SqliteConnection,
+        _: Timestamp,
+    ) -> Result<Self::Output, Fault> {
+        let letters: Vec<_> = self.0.iter().map(|(task, token)| (task.as_str(), *token)).collect();
+        replay(conn, &letters).await
     }
 }
 
@@ -180,8 +184,11 @@ impl ResultBackend for Sqlite {
         self.write(RecordSettled(batch.to_vec())).await
     }
 
-    async fn record_replayed(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
-        self.write(RecordReplayed(tasks.to_vec())).await
+    async fn record_replayed(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+    ) -> Result<Vec<Recorded>, BackendError> {
+        self.write(RecordReplayed(letters.to_vec())).await
     }
 
     async fn record_progress(

@@ -8,14 +8,14 @@ use sqlx::sqlite::SqliteConnection;
 use stem_core::backend::broker::Delivery;
 use stem_core::backend::result::{Begun, Recorded};
 use stem_core::envelope::Envelope;
-use stem_core::id::{TaskId, WorkerId};
+use stem_core::id::{LeaseToken, TaskId, WorkerId};
 use stem_core::settlement::{Receipt, Settle};
 use stem_core::task::{HISTORY, Progress};
 use stem_core::time::Timestamp;
 
-use crate::codec::{Packed, limit, to_json, unsigned};
+use crate::codec::{Packed, limit, signed, to_json, unsigned};
 use crate::fault::Fault;
-use crate::record::{Change, Head, Verdict};
+use crate::record::{Change, Head, Verdict, after_replay};
 use crate::sqlite::broker::begun_rows;
 use crate::sqlite::dead_letter::Burial;
 
@@ -296,20 +296,30 @@ pub(in crate::sqlite) async fn fail(
     Ok(())
 }
 
-/// Tasks are back in their queues with nothing used up; the token stays, so that old holders stay refused.
+/// Tasks are back in their queues with nothing used up, and nobody with the token of their dead letters has a say any more.
+/// `Stale` are those that have failed under a newer one.
 pub(in crate::sqlite) async fn replay(
     conn: &mut SqliteConnection,
-    tasks: &[&TaskId],
-) -> Result<(), Fault> {
+    letters: &[(&str, LeaseToken)],
+) -> Result<Vec<Recorded>, Fault> {
+    let tasks: Vec<&str> = letters.iter().map(|(task, _)| *task).collect();
+    let rows: Vec<_> = letters.iter().map(|(task, token)| json!([task, signed(token.0)])).collect();
     sqlx::query(
-        "UPDATE tasks SET state = 'queued', attempt = 0, delivery_count = 0, not_before = NULL, started_at = NULL,
-             finished_at = NULL, progress = NULL, failure = NULL
-         WHERE state = 'failed' AND id IN (SELECT value FROM json_each(?1))",
+        "UPDATE tasks SET state = 'queued', token = item.token, owner = NULL, attempt = 0, delivery_count = 0,
+             not_before = NULL, started_at = NULL, finished_at = NULL, progress = NULL, failure = NULL
+         FROM (SELECT value ->> 0 AS id, value ->> 1 AS token FROM json_each(?1)) AS item
+         WHERE tasks.id = item.id AND tasks.state = 'failed' AND tasks.token <= item.token",
     )
-    .bind(to_json(tasks))
-    .execute(conn)
+    .bind(to_json(&rows))
+    .execute(&mut *conn)
     .await?;
-    Ok(())
+    let failed: Vec<String> = sqlx::query_scalar(
+        "SELECT id FROM tasks WHERE state = 'failed' AND id IN (SELECT value FROM json_each(?1))",
+    )
+    .bind(to_json(&tasks))
+    .fetch_all(conn)
+    .await?;
+    Ok(after_replay(&tasks, &failed))
 }
 
 /// One statement for each, which carries the fence itself.
@@ -323,7 +333,7 @@ pub(super) async fn progress(
             "UPDATE tasks SET progress = ?4 WHERE id = ?1 AND token = ?2 AND owner = ?3 AND state = 'running'",
         )
         .bind(receipt.task.as_str())
-        .bind(crate::codec::signed(receipt.token.0))
+        .bind(signed(receipt.token.0))
         .bind(receipt.owner.to_string())
         .bind(to_json(progress))
         .execute(&mut *conn)
@@ -345,7 +355,7 @@ pub(super) async fn checkpoint(
          ON CONFLICT (task) DO UPDATE SET state = excluded.state",
     )
     .bind(receipt.task.as_str())
-    .bind(crate::codec::signed(receipt.token.0))
+    .bind(signed(receipt.token.0))
     .bind(receipt.owner.to_string())
     .bind(state.to_vec())
     .execute(conn)
