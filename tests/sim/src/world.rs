@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use stem_core::id::TaskId;
 use stem_core::time::Clock;
 
+use self::acts::client_of;
 use crate::fact::{Caller, Fact, HostId, Ms, Phase, Why};
 use crate::host::{self, Common, Host, Is};
 use crate::judge::{Judge, Violation};
@@ -23,7 +25,7 @@ use crate::server::Server;
 use crate::trace::{Keep, Trace};
 
 /// What a world does by its plan, and counts.
-const DONE: [&str; 23] = [
+const DONE: [&str; 27] = [
     "tasks",
     "attempts",
     "services together",
@@ -47,6 +49,10 @@ const DONE: [&str; 23] = [
     "replays from two at once",
     "drains",
     "bursts",
+    "clients killed",
+    "clients stopped",
+    "clients cut off",
+    "tasks that a producer enqueues once more, since it was killed",
 ];
 
 /// How a seed is run.
@@ -119,8 +125,8 @@ struct World {
     /// Answers that arrive in this window.
     replies: Vec<(Caller, Deliver)>,
     counts: BTreeMap<&'static str, u64>,
-    /// Producers that have not been told yet that their tasks are there.
-    waiting: usize,
+    /// What is enqueued and not acknowledged yet: a producer that starts again goes on with it.
+    waiting: BTreeMap<TaskId, Planned>,
     commands: u64,
     /// When the phase began.
     since: Ms,
@@ -170,7 +176,7 @@ impl World {
             told: Vec::new(),
             replies: Vec::new(),
             counts: BTreeMap::new(),
-            waiting: 0,
+            waiting: BTreeMap::new(),
             commands: 0,
             since: Ms(0),
             plan,
@@ -255,7 +261,7 @@ impl World {
             match &fact {
                 Fact::Tried { .. } => self.count("tasks"),
                 Fact::Started { .. } => self.count("attempts"),
-                Fact::Acknowledged { .. } => self.waiting = self.waiting.saturating_sub(1),
+                Fact::Acknowledged { task } => drop(self.waiting.remove(task)),
                 _ => {}
             }
             self.judge.tell(at, Some(caller), fact);
@@ -308,13 +314,20 @@ impl World {
         let caller = host.caller();
         // Before whatever it has told by now.
         self.tell(Some(caller), fact);
+        if matches!(id, HostId::Client(_)) {
+            let mine = self.waiting.values().filter(|task| client_of(task) == id);
+            for task in mine.cloned().collect::<Vec<_>>() {
+                self.count("tasks that a producer enqueues once more, since it was killed");
+                self.produce(task);
+            }
+        }
     }
 
     fn crash(&mut self, id: HostId) {
         if self.hosts[&id].is == Is::Down {
             return;
         }
-        self.count("crashes");
+        self.count(if matches!(id, HostId::Client(_)) { "clients killed" } else { "crashes" });
         self.gone(id, Why::Crash);
     }
 

@@ -47,6 +47,7 @@ impl Acts<'_> {
         self.drains();
         self.orders();
         self.bursts();
+        self.clients();
     }
 
     /// A crash, and a start some time after; now and then under another name.
@@ -195,6 +196,48 @@ impl Acts<'_> {
         for _ in 0..dice.below(4) {
             let (at, both) = (dice.below(LAST), dice.chance(500));
             self.put(Kinds::REPLAYS, at, Act::Replay { both });
+        }
+    }
+
+    /// Where producers and operators are: killed in the middle of what they do and started again, stopped, cut off.
+    fn clients(&mut self) {
+        let mut dice = self.dice("clients");
+        let client = |dice: &mut Dice| HostId::Client(u8::from(dice.chance(500)));
+        for _ in 0..dice.below(6) {
+            let (at, host) = (dice.below(LAST), client(&mut dice));
+            let again = at + dice.below(2_000);
+            self.put(Kinds::CLIENTS, at, Act::Crash(host));
+            self.put(Kinds::CLIENTS, again, Act::Start(host, None));
+        }
+        for _ in 0..dice.below(3) {
+            let (at, host, ms) = (dice.below(LAST), client(&mut dice), dice.between(50, 5_000));
+            self.put(Kinds::CLIENTS, at, Act::Pause(host, ms));
+        }
+        for _ in 0..dice.below(4) {
+            let (at, host) = (dice.below(LAST), client(&mut dice));
+            let (service, state) = (*dice.pick(&ServiceKind::ALL), Self::state(&mut dice, false));
+            let ms = dice.between(100, 6_000);
+            self.put(Kinds::CLIENTS, at, Act::Link(host, service, state, ms));
+        }
+        // What an operator does is over within moments: one that is killed in it is killed right after it was begun.
+        let begun = |act: &Act| match act {
+            Act::Replay { .. } | Act::Revoke(..) | Act::SetPaused(..) => Some(HostId::Client(0)),
+            Act::Undo(_) => Some(HostId::Client(1)),
+            _ => None,
+        };
+        let acts: Vec<(u64, HostId)> = self
+            .due
+            .iter()
+            .flat_map(|(at, acts)| acts.iter().filter_map(begun).map(|host| (at.0, host)))
+            .collect();
+        for (at, host) in acts {
+            // By the act alone: whether others are there moves nothing.
+            let mut dice = self.dice(&format!("killed {at} {host}"));
+            let (killed, again) = (at + dice.below(400), dice.below(2_000));
+            if dice.chance(300) {
+                self.put(Kinds::CLIENTS, killed, Act::Crash(host));
+                self.put(Kinds::CLIENTS, killed + again, Act::Start(host, None));
+            }
         }
     }
 

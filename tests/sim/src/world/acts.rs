@@ -9,9 +9,9 @@ use crate::host::Is;
 use crate::operator;
 use crate::plan::{Act, Planned};
 
-/// Which client has to do with a thing.
-fn client_of(number: u64) -> HostId {
-    HostId::Client(u8::from(number % 2 == 1))
+/// Which client enqueues a task.
+pub(super) fn client_of(task: &Planned) -> HostId {
+    HostId::Client(u8::from(crate::dice::hash(task.id.as_str()) % 2 == 1))
 }
 
 impl World {
@@ -42,9 +42,10 @@ impl World {
         }
     }
 
-    fn produce(&mut self, task: Planned) {
-        self.waiting += 1;
-        let host = &self.hosts[&client_of(crate::dice::hash(task.id.as_str()))];
+    /// By its client, or once that runs again.
+    pub(super) fn produce(&mut self, task: Planned) {
+        self.waiting.insert(task.id.clone(), task.clone());
+        let host = &self.hosts[&client_of(&task)];
         host.does(|client, desk| operator::produce(client, desk, task));
     }
 
@@ -57,12 +58,14 @@ impl World {
                 let host = self.hosts.get_mut(&host).expect("a plan's host");
                 if host.pause(until) {
                     let caller = host.caller();
-                    self.count("pauses");
+                    let client = host.declared.is_none();
+                    self.count(if client { "clients stopped" } else { "pauses" });
                     self.tell(Some(caller), Fact::Stopped(ms));
                 }
             }
             Act::Link(host, service, state, ms) => {
-                self.count("links");
+                let client = matches!(host, HostId::Client(_));
+                self.count(if client { "clients cut off" } else { "links" });
                 self.link(host, service, state);
                 let ending = Ending::Link(host, service);
                 self.endings.entry(self.now.after(ms)).or_default().push(ending);

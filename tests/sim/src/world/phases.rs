@@ -60,7 +60,9 @@ impl World {
             return true;
         }
         // Commands of the storm are over by then, and what was sent in it has arrived.
-        if self.now.since(self.since) < 3_000 || !self.now.0.is_multiple_of(500) || self.waiting > 0
+        if self.now.since(self.since) < 3_000
+            || !self.now.0.is_multiple_of(500)
+            || !self.waiting.is_empty()
         {
             return false;
         }
@@ -95,11 +97,21 @@ impl World {
                 self.resume(id);
             }
         }
+        // Operators first: they have something to say.
+        self.boot_clients();
         self.resume_queues();
         let bound = self.now.after(self.plan.patience());
         self.enter(Phase::Healed { bound });
         let lives = 4_000;
         self.order(0, None, Order::Ping {}, lives);
+    }
+
+    fn boot_clients(&mut self) {
+        let down =
+            self.hosts.values().filter(|host| host.declared.is_none() && host.is == Is::Down);
+        for id in down.map(|host| host.id).collect::<Vec<_>>() {
+            self.boot(id, None);
+        }
     }
 
     fn resume_queues(&self) {
