@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::step::Step;
-use crate::{counts, guests, published, setup, target_dir};
+use crate::{attacks, counts, guests, published, setup, target_dir};
 
 /// Cargo on the example tasks, which are a workspace of their own.
 fn guests_cargo(root: &Path, command: &str) -> Step {
@@ -52,7 +52,12 @@ pub(crate) fn test(root: &Path) -> Result<()> {
     let words = ["nextest", "run", "--workspace", "--locked", "--no-fail-fast", "--test-threads"];
     let counted = target_dir(root).join("test-counts");
     counts::begin(&counted)?;
-    Step::cargo(root).args(words).args([threads]).env(counts::FILE, &counted).run()?;
+    // What became of hostile inputs is worth a look also where a test has failed.
+    let report = target_dir(root).join("nextest/default/junit.xml");
+    counts::begin(&report)?;
+    let ran = Step::cargo(root).args(words).args([threads]).env(counts::FILE, &counted).run();
+    let attacks = attacks::end(root, &report, &target_dir(root).join("hostile-input.md"));
+    ran.and(attacks)?;
     counts::end(&counted)
 }
 

@@ -15,7 +15,7 @@ pub(crate) const FILE: &str = "STEM_TEST_COUNTS";
 const LEAST: [(&str, u64); 4] =
     [("chaos", 60_000), ("modules", 20_000), ("plants", 44), ("seeds", 2_000)];
 
-/// Forgets what was counted before.
+/// Forgets what an earlier run has left there.
 pub(crate) fn begin(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -1,5 +1,6 @@
 //! Set-up, tests, demonstrations, benchmarks and guests in one command each: `cargo xtask <command>`.
 
+mod attacks;
 mod commands;
 mod counts;
 mod deny;
