@@ -1,6 +1,6 @@
 //! [`Client`]: what producers and operators do with tasks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,36 +175,53 @@ impl Client {
             .collect())
     }
 
-    /// Puts dead letters back into their queues, with no attempt used up. Tasks without a dead letter are `Absent`.
+    /// Puts dead letters back into their queues, with no attempt used up. Tasks without a dead letter are `Absent`, and so is
+    /// one that somebody else replays meanwhile, where the records lie in another service.
     pub async fn replay(&self, tasks: &[TaskId]) -> Result<Vec<Replayed>, BackendError> {
-        let backends = &self.backends;
-        let records = backends.records();
-        if records == Records::Elsewhere && !tasks.is_empty() {
-            // The record first: a redelivery that finds a final record is discarded. A crash in between leaves a record
-            // that says queued beside a dead letter; the next replay heals it.
-            self.record_replays(tasks).await?;
+        let dead_letters = &self.backends.dead_letters;
+        let records = self.backends.records();
+        if records == Records::Here || tasks.is_empty() {
+            return dead_letters.replay(tasks, records).await;
         }
-        backends.dead_letters.replay(tasks, records).await
+        // The record first: a redelivery that finds a final record is discarded. A crash in between leaves a record that says
+        // queued beside a dead letter; the next replay heals it.
+        let queued = self.record_replays(tasks).await?;
+        let wanted: Vec<TaskId> =
+            tasks.iter().filter(|task| queued.contains(*task)).cloned().collect();
+        let mut replayed = dead_letters.replay(&wanted, records).await?.into_iter();
+        let answer = |task| {
+            if queued.contains(task) { replayed.next() } else { Some(Replayed::Absent) }
+        };
+        Ok(tasks.iter().map_while(answer).collect())
     }
 
     /// Of what is there to be replayed, under the tokens by which it is there: so this changes nothing when it comes late,
-    /// after another replay and all that followed.
-    async fn record_replays(&self, tasks: &[TaskId]) -> Result<(), BackendError> {
+    /// after another replay and all that followed. Answers those that wait again on record.
+    async fn record_replays(&self, tasks: &[TaskId]) -> Result<BTreeSet<TaskId>, BackendError> {
         let results = &self.backends.results;
         let letters = self.dead_tokens(tasks).await?;
         let recorded = results.record_replayed(&letters).await?;
-        for ((task, _), _) in
-            letters.iter().zip(recorded).filter(|(_, answer)| *answer == Recorded::Stale)
-        {
-            // It was replayed and has failed anew meanwhile. Or the broker was restored from an older copy and knows lower
-            // tokens than the record: a dead letter that is read after its record has no lower one otherwise.
-            let Some(record) = results.fetch(task).await? else { continue };
-            let anew = self.dead_tokens(std::slice::from_ref(task)).await?;
-            let anew: Vec<_> =
-                anew.into_iter().map(|(task, token)| (task, token.max(record.token))).collect();
-            results.record_replayed(&anew).await?;
+        let mut queued = BTreeSet::new();
+        for (letter, answer) in letters.into_iter().zip(recorded) {
+            if answer == Recorded::Stored || self.record_forgotten(&letter).await? {
+                queued.insert(letter.0);
+            }
         }
-        Ok(())
+        Ok(queued)
+    }
+
+    /// A record that has failed under a newer token than its dead letter has: the task was replayed and run meanwhile, and
+    /// that is not what was asked for. Or the broker was restored from an older copy: then the same dead letter is there also
+    /// after a look at the record, and is replayed under the token that the record knows.
+    async fn record_forgotten(&self, letter: &(TaskId, LeaseToken)) -> Result<bool, BackendError> {
+        let (task, token) = letter;
+        let results = &self.backends.results;
+        let Some(record) = results.fetch(task).await? else { return Ok(true) };
+        if self.dead_tokens(std::slice::from_ref(task)).await?.first() != Some(letter) {
+            return Ok(false);
+        }
+        let known = (task.clone(), (*token).max(record.token));
+        Ok(results.record_replayed(&[known]).await?.first() == Some(&Recorded::Stored))
     }
 
     /// The tokens of those tasks that have a dead letter.

@@ -658,7 +658,7 @@ impl Driver<'_> {
             }
             (Retirement::Stale, _) => {
                 Counters::count(&counters.lease_lost);
-                tracing::warn!(%task, %name, %queue, attempt, ms, trace_id, "lease lost; somebody else owns the task, and nothing was settled");
+                tracing::warn!(%task, %name, %queue, attempt, ms, trace_id, "lease lost, or the record tells of another end; this attempt settled nothing");
             }
             (Retirement::Abandoned | Retirement::Settled, _) => {
                 tracing::warn!(%task, %name, %queue, attempt, ms, trace_id, "not settled before the worker had to end; the lease will run out");

@@ -175,12 +175,12 @@ async fn a_settlement_that_the_record_refuses_is_not_made_at_the_broker() {
         not_before: apart.shared.wall(),
     };
     let settles = vec![apart.settle(stale.clone(), retry)];
-    assert_eq!(settle_elsewhere(&apart.shared, settles).await.unwrap(), [Settled::Stale]);
+    assert_eq!(settle_elsewhere(&apart.shared, settles).await.unwrap(), [Some(Settled::Stale)]);
     assert_eq!(apart.record().await, (TaskState::Succeeded, LeaseToken(3)));
     // The leftover went without a trace.
     assert_eq!(apart.receive().await, None);
     let settles = vec![apart.settle(stale, success)];
-    assert_eq!(settle_elsewhere(&apart.shared, settles).await.unwrap(), [Settled::Stale]);
+    assert_eq!(settle_elsewhere(&apart.shared, settles).await.unwrap(), [Some(Settled::Stale)]);
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn what_a_replay_says_on_record_changes_nothing_when_it_comes_late() {
     let first = apart.receive().await.unwrap().receipt;
     assert_eq!(apart.begin(&first).await, Recorded::Stored);
     let settles = vec![apart.settle(first.clone(), failed())];
-    assert_eq!(settle_elsewhere(&apart.shared, settles).await.unwrap(), [Settled::Done]);
+    assert_eq!(settle_elsewhere(&apart.shared, settles).await.unwrap(), [Some(Settled::Done)]);
     assert_eq!(apart.client.replay(&[task()]).await.unwrap(), [Replayed::Queued]);
     assert_eq!(apart.record().await, (TaskState::Queued, LeaseToken(1)));
     let second = apart.receive().await.unwrap().receipt;
@@ -200,6 +200,12 @@ async fn what_a_replay_says_on_record_changes_nothing_when_it_comes_late() {
     let results = &apart.shared.backends.results;
     assert_eq!(results.record_replayed(&late).await.unwrap(), [Recorded::Stale]);
     assert_eq!(apart.record().await, (TaskState::Failed, LeaseToken(2)));
+    // Nor does a replay that meets it between its two ends take the newer failure for the one that it was to replay.
+    assert_eq!(apart.client.replay(&[task()]).await.unwrap(), [Replayed::Absent]);
+    let settles = vec![apart.settle(second, failed())];
+    assert_eq!(settle_elsewhere(&apart.shared, settles).await.unwrap(), [Some(Settled::Done)]);
+    assert_eq!(apart.client.replay(&[task()]).await.unwrap(), [Replayed::Queued]);
+    assert_eq!(apart.record().await, (TaskState::Queued, LeaseToken(2)));
 }
 
 #[tokio::test]

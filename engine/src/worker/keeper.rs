@@ -224,10 +224,10 @@ async fn settle_together(shared: &Shared, outage: &Outage, batch: &mut Vec<Settl
 }
 
 /// Hands out answers; what got none has failed, and is tried again.
-fn tell(orders: impl IntoIterator<Item = SettleOrder>, answers: Vec<Settled>) {
+fn tell(orders: impl IntoIterator<Item = SettleOrder>, answers: Vec<Option<Settled>>) {
     let mut answers = answers.into_iter();
     for order in orders {
-        order.hand.tell(match answers.next() {
+        order.hand.tell(match answers.next().flatten() {
             Some(Settled::Done) => Event::Settled,
             Some(Settled::Stale) => Event::SettleStale,
             None => Event::SettleFailed,
@@ -238,7 +238,7 @@ fn tell(orders: impl IntoIterator<Item = SettleOrder>, answers: Vec<Settled>) {
 async fn settle_batch(
     shared: &Shared,
     batch: &mut [SettleOrder],
-) -> Result<Vec<Settled>, BackendError> {
+) -> Result<Vec<Option<Settled>>, BackendError> {
     let results = &shared.backends.results;
     let progress: Vec<_> = batch
         .iter_mut()
@@ -257,46 +257,65 @@ async fn settle_batch(
     if shared.records == Records::Elsewhere {
         return settle_elsewhere(shared, settles).await;
     }
-    shared.backends.broker.settle(&settles, shared.records).await
+    let settled = shared.backends.broker.settle(&settles, shared.records).await?;
+    Ok(settled.into_iter().map(Some).collect())
 }
 
-/// Settles where the records lie in another service.
+/// Settles where the records lie in another service. What has no answer is to be tried again.
 pub(super) async fn settle_elsewhere(
     shared: &Shared,
     settles: Vec<Settle>,
-) -> Result<Vec<Settled>, BackendError> {
-    let (mut settles, held) = publish_first(shared, settles).await?;
+) -> Result<Vec<Option<Settled>>, BackendError> {
+    let (settles, held) = publish_first(shared, settles).await?;
     // The record first. A crash before the next line makes a redelivery that finds a final record and is not run.
     let recorded = shared.backends.results.record_settled(&settles).await?;
-    let mut refused = vec![false; settles.len()];
-    for (n, settle) in settles.iter_mut().enumerate() {
-        if recorded.get(n) == Some(&Recorded::Stale) {
-            refused[n] = settle_as_recorded(shared, settle).await?;
+    let mut answers = vec![None; settles.len()];
+    let (mut taken, mut refused) = (Vec::new(), Vec::new());
+    for ((settle, recorded), answer) in settles.into_iter().zip(recorded).zip(&mut answers) {
+        match recorded {
+            Recorded::Stored => taken.push((settle, answer)),
+            Recorded::Stale => refused.push((settle, answer)),
         }
     }
+    let (settles, places): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
     let settled = shared.backends.broker.settle(&settles, shared.records).await?;
-    let mut settled = settled
-        .into_iter()
-        .zip(refused)
-        .map(|(settled, refused)| if refused { Settled::Stale } else { settled });
+    places.into_iter().zip(settled).for_each(|(answer, settled)| *answer = Some(settled));
+    for (settle, answer) in refused {
+        *answer = settle_as_recorded(shared, settle).await;
+    }
+    let mut answers = answers.into_iter();
     Ok(held
         .into_iter()
-        .map_while(|held| if held { settled.next() } else { Some(Settled::Stale) })
+        .map(|held| if held { answers.next().flatten() } else { Some(Settled::Stale) })
         .collect())
 }
 
 /// A settlement that the record refuses must not be made at the broker either: there the same receipt may be good for what
 /// was enqueued again after the task's end, which begins with the first token again. What becomes of such a leftover the
-/// record says. Whether that is another settlement, so that the attempt's own is not made.
-async fn settle_as_recorded(shared: &Shared, settle: &mut Settle) -> Result<bool, BackendError> {
-    // One that is not there refuses too, and says nothing: then the delivery is the truth.
-    let Some(record) = shared.backends.results.fetch(&settle.receipt.task).await? else {
-        return Ok(false);
+/// record says; where that is another settlement, the attempt's own is stale.
+async fn settle_as_recorded(shared: &Shared, settle: Settle) -> Option<Settled> {
+    let told = match shared.backends.results.fetch(&settle.receipt.task).await {
+        Ok(Some(record)) => Settlement::after_refusal(&record),
+        // One that is not there refuses too, and says nothing: then the delivery is the truth.
+        Ok(None) => settle.settlement.clone(),
+        Err(error) => {
+            shared.saw_failure(Service::Results, &error);
+            if error.class() == ErrorClass::Transient {
+                return None;
+            }
+            // Nobody here can read it: back, as at the start of an attempt.
+            Settlement::Release
+        }
     };
-    let told = Settlement::after_refusal(&record);
     let differs = told != settle.settlement;
-    settle.settlement = told;
-    Ok(differs)
+    let settle = Settle { settlement: told, ..settle };
+    match shared.backends.broker.settle(&[settle], shared.records).await {
+        Ok(settled) => settled.first().map(|done| if differs { Settled::Stale } else { *done }),
+        Err(error) => {
+            shared.saw_failure(Service::Broker, &error);
+            None
+        }
+    }
 }
 
 /// Publishes what the settlements would, before their records are final: a worker that dies after the record and before the

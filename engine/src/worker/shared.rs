@@ -425,7 +425,8 @@ impl Shared {
     }
 
     /// From now on it is told what concerns it. Whoever has an older delivery of the same task in hand has lost that lease,
-    /// whether the broker could be asked or not, and learns it here before the newer one starts.
+    /// whether the broker could be asked or not, and learns it here before the newer one starts. Tokens tell which is newer; of
+    /// what was enqueued again after its end, which begins with the first token again, that is not so: it has ended on record.
     pub(super) fn take_in_hand(&self, hand: &Arc<InHand>) {
         Counters::count(&self.counters.taken);
         let Receipt { task, token, .. } = &hand.receipt;

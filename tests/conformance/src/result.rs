@@ -297,12 +297,14 @@ async fn nobody_of_before_a_recorded_replay_has_a_say(h: &dyn Harness) {
     let b = h.connect().await;
     let first = begun(h, &b, "t").await;
     end(h, &b, &first, fail()).await;
-    // The broker gave it out once more: that delivery found a final record, and made a dead letter of itself.
-    let second = receipt("t", 2, B);
+    // The broker gave it out once more, to the same worker: that delivery found a final record, and made a dead letter of
+    // itself.
+    let second = receipt("t", 2, A);
     assert_eq!(begin(h, &b, &second, 1).await, Recorded::Stale);
     let letter = [(task("t"), LeaseToken(2))];
     assert_eq!(b.results.record_replayed(&letter).await.unwrap(), [Recorded::Stored]);
-    // What it sent before that may come after it.
+    // What they sent before that may come after it.
+    assert_eq!(end(h, &b, &first, fail()).await, Recorded::Stale);
     assert_eq!(begin(h, &b, &second, 1).await, Recorded::Stale);
     for settlement in [fail(), retry_at(h.now()), revoked(), Settlement::Release] {
         assert_eq!(end(h, &b, &second, settlement).await, Recorded::Stale);

@@ -235,7 +235,7 @@ impl Court {
             return true;
         }
         leases.look(bench, setting, (health, ledger, ends), (at, clock, gauges));
-        revokes.look(bench, health, ends, at);
+        revokes.look(bench, (setting, health, ends), at);
         orders.look(bench, setting, health, at);
         bounds.look(bench, (setting, health, ledger, ends), (at, gauges));
         false

@@ -52,7 +52,7 @@ const DONE: [&str; 27] = [
     "clients killed",
     "clients stopped",
     "clients cut off",
-    "tasks that a producer enqueues once more, since it was killed",
+    "tasks that a producer enqueues as it starts again",
 ];
 
 /// How a seed is run.
@@ -317,7 +317,7 @@ impl World {
         if matches!(id, HostId::Client(_)) {
             let mine = self.waiting.values().filter(|task| client_of(task) == id);
             for task in mine.cloned().collect::<Vec<_>>() {
-                self.count("tasks that a producer enqueues once more, since it was killed");
+                self.count("tasks that a producer enqueues as it starts again");
                 self.produce(task);
             }
         }

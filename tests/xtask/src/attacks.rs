@@ -18,7 +18,7 @@ struct Came {
 }
 
 /// Writes the page with a column more to `table`, says how many lines it has, and fails if a test that it names did not run
-/// or has failed. `report` is what the runner wrote, as JUnit.
+/// or has failed. `report` is what the runner wrote, as `JUnit`.
 pub(crate) fn end(root: &Path, report: &Path, table: &Path) -> Result<()> {
     let read = |path: &Path| {
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))

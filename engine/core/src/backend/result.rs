@@ -95,10 +95,10 @@ pub trait ResultBackend: Send + Sync + Debug {
     /// `Stored`.
     async fn record_settled(&self, batch: &[Settle]) -> Result<Vec<Recorded>, BackendError>;
 
-    /// Records that tasks are put back from the dead letters, each with the token of its dead letter: `failed` becomes
-    /// `queued`, with no attempt used up, and whoever holds that token or an older one has no say any more. `Stale` is one
-    /// that has failed under a newer token: since that dead letter was read it was replayed and run. Other states stay as
-    /// they are, and are `Stored`. Made before the broker's replay, so that no redelivery finds a final record.
+    /// Records that tasks are put back from the dead letters, each once and with the token of its dead letter: `failed`
+    /// becomes `queued`, with no attempt used up, and from then on whoever holds that token or an older one has no say.
+    /// `Stale` is one that has failed under a newer token: since that dead letter was read it was replayed and run. Other
+    /// states stay as they are; these are `Stored`, as is a task without a record. Made before the broker's replay, so that no redelivery finds a final record.
     async fn record_replayed(
         &self,
         letters: &[(TaskId, LeaseToken)],

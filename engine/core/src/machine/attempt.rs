@@ -55,7 +55,7 @@ pub enum Event {
     },
     /// The broker could not be asked; it is tried again.
     RenewalFailed,
-    /// The broker says that the delivery is not ours any more.
+    /// The delivery is not ours any more: the broker says so, or a newer one of the task has come.
     LeaseLost,
     /// The task was revoked while in hand.
     Revoked(Revocation),
@@ -72,7 +72,7 @@ pub enum Event {
     Ticked,
     /// The broker took the settlement.
     Settled,
-    /// The broker says that the delivery is not ours any more.
+    /// The delivery is not ours any more, or its record does not take this settlement.
     SettleStale,
     /// The broker could not be asked.
     SettleFailed,
@@ -105,7 +105,7 @@ pub enum Effect {
 pub enum Retirement {
     /// By a settlement.
     Settled,
-    /// Somebody else owns the task.
+    /// Somebody else owns the task, or has ended it.
     Stale,
     /// The broker could not be reached before the worker had to go; the lease will run out.
     Abandoned,

@@ -74,8 +74,10 @@ struct Forced {
     at: Ms,
     deadline: Option<Ms>,
     ended: Option<Ms>,
-    /// The revocation was over before the handler ended. A worker that comes to its command as late as that stops nothing;
-    /// when it came to it nobody tells.
+    /// The revocation was over by the deadline. A worker that is disturbed may come to its command as late as that, and then
+    /// stops nothing; when it came to it nobody tells.
+    brief: bool,
+    /// It was over before the handler ended.
     over: bool,
 }
 
@@ -140,7 +142,7 @@ impl Revokes {
                 held, by, answer: stem_core::backend::broker::Settled::Done, ..
             }
             | Fact::Recorded { held, by, answer: stem_core::backend::result::Recorded::Stored } => {
-                self.settled(bench, setting, caller, (held, by));
+                self.settled(bench, (setting, health), caller, (held, by));
             }
             Fact::Shows { worker, versions } => {
                 if let Some(shown) = setting.caller_of(worker) {
@@ -185,7 +187,9 @@ impl Revokes {
         }
         known.newest.insert(task.clone(), (version, at));
         let request = self.stored.get(&version).and_then(|stored| stored.request.as_ref());
-        let terminate = request.filter(|request| request.terminate);
+        // One that is over as it comes stops nothing.
+        let in_force = |request: &&RevokeRequest| holds(request, setting.latest_clock(at));
+        let terminate = request.filter(|request| request.terminate).filter(in_force);
         for held in ends.running(caller, task) {
             let key = (caller, held);
             // What a newer word does to an older one that is under way is asked of neither.
@@ -193,10 +197,10 @@ impl Revokes {
             let Some(request) = terminate.filter(|_| before.is_none()) else { continue };
             let grace = request.grace_ms.unwrap_or(0);
             let slack = COURTESY + setting.window + 50;
-            let deadline = (!request.cooperative)
-                .then(|| at.after(grace + grace / 100 + slack))
-                .filter(|deadline| holds(request, setting.latest_clock(*deadline)));
-            self.forced.insert(key, Forced { at, deadline, ended: None, over: false });
+            let latest = at.after(grace + grace / 100 + slack);
+            let deadline = (!request.cooperative).then_some(latest);
+            let brief = !holds(request, setting.latest_clock(latest));
+            self.forced.insert(key, Forced { at, deadline, ended: None, brief, over: false });
         }
     }
 
@@ -277,19 +281,24 @@ impl Revokes {
     fn settled(
         &self,
         bench: &mut Bench,
-        setting: &Setting,
+        (setting, health): (&Setting, &Health),
         caller: Caller,
         (held, by): (&Held, &Move),
     ) {
         let Some(forced) = self.forced.get(&(caller, held.clone())) else { return };
         let after = forced.ended.is_some_and(|ended| ended > forced.at.after(setting.window + 2));
-        if after && forced.over {
-            bench.note("terminations that were over before the handler ended");
+        if after && forced.over && !health.quiet(caller.host, Self::heard_since(setting, forced)) {
+            bench.excuse(Rule::I21);
         } else if after {
             bench.must(Rule::I21, matches!(by, Move::Revoke { .. }), &held.task, || {
                 format!("{} was terminated while it ran, and ended by {by:?}", held.task)
             });
         }
+    }
+
+    /// When what a worker may still wait for, as it was told to stop a handler, was sent.
+    fn heard_since(setting: &Setting, forced: &Forced) -> Ms {
+        Ms(forced.at.0.saturating_sub(setting.call_limit + 1_000))
     }
 
     fn shows(
@@ -333,7 +342,12 @@ impl Revokes {
     }
 
     /// Every half a second.
-    pub(super) fn look(&mut self, bench: &mut Bench, health: &Health, ends: &Ends, at: Ms) {
+    pub(super) fn look(
+        &mut self,
+        bench: &mut Bench,
+        (setting, health, ends): (&Setting, &Health, &Ends),
+        at: Ms,
+    ) {
         let late: Vec<(Caller, Held)> = self
             .forced
             .iter()
@@ -344,7 +358,9 @@ impl Revokes {
             let Some(forced) = self.forced.get_mut(&key) else { continue };
             let Some(deadline) = forced.deadline.take() else { continue };
             let (caller, held) = &key;
-            if !health.undisturbed(caller.host, &[Topic::Process], forced.at) {
+            let disturbed = !health.undisturbed(caller.host, &[Topic::Process], forced.at)
+                || (forced.brief && !health.quiet(caller.host, Self::heard_since(setting, forced)));
+            if disturbed {
                 bench.excuse(Rule::I21);
                 continue;
             }

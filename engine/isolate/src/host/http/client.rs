@@ -99,7 +99,7 @@ impl End {
 struct Received {
     receiver: mpsc::Receiver<Frame<Bytes>>,
     size: SizeHint,
-    /// Noted before the last piece has gone.
+    /// Noted before the channel closes.
     end: Arc<End>,
     over: bool,
 }

@@ -251,6 +251,8 @@ pub(in crate::postgres) async fn replay(
 ) -> Result<Vec<Recorded>, Trouble> {
     let tasks: Vec<&str> = letters.iter().map(|(task, _)| *task).collect();
     let tokens: Vec<i64> = letters.iter().map(|(_, token)| signed(token.0)).collect();
+    // Locked in their order, so that what is read at the end is what this has left.
+    sqlx::query(HEADS).bind(&tasks).execute(&mut *conn).await?;
     sqlx::query(
         "UPDATE tasks SET state = 'queued', token = item.token, owner = NULL, attempt = 0, delivery_count = 0,
              not_before = NULL, started_at = NULL, finished_at = NULL, progress = NULL, failure = NULL
