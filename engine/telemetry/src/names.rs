@@ -104,7 +104,7 @@ metrics! {
     GUEST_CPU = Kind::Histogram(CPU), "stem.guest.cpu.time", "s", ["task"], "CPU time of a guest in one attempt.";
     GUEST_MEMORY = Kind::Histogram(MEMORY), "stem.guest.memory.peak", "By", ["task"], "The most linear memory of a guest in one attempt.";
     LEASE_RENEWED = Kind::Counter, "stem.lease.renewed", "{renewal}", ["queue"], "Leases prolonged.";
-    LEASE_LOST = Kind::Counter, "stem.lease.lost", "{delivery}", ["queue", "task"], "Deliveries that somebody else owned before this worker could settle them.";
+    LEASE_LOST = Kind::Counter, "stem.lease.lost", "{delivery}", ["queue", "task"], "Deliveries that somebody else owned before this worker could settle them, or whose record, in another service than the broker, already told of another end.";
     LEASE_RECLAIMED = Kind::Counter, "stem.lease.reclaimed", "{delivery}", ["queue", "task"], "Deliveries of tasks that a lost worker had held before, every later attempt included.";
     RECYCLED = Kind::Counter, "stem.worker.recycled", "{module}", ["reason"], "Modules prepared anew, and native handlers given new threads.";
     COMMANDS = Kind::Counter, "stem.control.commands", "{command}", ["command", "outcome"], "Commands of operators carried out (ok) or not (error).";

@@ -17,6 +17,8 @@ const WORKERS: u64 = 4;
 const FLOW: Duration = Duration::from_secs(12);
 /// Tasks a second, at most, however many there are.
 const RATE: u64 = 1_000;
+/// When what has not had a turn and could not begin is tried again.
+const SOON: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 /// A storm ends after this, or after four times what its tasks take to flow, whether all is enqueued or not: how fast the
 /// machine is is not what is tested.
 const LONGEST: Duration = Duration::from_mins(5);
@@ -58,6 +60,8 @@ struct Storm<'a> {
     due: Vec<(Instant, Act)>,
     /// What is done to each server now.
     suffers: Vec<Option<Fault>>,
+    /// What has been done to which server.
+    had: Vec<(Fault, usize)>,
     /// Which workers are stopped.
     frozen: Vec<bool>,
 }
@@ -81,9 +85,14 @@ impl Storm<'_> {
 
     fn begin(&mut self, fault: Fault, index: usize) {
         match fault.target() {
-            // One thing after the other.
-            Target::Server if self.suffers[index].is_some() => {}
+            // One thing after the other. What has not had a turn goes next, that each has one.
+            Target::Server if self.suffers[index].is_some() => {
+                if !self.had.contains(&(fault, index)) {
+                    return self.plan(Act::Begin(fault, index), SOON);
+                }
+            }
             Target::Server => {
+                self.had.push((fault, index));
                 self.suffers[index] = Some(fault);
                 self.lab.fault(fault.kind(), true);
                 self.servers[index].begin(fault);
@@ -226,6 +235,7 @@ pub fn storm(
         producers: (1..=PRODUCERS).map(producer).collect(),
         due: Vec::new(),
         suffers: vec![None; servers.len()],
+        had: Vec::new(),
         frozen: vec![false; usize::try_from(WORKERS).unwrap_or(0)],
     };
     for fault in plan.faults {

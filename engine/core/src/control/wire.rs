@@ -4,8 +4,9 @@
 
 use serde::Deserialize;
 use serde::Serialize;
+use serde_json::Value;
 
-use super::{Command, Reply};
+use super::{Answer, Command, Reply};
 use crate::id::{Namespace, RequestId, WorkerId};
 use crate::text::printable;
 use crate::time::Timestamp;
@@ -73,7 +74,27 @@ pub fn command(text: &[u8]) -> Result<Command, Unreadable> {
 
 /// Reads a reply.
 pub fn reply(text: &[u8]) -> Result<Reply, Unreadable> {
-    read(text)
+    let reply: Reply = read(text)?;
+    // An object with this key first is read as something else, and the order of keys is not kept: what was read now could
+    // not be read again.
+    if let Answer::Ok { payload } = &reply.answer
+        && has_kept_key(payload)
+    {
+        return Err(Unreadable(format!("a key of its payload is {KEPT}")));
+    }
+    Ok(reply)
+}
+
+/// What the reader of JSON keeps for itself (`serde_json`, feature `raw_value`).
+const KEPT: &str = "$serde_json::private::RawValue";
+
+/// As deep as the reader of JSON goes, which is 128.
+fn has_kept_key(value: &Value) -> bool {
+    match value {
+        Value::Array(values) => values.iter().any(has_kept_key),
+        Value::Object(map) => map.iter().any(|(key, value)| key == KEPT || has_kept_key(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
 }
 
 fn read<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Unreadable> {
@@ -89,7 +110,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::control::{Answer, Drain, Order};
+    use crate::control::{Drain, Order};
+
+    #[test]
+    fn a_reply_that_could_not_be_read_again_is_none() {
+        let text = |payload: &str| {
+            format!(
+                "{{\"requestId\":\"r\",\"worker\":\"w\",\"status\":\"ok\",\"payload\":{payload}}}"
+            )
+        };
+        let good = reply(text("{\"e\":[{\"a\":1}]}").as_bytes()).unwrap();
+        assert_eq!(reply(json(&good).as_bytes()).unwrap(), good);
+        for payload in ["{\"e\":1,\"K\":8}", "[{\"e\":1,\"K\":\"8\"}]"] {
+            let said = reply(text(&payload.replace('K', KEPT)).as_bytes()).unwrap_err();
+            assert!(said.to_string().contains(KEPT), "{said}");
+        }
+    }
 
     fn shutdown() -> Command {
         let at = Timestamp::from_unix_millis(1_795_305_600_000);
