@@ -98,7 +98,8 @@ pub trait ResultBackend: Send + Sync + Debug {
     /// Records that tasks are put back from the dead letters, each once and with the token of its dead letter: `failed`
     /// becomes `queued`, with no attempt used up, and from then on whoever holds that token or an older one has no say.
     /// `Stale` is one that has failed under a newer token: since that dead letter was read it was replayed and run. Other
-    /// states stay as they are; these are `Stored`, as is a task without a record. Made before the broker's replay, so that no redelivery finds a final record.
+    /// states stay as they are; these are `Stored`, as is a task without a record. Made before the broker's replay, so that
+    /// no redelivery finds a final record.
     async fn record_replayed(
         &self,
         letters: &[(TaskId, LeaseToken)],
