@@ -56,6 +56,13 @@ pub enum HostId {
     Client(u8),
 }
 
+impl HostId {
+    /// Whether producers and operators are there.
+    pub fn is_client(self) -> bool {
+        matches!(self, Self::Client(_))
+    }
+}
+
 impl fmt::Display for HostId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -314,7 +314,7 @@ impl World {
         let caller = host.caller();
         // Before whatever it has told by now.
         self.tell(Some(caller), fact);
-        if matches!(id, HostId::Client(_)) {
+        if id.is_client() {
             let mine = self.waiting.values().filter(|task| client_of(task) == id);
             for task in mine.cloned().collect::<Vec<_>>() {
                 self.count("tasks that a producer enqueues as it starts again");
@@ -327,7 +327,7 @@ impl World {
         if self.hosts[&id].is == Is::Down {
             return;
         }
-        self.count(if matches!(id, HostId::Client(_)) { "clients killed" } else { "crashes" });
+        self.count(if id.is_client() { "clients killed" } else { "crashes" });
         self.gone(id, Why::Crash);
     }
 

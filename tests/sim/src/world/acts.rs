@@ -58,14 +58,12 @@ impl World {
                 let host = self.hosts.get_mut(&host).expect("a plan's host");
                 if host.pause(until) {
                     let caller = host.caller();
-                    let client = host.declared.is_none();
-                    self.count(if client { "clients stopped" } else { "pauses" });
+                    self.count(if caller.host.is_client() { "clients stopped" } else { "pauses" });
                     self.tell(Some(caller), Fact::Stopped(ms));
                 }
             }
             Act::Link(host, service, state, ms) => {
-                let client = matches!(host, HostId::Client(_));
-                self.count(if client { "clients cut off" } else { "links" });
+                self.count(if host.is_client() { "clients cut off" } else { "links" });
                 self.link(host, service, state);
                 let ending = Ending::Link(host, service);
                 self.endings.entry(self.now.after(ms)).or_default().push(ending);

@@ -98,7 +98,7 @@ impl World {
             }
         }
         // Operators first: they have something to say.
-        self.boot_clients();
+        self.boot_down(HostId::is_client);
         self.resume_queues();
         let bound = self.now.after(self.plan.patience());
         self.enter(Phase::Healed { bound });
@@ -106,9 +106,9 @@ impl World {
         self.order(0, None, Order::Ping {}, lives);
     }
 
-    fn boot_clients(&mut self) {
-        let down =
-            self.hosts.values().filter(|host| host.declared.is_none() && host.is == Is::Down);
+    /// Starts those of these hosts on which nothing runs.
+    fn boot_down(&mut self, which: fn(HostId) -> bool) {
+        let down = self.hosts.values().filter(|host| host.is == Is::Down && which(host.id));
         for id in down.map(|host| host.id).collect::<Vec<_>>() {
             self.boot(id, None);
         }
@@ -127,11 +127,7 @@ impl World {
             return;
         }
         self.resume_queues();
-        let down: Vec<HostId> =
-            self.hosts.values().filter(|host| host.is == Is::Down).map(|host| host.id).collect();
-        for id in down {
-            self.boot(id, None);
-        }
+        self.boot_down(|_| true);
     }
 
     /// Everything that was given up gets another life, in which it succeeds.
