@@ -171,23 +171,24 @@ async fn the_same_holds_where_one_secret_signs_and_verifies() {
     none_acts(Algorithm::Hmac).await;
 }
 
-async fn none_acts(algorithm: Algorithm) {
+/// What is not to act, each under the name of its request, with what it is counted as.
+fn attacks(files: &Files) -> Vec<(&'static str, String, Refused)> {
     use Refused::{
         Expired, FromTheFuture, KeyNotValid, Malformed, TooLarge, TooLong, UnknownKey, Unsigned,
         WrongPurpose, WrongScope, WrongSignature,
     };
-    let files = Files::make(algorithm);
-    let keys = files.keys();
-    let mut scene = Scene::signed(&files).await;
     let body = |id: &str| text(&pause(id));
     let seal = |key: &str, id: &str| files.seal_as(key, Purpose::Command, "stem", &body(id));
     let elsewhere = Command { namespace: namespace("staging"), ..pause("elsewhere") };
     let skew = i64::try_from(SKEW.as_millis()).unwrap();
     let hour = i64::try_from(LONGEST.as_millis()).unwrap();
-    let attacks = [
+    let nonsense = files.seal_as("eyes", Purpose::Command, "stem", "nonsense");
+    vec![
         ("unsigned", body("unsigned"), Unsigned),
         ("stripped", seal("ops", "stripped").split_once('\n').unwrap().1.to_owned(), Unsigned),
         ("nonsense", "nonsense".to_owned(), Unsigned),
+        // Nobody reads what is signed before its signature is known to be right.
+        ("unread", nonsense.replace("\"eyes\"", "\"ops\""), WrongSignature),
         ("unknown", seal("nobody", "unknown"), UnknownKey),
         ("swapped", seal("eyes", "swapped").replace("\"eyes\"", "\"ops\""), WrongSignature),
         ("changed", seal("ops", "changed").replace("\"q\"", "\"r\""), WrongSignature),
@@ -217,8 +218,16 @@ async fn none_acts(algorithm: Algorithm) {
         ("long", files.lasting("long", 0, hour + 1), TooLong),
         ("early", files.lasting("early", -3_000_000, 300_000), Refused::BeforeStart),
         ("large", " ".repeat(COMMAND_BYTES + LINE_BYTES + 1), TooLarge),
-    ];
-    for (id, text, reason) in attacks {
+    ]
+}
+
+async fn none_acts(algorithm: Algorithm) {
+    let files = Files::make(algorithm);
+    let keys = files.keys();
+    let mut scene = Scene::signed(&files).await;
+    let seal =
+        |key: &str, id: &str| files.seal_as(key, Purpose::Command, "stem", &text(&pause(id)));
+    for (id, text, reason) in attacks(&files) {
         scene.plant(id, text).await;
         assert_eq!(asked(&mut scene, &files, &keys).await, [format!("command: {reason}")], "{id}");
         assert_eq!(scene.replies(id, Duration::ZERO).await, [""; 0], "{id}");
@@ -285,6 +294,33 @@ async fn a_flood_of_forgeries_is_counted_and_the_next_command_acts() {
     scene.bench.stop(Drain::Warm).await;
 }
 
+/// The same commands where no signature is asked for, which is a worker that does not look: they are no attacks there, and
+/// what is counted says so. What is no command by itself, or is not in its time, is refused there too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planted_worker_that_looks_at_no_signature_is_found() {
+    let files = Files::make(Algorithm::Ed25519);
+    let mut scene = Scene::set().await;
+    let mut acted = Vec::new();
+    for (id, text, reason) in attacks(&files) {
+        scene.plant(id, text).await;
+        if scene.counted().await != [format!("command: {reason}")] && scene.is_paused().await {
+            acted.push(id);
+        }
+        for queue in ["q", "r"] {
+            scene.backends.broker.set_paused(&queue.parse().unwrap(), None).await.unwrap();
+        }
+    }
+    let signature_alone = [
+        "unsigned", "stripped", "unknown", "swapped", "changed", "longer", "reply", "task", "shop",
+        "answers", "staging", "old", "future", "long",
+    ];
+    for id in signature_alone {
+        assert!(acted.contains(&id), "{id} acts without a look at its signature: {acted:?}");
+    }
+    scene.bench.stop(Drain::Warm).await;
+    stem_services::count("plants", 1);
+}
+
 /// What each seal says, one after the other: nothing of a signed message can be changed.
 #[test]
 fn every_byte_of_a_command_and_of_a_reply_is_signed() {
@@ -293,32 +329,37 @@ fn every_byte_of_a_command_and_of_a_reply_is_signed() {
     }
 }
 
-fn every_byte_is_signed(algorithm: Algorithm) {
-    let files = Files::make(algorithm);
-    let keys = files.keys();
+fn reply() -> String {
     let reply = Reply {
         request_id: RequestId::new("r").unwrap(),
         worker: WorkerId::new("w").unwrap(),
         answer: Answer::Ok { payload: serde_json::json!({ "state": "running" }) },
     };
-    let reply = serde_json::to_string(&reply).unwrap();
+    serde_json::to_string(&reply).unwrap()
+}
+
+/// What is opened of a command and a reply that are not as they were signed, or not for what they were; what is not opened
+/// that should be.
+fn opened_wrongly(files: &Files, open: impl Fn(Purpose, &str, &[u8]) -> bool) -> Vec<String> {
     let messages = [
         (Purpose::Command, files.by_ops(&pause("r"))),
-        (Purpose::Reply, files.seal_as("w", Purpose::Reply, "stem", &reply)),
+        (Purpose::Reply, files.seal_as("w", Purpose::Reply, "stem", &reply())),
     ];
+    let mut wrong = Vec::new();
     for (purpose, message) in messages {
-        let open =
-            |bytes: &[u8]| keys.open_sealed(purpose, "stem", bytes, SystemClock.now()).map(|_| ());
-        assert_eq!(open(message.as_bytes()), Ok(()));
         // In the line that says who signed it every byte, in what was signed every fifth: each costs a verification.
         let line = message.find('\n').unwrap();
         for place in (0..=line).chain((line..message.len()).step_by(5)) {
             let mut bytes = message.clone().into_bytes();
             bytes[place] ^= 1;
-            assert!(open(&bytes).is_err(), "{place}: {}", String::from_utf8_lossy(&bytes));
+            if open(purpose, "stem", &bytes) {
+                wrong.push(format!("changed at {place}: {}", String::from_utf8_lossy(&bytes)));
+            }
         }
         for end in (0..message.len()).step_by(17) {
-            assert!(open(&message.as_bytes()[..end]).is_err(), "cut at {end}");
+            if open(purpose, "stem", &message.as_bytes()[..end]) {
+                wrong.push(format!("cut at {end}"));
+            }
         }
         for (other, scope) in [
             (Purpose::Task, "stem"),
@@ -326,12 +367,56 @@ fn every_byte_is_signed(algorithm: Algorithm) {
             (Purpose::Reply, "stem"),
             (purpose, "staging"),
         ] {
-            let opened = keys.open_sealed(other, scope, message.as_bytes(), SystemClock.now());
             // Tasks are not looked at here.
             let may = (other == purpose && scope == "stem") || other == Purpose::Task;
-            assert_eq!(opened.is_ok(), may, "{other:?} {scope}");
+            if open(other, scope, message.as_bytes()) != may {
+                wrong.push(format!("for {} in {scope}", other.as_str()));
+            }
         }
     }
+    wrong
+}
+
+#[test]
+fn each_planted_look_at_a_seal_that_leaves_something_out_is_found() {
+    type Open<'a> = &'a dyn Fn(Purpose, &str, &[u8]) -> bool;
+    let files = Files::make(Algorithm::Hmac);
+    let (keys, none) = (files.keys(), Keys::none());
+    let right = |purpose, scope: &str, bytes: &[u8]| {
+        keys.open_sealed(purpose, scope, bytes, SystemClock.now()).is_ok()
+    };
+    let plants: [(Open<'_>, &str); 4] = [
+        (
+            &|purpose, scope, bytes| {
+                none.open_sealed(purpose, scope, bytes, SystemClock.now()).is_ok()
+            },
+            "changed",
+        ),
+        (
+            &|_, scope, bytes| {
+                [Purpose::Command, Purpose::Reply].iter().any(|it| right(*it, scope, bytes))
+            },
+            "for reply in stem",
+        ),
+        (&|purpose, _, bytes| right(purpose, "stem", bytes), "in staging"),
+        (&|_, _, _| false, "for"),
+    ];
+    let many = plants.len() as u64;
+    for (open, found) in plants {
+        let wrong = opened_wrongly(&files, open);
+        assert!(wrong.iter().any(|it| it.contains(found)), "{found}: {wrong:?}");
+    }
+    stem_services::count("plants", many);
+}
+
+fn every_byte_is_signed(algorithm: Algorithm) {
+    let files = Files::make(algorithm);
+    let keys = files.keys();
+    let opened = opened_wrongly(&files, |purpose, scope, bytes| {
+        keys.open_sealed(purpose, scope, bytes, SystemClock.now()).is_ok()
+    });
+    assert_eq!(opened, [""; 0]);
+    let reply = reply();
     let signed = keys.seal(Role::Worker, "stem", reply.clone().into_bytes(), SystemClock.now());
     let signed = signed.unwrap();
     let opened = keys.open_sealed(Purpose::Reply, "stem", &signed, SystemClock.now()).unwrap();

@@ -375,6 +375,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(50_000))]
         #[test]
         fn order_and_repetition_do_not_matter(
             changes in proptest::collection::vec((0u8..5, any::<bool>()), 1..30),
@@ -392,7 +393,9 @@ mod tests {
             prop_assert_eq!(all(&straight), all(&shuffled));
             prop_assert_eq!(straight.seen(), shuffled.seen());
         }
+    }
 
+    proptest! {
         #[test]
         fn a_record_is_kept_whole(requests in proptest::collection::vec(request(), 1..60)) {
             let mut known = none();
