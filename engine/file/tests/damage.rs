@@ -3,57 +3,112 @@
 
 mod support;
 
+use std::convert::identity;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use stem_core::backend::{ErrorClass, RevokeStore};
-use stem_core::revoke::Version;
+use stem_core::backend::{BackendError, ErrorClass, RevokeStore};
+use stem_core::revoke::RevocationChange;
 use support::*;
+
+/// What a reader makes of what the store lists: the true one leaves it as it is.
+type Reader = fn(Vec<RevocationChange>) -> Vec<RevocationChange>;
+
+/// A file that is cut, and who reads it then.
+struct Cuts {
+    made: Vec<RevocationChange>,
+    whole: Vec<u8>,
+    log: Log,
+    reader: Reader,
+}
+
+impl Cuts {
+    async fn of(count: usize, reader: Reader) -> Self {
+        let (_directory, path) = place();
+        let log = Log::start();
+        Self { made: made(&path, count).await, whole: content(&path), log, reader }
+    }
+
+    /// Cuts the file at `first` and after every `step` bytes more. Each time all that its whole lines say is listed,
+    /// nothing else is left in it, and what a writer had begun is told of.
+    async fn check(&self, first: usize, step: usize) -> Result<(), String> {
+        let Self { made, whole, log, reader } = self;
+        let mut ends = vec![0];
+        for line in lines(whole) {
+            ends.push(ends[ends.len() - 1] + line.len());
+        }
+        let after: Vec<_> = (0..ends.len()).map(|count| in_force(&made[..count])).collect();
+        let (_directory, path) = place();
+        for cut in (first..=whole.len()).step_by(step) {
+            fs::write(&path, &whole[..cut]).unwrap();
+            // A record is complete with its last brace.
+            let count = ends.partition_point(|end| end.saturating_sub(1) <= cut) - 1;
+            let found = reader(listed(&store(&path)).await.map_err(|error| error.to_string())?);
+            if found != after[count] {
+                let (there, all) = (found.len(), after[count].len());
+                return Err(format!("lists {there} of {all} changes after a cut at {cut}"));
+            }
+            if content(&path) != whole[..ends[count]] {
+                return Err(format!("is not mended after a cut at {cut}"));
+            }
+            let told = log.about(&path).len();
+            if told != usize::from(!ends.contains(&cut)) {
+                return Err(format!("told {told} times of a cut at {cut}"));
+            }
+        }
+        Ok(())
+    }
+}
 
 /// The cuts are independent of each other, so both of a small machine's cores may take some.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_file_cut_at_any_byte_keeps_every_complete_record_and_is_mended() {
-    let log = Log::start();
-    let (_directory, path) = place();
-    file_of(&path, 200).await;
-    let whole = content(&path);
-    // What is listed after each number of lines, from files that end where a line does.
-    let mut ends = vec![0];
-    let mut after = vec![Vec::new()];
-    let (_other, complete) = place();
-    for line in lines(&whole) {
-        ends.push(ends[ends.len() - 1] + line.len());
-        fs::write(&complete, &whole[..ends[ends.len() - 1]]).unwrap();
-        after.push(listed(&store(&complete)).await.unwrap());
-    }
-    assert_eq!((after.len(), after[ends.len() - 1].len()), (221, 200));
+    let cuts = Arc::new(Cuts::of(200, identity).await);
+    assert_eq!((cuts.made.len(), in_force(&cuts.made).len()), (220, 200));
     let started = Instant::now();
-    let (whole, ends, after) = (&*whole.leak(), &*ends.leak(), &*after.leak());
     let mut workers = tokio::task::JoinSet::new();
     for worker in 0..4 {
-        let log = log.clone();
-        workers.spawn(async move {
-            let (_directory, path) = place();
-            for cut in (worker..=whole.len()).step_by(4) {
-                fs::write(&path, &whole[..cut]).unwrap();
-                // A record is complete with its last brace.
-                let count = ends.partition_point(|end| end.saturating_sub(1) <= cut) - 1;
-                // The end of the list; that nothing before it is lost, the file itself shows below.
-                let expected = &after[count][after[count].len().saturating_sub(4)..];
-                let from = Version(expected.first().map_or(0, |first| first.version().0 - 1));
-                let found = store(&path).since(&space(), from, usize::MAX).await.unwrap();
-                assert_eq!(found, expected, "cut at {cut}");
-                assert_eq!(content(&path), whole[..ends[count]], "mended after a cut at {cut}");
-                let told = log.about(&path).len();
-                assert_eq!(told, usize::from(!ends.contains(&cut)), "told of a cut at {cut}");
-            }
-        });
+        let cuts = Arc::clone(&cuts);
+        workers.spawn(async move { cuts.check(worker, 4).await });
     }
     while let Some(done) = workers.join_next().await {
-        done.unwrap();
+        done.unwrap().unwrap();
     }
-    println!("{} cuts in {:?}", whole.len() + 1, started.elapsed());
+    println!("{} cuts in {:?}", cuts.whole.len() + 1, started.elapsed());
+}
+
+/// What a cut shows of a reader of a small file.
+async fn found_by_cuts(reader: Reader) -> String {
+    let found = Cuts::of(20, reader).await.check(0, 1).await.unwrap_err();
+    println!("{found}");
+    found
+}
+
+#[tokio::test]
+async fn a_planted_reader_that_drops_its_last_change_is_found() {
+    let found = found_by_cuts(|mut changes| {
+        changes.pop();
+        changes
+    });
+    assert!(found.await.contains("lists 0 of 1 changes"));
+    stem_services::count("plants", 1);
+}
+
+/// In a list that is long enough for its end to be complete all the same.
+#[tokio::test]
+async fn a_planted_reader_that_drops_its_first_change_is_found() {
+    let found = found_by_cuts(|mut changes| {
+        if changes.len() > 10 {
+            changes.remove(0);
+        }
+        changes
+    });
+    assert!(found.await.contains("lists 10 of 11 changes"));
+    stem_services::count("plants", 1);
 }
 
 #[tokio::test]
@@ -87,39 +142,105 @@ impl Dice {
     }
 }
 
-#[tokio::test]
-async fn a_flipped_bit_is_found_and_named_by_line() {
-    const FLIPS: usize = 6_000;
+/// What became of the bits that were flipped, one at a time.
+#[derive(Default)]
+struct Flips {
+    found: usize,
+    /// Without any effect.
+    harmless: usize,
+    /// What a reader must not do.
+    wrong: Vec<String>,
+}
+
+/// Flips every bit of the last record with its end, then so many anywhere. Whoever reads then lists what is good, or
+/// says what cannot be read, and leaves it as it is.
+async fn flips(
+    whole: &[u8],
+    good: &[RevocationChange],
+    count: usize,
+    read: impl AsyncFn(&Path) -> Result<Vec<RevocationChange>, BackendError>,
+) -> Flips {
     let (_directory, path) = place();
-    let good = file_of(&path, 40).await;
-    let whole = content(&path);
     let mut dice = Dice(0x5eed_0f5e_ed00);
-    let (mut found, mut harmless) = (0, 0);
-    // Every bit of the last record with its end, then anywhere.
-    let last = whole.len() - lines(&whole).last().unwrap().len();
-    let everywhere = (0..FLIPS).map(|_| (dice.below(whole.len()), dice.below(8)));
+    let mut flips = Flips::default();
+    let last = whole.len() - lines(whole).last().unwrap().len();
+    let everywhere = (0..count).map(|_| (dice.below(whole.len()), dice.below(8)));
     let in_the_last = (last..whole.len()).flat_map(|byte| (0..8).map(move |bit| (byte, bit)));
     for (byte, bit) in in_the_last.chain(everywhere) {
-        let mut flipped = whole.clone();
+        let mut flipped = whole.to_vec();
         flipped[byte] ^= 1 << bit;
         fs::write(&path, &flipped).unwrap();
-        match listed(&store(&path)).await {
+        let wrong = match read(&path).await {
             Ok(listed) => {
-                harmless += 1;
-                assert_eq!(listed, good, "bit {bit} of byte {byte} made another record");
+                flips.harmless += 1;
+                (listed != good).then(|| "made another record".to_owned())
             }
             Err(error) => {
-                found += 1;
-                assert_eq!(error.class(), ErrorClass::Corrupt, "{error}");
+                flips.found += 1;
                 let line = whole[..byte].split(|byte| *byte == b'\n').count();
-                assert_eq!(line_of(&error), line, "bit {bit} of byte {byte}: {error}");
-                assert!(error.to_string().contains("stem revokes repair"), "{error}");
+                let right = error.class() == ErrorClass::Corrupt
+                    && line_of(&error) == line
+                    && error.to_string().contains("stem revokes repair");
+                (!right).then(|| format!("of line {line} is said to be: {error}"))
             }
-        }
-        assert_eq!(content(&path), flipped, "what is damaged is left as it is");
+        };
+        let left = content(&path) == flipped;
+        let wrong = wrong.or((!left).then(|| "is not left as it is".to_owned()));
+        flips.wrong.extend(wrong.map(|wrong| format!("bit {bit} of byte {byte} {wrong}")));
     }
+    flips
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_found_and_named_by_line() {
+    const FLIPS: usize = 20_000;
+    let (_directory, path) = place();
+    let good = file_of(&path, 40).await;
+    let Flips { found, harmless, wrong } =
+        flips(&content(&path), &good, FLIPS, async |path| listed(&store(path)).await).await;
     println!("{found} flips found, {harmless} without effect");
+    assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(found >= FLIPS);
+}
+
+/// Persons may write such a file, so the true reader does not mind.
+#[tokio::test]
+async fn a_planted_file_without_checksums_is_found() {
+    let (_directory, path) = place();
+    let good = file_of(&path, 20).await;
+    let mut unsealed = Vec::new();
+    for line in lines(&content(&path)) {
+        let text = str::from_utf8(line).unwrap();
+        let (record, _) = text.rsplit_once(",\"crc\":\"").unwrap();
+        writeln!(unsealed, "{record}}}").unwrap();
+    }
+    fs::write(&path, &unsealed).unwrap();
+    let read = async |path: &Path| listed(&store(path)).await;
+    assert_eq!(read(&path).await.unwrap(), good);
+    let wrong = flips(&unsealed, &good, 500, read).await.wrong;
+    let made = wrong.iter().filter(|wrong| wrong.contains("made another record")).count();
+    println!("{made} other records");
+    assert!(made > 10, "{wrong:#?}");
+    stem_services::count("plants", 1);
+}
+
+#[tokio::test]
+async fn a_planted_reader_that_goes_on_without_what_is_damaged_is_found() {
+    let (_directory, path) = place();
+    let good = file_of(&path, 20).await;
+    let repairs = async |path: &Path| {
+        let store = store(path);
+        if let Some(aside) = store.repair().await?.path_of_set_aside {
+            fs::remove_file(aside).unwrap();
+        }
+        listed(&store).await
+    };
+    let flips = flips(&content(&path), &good, 100, repairs).await;
+    assert_eq!(flips.found, 0);
+    let made = flips.wrong.iter().filter(|wrong| wrong.contains("made another record")).count();
+    println!("{made} lists without a record");
+    assert!(made > 100, "{:#?}", flips.wrong);
+    stem_services::count("plants", 1);
 }
 
 #[tokio::test]

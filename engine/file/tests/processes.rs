@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use stem_conformance::ManualClock;
-use stem_core::backend::{ErrorClass, RevokeStore};
-use stem_core::revoke::{RevokeRequest, Version};
+use stem_core::backend::{BackendError, ErrorClass, RevokeStore};
+use stem_core::revoke::{RevocationChange, RevokeRequest, Version};
+use stem_file::FileStore;
 use stem_services::{Power, cut_power, synced};
 use support::*;
 
@@ -142,6 +143,20 @@ async fn compact(path: &Path) {
     }
 }
 
+/// The newest version of each task.
+fn versions(changes: &[RevocationChange]) -> BTreeMap<String, u64> {
+    changes.iter().map(|change| (change.task().to_string(), change.version().0)).collect()
+}
+
+/// What was acknowledged and is not there, or only as it was before.
+fn lost(acknowledged: &BTreeMap<String, u64>, found: &BTreeMap<String, u64>) -> Vec<String> {
+    let behind = |task: &String, version: &u64| found.get(task) < Some(version);
+    let behind = acknowledged.iter().filter(|(task, version)| behind(task, version));
+    behind
+        .map(|(task, version)| format!("{task} was {version}, and is {:?}", found.get(task)))
+        .collect()
+}
+
 /// The cut is a real one where a file is cut at a sync that came before: then what was acknowledged after that is gone.
 #[test]
 fn what_was_acknowledged_survives_a_cut_of_the_power() {
@@ -153,10 +168,7 @@ fn what_was_acknowledged_survives_a_cut_of_the_power() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("revokes");
     let power = Power::make(directory.path()).unwrap();
-    let known = |path: &Path| -> BTreeMap<String, u64> {
-        let changes = block(listed(&store(path))).unwrap();
-        changes.iter().map(|change| (change.task().to_string(), change.version().0)).collect()
-    };
+    let known = |path: &Path| versions(&block(listed(&store(path))).unwrap());
     let (mut acknowledged, mut before, mut taken) = (BTreeMap::<String, u64>::new(), 0, 0);
     for cut in 0..CUTS {
         let role = format!("w{cut}");
@@ -172,14 +184,8 @@ fn what_was_acknowledged_survives_a_cut_of_the_power() {
         thread::sleep(Duration::from_micros(u64::try_from(cut).unwrap() * 97));
         drop(process);
         taken += cut_power(&path).unwrap();
-        let known = known(&path);
-        for (task, version) in &acknowledged {
-            let there = known.get(task);
-            assert!(
-                there >= Some(version),
-                "{task} was {version}, and is {there:?} after cut {cut}"
-            );
-        }
+        let lost = lost(&acknowledged, &known(&path));
+        assert!(lost.is_empty(), "after cut {cut}: {lost:#?}");
     }
     println!(
         "{CUTS} cuts took {taken} bytes; all of {} acknowledged are there",
@@ -187,7 +193,9 @@ fn what_was_acknowledged_survives_a_cut_of_the_power() {
     );
     let copy = directory.path().join("cut-too-early");
     std::fs::write(&copy, &content(&path)[..usize::try_from(before).unwrap()]).unwrap();
-    assert!(acknowledged.keys().any(|task| !known(&copy).contains_key(task)));
+    let known = known(&copy);
+    assert!(acknowledged.keys().any(|task| !known.contains_key(task)));
+    assert!(!lost(&acknowledged, &known).is_empty());
 }
 
 #[test]
@@ -263,14 +271,10 @@ fn writers_that_are_killed_and_compactions_lose_nothing() {
     let kills: usize = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
     stop.store(true, std::sync::atomic::Ordering::SeqCst);
     let rounds: i32 = compactors.into_iter().map(|compactor| compactor.join().unwrap()).sum();
-    let listed = block(listed(&store(&path))).unwrap();
-    let found: BTreeMap<_, _> =
-        listed.iter().map(|change| (change.task().to_string(), change.version().0)).collect();
+    let found = versions(&block(listed(&store(&path))).unwrap());
     let acknowledged = acknowledged.lock().unwrap();
-    for (task, version) in &acknowledged.0 {
-        let found = found.get(task).unwrap_or_else(|| panic!("{task} was lost"));
-        assert!(found >= version, "{task} went back from {version} to {found}");
-    }
+    let lost = lost(&acknowledged.0, &found);
+    assert!(lost.is_empty(), "{lost:#?}");
     assert!(acknowledged.0.len() >= WRITERS * EACH - kills, "{}", acknowledged.0.len());
     println!(
         "{} acknowledged changes, {kills} kills, {rounds} compactions or listings in {:?}",
@@ -279,6 +283,33 @@ fn writers_that_are_killed_and_compactions_lose_nothing() {
     );
     assert_eq!(kills, WRITERS * 3);
     assert!(rounds > 5, "{rounds}");
+}
+
+/// What two have added, each a task of its own, which read all and write all.
+fn added_by_two_without_a_lock(reads_before_the_other_writes: bool) -> Vec<String> {
+    let (_directory, path) = place();
+    block(async { revoke(&store(&path), "before").await.unwrap() });
+    // The time that a line begins with is later than that of the one before it.
+    let next = versions(&block(listed(&store(&path))).unwrap())["before"] + 1;
+    let add = |mut all: Vec<u8>, task: &str, version: u64| {
+        writeln!(all, r#"{{"namespace":"n","taskId":"{task}","version":{version}}}"#).unwrap();
+        std::fs::write(&path, all).unwrap();
+        (task.to_owned(), version)
+    };
+    let read_by_a = content(&path);
+    let read_by_b = reads_before_the_other_writes.then(|| content(&path));
+    let a = add(read_by_a, "a", next);
+    let b = add(read_by_b.unwrap_or_else(|| content(&path)), "b", next + 1);
+    lost(&BTreeMap::from([a, b]), &versions(&block(listed(&store(&path))).unwrap()))
+}
+
+#[test]
+fn planted_writers_without_a_lock_are_found() {
+    assert_eq!(added_by_two_without_a_lock(false), [""; 0], "one after the other");
+    let lost = added_by_two_without_a_lock(true);
+    println!("{lost:?}");
+    assert!(lost.len() == 1 && lost[0].starts_with("a was "), "{lost:?}");
+    stem_services::count("plants", 1);
 }
 
 #[test]
@@ -374,6 +405,32 @@ fn a_follower_in_another_process_sees_changes_and_compactions() {
     });
 }
 
+/// Lets no file of this process grow beyond so many bytes; beyond none, as before.
+fn limit_files(bytes: Option<u64>) {
+    let hard = getrlimit(Resource::Fsize).maximum;
+    setrlimit(Resource::Fsize, Rlimit { current: bytes.or(hard), maximum: hard }).unwrap();
+}
+
+/// Whether tasks `no…` were refused, so that nothing of them is in the file, which was read before and after, or in
+/// force.
+async fn refused(
+    error: &BackendError,
+    (before, after): (&[u8], &[u8]),
+    store: &FileStore,
+) -> Result<(), String> {
+    if error.class() != ErrorClass::Refused || !error.to_string().contains("not stored") {
+        return Err(format!("no refusal: {error}"));
+    }
+    if before != after {
+        return Err(format!("a file of {} bytes has {}", before.len(), after.len()));
+    }
+    let tasks = tasks(store).await.map_err(|error| error.to_string())?;
+    if tasks.iter().any(|id| id.starts_with("no")) {
+        return Err(format!("it is in force: {tasks:?}"));
+    }
+    Ok(())
+}
+
 #[test]
 fn a_full_disk_refuses_and_leaves_no_trace() {
     const TEST: &str = "a_full_disk_refuses_and_leaves_no_trace";
@@ -381,27 +438,21 @@ fn a_full_disk_refuses_and_leaves_no_trace() {
         return block(async {
             let store = store(&path);
             let mut before = content(&path);
-            let hard = getrlimit(Resource::Fsize).maximum;
             // Room for nothing, for a part of a line, for all but its end, for a part of a batch.
             for room in [0, 1, 36, 100, 150, 300] {
-                let limit = before.len() as u64 + room;
-                setrlimit(Resource::Fsize, Rlimit { current: Some(limit), maximum: hard }).unwrap();
+                limit_files(Some(before.len() as u64 + room));
                 let batch: Vec<_> =
                     (0..3).map(|n| (task(&format!("no{n}")), RevokeRequest::default())).collect();
                 let error = store.revoke(&space(), &batch).await.unwrap_err();
-                assert_eq!(error.class(), ErrorClass::Refused, "{error}");
-                assert!(error.to_string().contains("not stored"), "{error}");
-                assert_eq!(content(&path), before, "with room for {room} bytes");
-                let after = tasks(&store).await.unwrap();
-                assert!(after.iter().all(|id| !id.starts_with("no")), "{after:?}");
-                setrlimit(Resource::Fsize, Rlimit { current: hard, maximum: hard }).unwrap();
+                let done = refused(&error, (&before, &content(&path)), &store).await;
+                assert_eq!(done, Ok(()), "with room for {room} bytes");
+                limit_files(None);
                 revoke(&store, "t").await.unwrap();
                 before = content(&path);
                 // A compaction that does not fit leaves the file as it is.
-                let little = Rlimit { current: Some(100), maximum: hard };
-                setrlimit(Resource::Fsize, little).unwrap();
+                limit_files(Some(100));
                 assert_eq!(store.prune(&space()).await.unwrap_err().class(), ErrorClass::Refused);
-                setrlimit(Resource::Fsize, Rlimit { current: hard, maximum: hard }).unwrap();
+                limit_files(None);
                 assert_eq!(content(&path), before);
                 assert!(!path.with_extension("new").exists());
             }
@@ -423,4 +474,45 @@ fn a_full_disk_refuses_and_leaves_no_trace() {
     assert_eq!(writer.next().as_deref(), Some("works again"));
     let reader = with(&path, clock, Duration::from_secs(1));
     assert_eq!(block(tasks(&reader)).unwrap(), ["u", "t"]);
+}
+
+/// What fits of three lines is appended, and not taken back.
+fn append_as_fits(path: &Path) -> BackendError {
+    let line = |n| format!("{{\"namespace\":\"n\",\"taskId\":\"no{n}\",\"terminate\":true}}\n");
+    let lines: String = [0, 1, 2].map(line).concat();
+    let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+    let error = file.write_all(lines.as_bytes()).unwrap_err();
+    BackendError::new(ErrorClass::Refused, "planted", "revoke", format!("not stored: {error}"))
+}
+
+#[test]
+fn a_planted_writer_that_leaves_a_torn_line_on_a_full_disk_is_found() {
+    const TEST: &str = "a_planted_writer_that_leaves_a_torn_line_on_a_full_disk_is_found";
+    const ROOMS: [u64; 5] = [0, 1, 36, 55, 100];
+    if let Some((_, path)) = role() {
+        return block(async {
+            let store = store(&path);
+            for room in ROOMS {
+                let before = content(&path);
+                limit_files(Some(before.len() as u64 + room));
+                let error = append_as_fits(&path);
+                let done = refused(&error, (&before, &content(&path)), &store).await;
+                limit_files(None);
+                say(&format!("{done:?}"));
+                std::fs::write(&path, before).unwrap();
+            }
+        });
+    }
+    let (_directory, path) = place();
+    block(async { revoke(&store(&path), "t").await.unwrap() });
+    let whole = content(&path).len() as u64;
+    let mut writer = Other::start(TEST, "write", &path);
+    for room in ROOMS {
+        let said = writer.next().unwrap();
+        println!("with room for {room} bytes: {said}");
+        let left = format!("Err(\"a file of {whole} bytes has {}\")", whole + room);
+        // Where nothing fits, there is nothing to take back.
+        assert_eq!(said, if room == 0 { "Ok(())" } else { &left });
+    }
+    stem_services::count("plants", 1);
 }

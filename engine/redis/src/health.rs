@@ -139,34 +139,86 @@ mod tests {
 
     const SAFE: &str = "redis_version:7.0.15\r\naof_enabled:1\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\nrole:master\r\n";
 
-    fn warnings(changes: &[(&str, &str)], fsync: &str, encrypted: bool, loopback: bool) -> String {
+    /// How a server is set, and the way there.
+    #[derive(Clone, Copy)]
+    struct Setting {
+        /// What is not as in [`SAFE`].
+        changes: &'static [(&'static str, &'static str)],
+        fsync: &'static str,
+        encrypted: bool,
+        loopback: bool,
+    }
+
+    const GOOD: Setting =
+        Setting { changes: &[], fsync: "always", encrypted: true, loopback: false };
+
+    /// What is unsafe, and words of the one warning that it gets.
+    const UNSAFE: [(Setting, &str); 7] = [
+        (Setting { changes: &[("aof_enabled", "0")], ..GOOD }, "set appendonly yes"),
+        (Setting { fsync: "no", ..GOOD }, "set appendfsync everysec"),
+        (
+            Setting {
+                changes: &[("maxmemory", "1000"), ("maxmemory_policy", "allkeys-lru")],
+                ..GOOD
+            },
+            "set maxmemory-policy noeviction",
+        ),
+        (Setting { changes: &[("role", "slave")], ..GOOD }, "the address of the primary"),
+        (Setting { changes: &[("aof_last_write_status", "err")], ..GOOD }, "repair the disk"),
+        (Setting { changes: &[("rdb_last_bgsave_status", "err")], ..GOOD }, "repair the disk"),
+        (Setting { encrypted: false, ..GOOD }, "use rediss://"),
+    ];
+
+    fn warnings(setting: Setting) -> Vec<String> {
         let mut info = Info::parse(SAFE);
-        for (name, value) in changes {
+        for (name, value) in setting.changes {
             info.0.insert((*name).to_owned(), (*value).to_owned());
         }
-        info.warnings(Some(fsync), encrypted, loopback).join("\n")
+        info.warnings(Some(setting.fsync), setting.encrypted, setting.loopback)
+    }
+
+    /// Whether all that is unsafe is said once each, and nothing of what is safe.
+    fn says_what_is_unsafe(warn: impl Fn(Setting) -> Vec<String>) -> Result<(), String> {
+        let local = Setting { fsync: "everysec", encrypted: false, loopback: true, ..GOOD };
+        for safe in [GOOD, local] {
+            if !warn(safe).is_empty() {
+                return Err(format!("without a cause: {:?}", warn(safe)));
+            }
+        }
+        for (setting, words) in UNSAFE {
+            let said = warn(setting).join("\n");
+            if !said.contains(words) || said.contains('\n') {
+                return Err(format!("not once {words:?}: {said:?}"));
+            }
+        }
+        Ok(())
     }
 
     #[test]
     fn what_is_unsafe_is_said_with_its_remedy() {
-        assert_eq!(warnings(&[], "everysec", false, true), "");
-        assert_eq!(warnings(&[], "always", true, false), "");
-        for (changes, fsync, encrypted, words) in [
-            (&[("aof_enabled", "0")][..], "everysec", true, "set appendonly yes"),
-            (&[], "no", true, "set appendfsync everysec"),
-            (
-                &[("maxmemory", "1000"), ("maxmemory_policy", "allkeys-lru")],
-                "always",
-                true,
-                "set maxmemory-policy noeviction",
-            ),
-            (&[("role", "slave")], "always", true, "the address of the primary"),
-            (&[("aof_last_write_status", "err")], "always", true, "repair the disk"),
-            (&[], "always", false, "use rediss://"),
-        ] {
-            let said = warnings(changes, fsync, encrypted, false);
-            assert!(said.contains(words) && !said.contains('\n'), "{said}");
+        assert_eq!(says_what_is_unsafe(warnings), Ok(()));
+    }
+
+    #[test]
+    fn a_planted_health_that_leaves_one_warning_out_is_found() {
+        for (_, left_out) in UNSAFE {
+            let planted = |setting| {
+                let mut said = warnings(setting);
+                said.retain(|warning| !warning.contains(left_out));
+                said
+            };
+            let found = says_what_is_unsafe(planted).unwrap_err();
+            assert!(found.contains(left_out), "{found}");
         }
+        stem_services::count("plants", 1);
+    }
+
+    #[test]
+    fn a_planted_health_that_warns_without_a_cause_is_found() {
+        let planted = |setting| [warnings(setting), vec!["it is Monday".to_owned()]].concat();
+        let found = says_what_is_unsafe(planted).unwrap_err();
+        assert!(found.contains("without a cause"), "{found}");
+        stem_services::count("plants", 1);
     }
 
     #[test]

@@ -68,7 +68,14 @@ pub(crate) fn place() -> (tempfile::TempDir, PathBuf) {
 
 /// A file of so many records of many kinds, and what they are.
 pub(crate) async fn file_of(path: &Path, count: usize) -> Vec<RevocationChange> {
+    made(path, count).await;
+    listed(&store(path)).await.unwrap()
+}
+
+/// Makes a file of so many records of many kinds: each change of it, a line each, as it was acknowledged.
+pub(crate) async fn made(path: &Path, count: usize) -> Vec<RevocationChange> {
     let store = store(path);
+    let mut made = Vec::new();
     for n in 0..count {
         let request = RevokeRequest {
             terminate: n % 2 == 0,
@@ -80,12 +87,21 @@ pub(crate) async fn file_of(path: &Path, count: usize) -> Vec<RevocationChange> 
                 Timestamp::from_unix_millis(4_000_000_000_000 + i64::try_from(n).unwrap())
             }),
         };
-        store.revoke(&space(), &[(task(&format!("t{n}")), request)]).await.unwrap();
+        let task = task(&format!("t{n}"));
+        let stored = store.revoke(&space(), &[(task.clone(), request)]).await.unwrap();
+        made.extend(stored.into_iter().map(RevocationChange::Revoked));
         if n % 10 == 9 {
-            store.undo(&space(), &task(&format!("t{n}"))).await.unwrap().unwrap();
+            let version = store.undo(&space(), &task).await.unwrap().unwrap();
+            made.push(RevocationChange::Undone { task, version });
         }
     }
-    listed(&store).await.unwrap()
+    made
+}
+
+/// What is to be listed after these changes: the last one of each task.
+pub(crate) fn in_force(made: &[RevocationChange]) -> Vec<RevocationChange> {
+    let last = |at: usize| made[at + 1..].iter().all(|later| later.task() != made[at].task());
+    (0..made.len()).filter(|at| last(*at)).map(|at| made[at].clone()).collect()
 }
 
 /// What one record of a file's bytes would be without the others.
