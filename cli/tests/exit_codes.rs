@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use stem_core::backend::broker::Pause;
 use stem_core::backend::control::Position;
-use stem_core::control::wire::{self, ReplyFrame};
+use stem_core::control::wire::{self, CommandFrame, ReplyFrame};
 use stem_core::control::{Answer, ControlError, Reply};
 use stem_core::envelope::Payload;
-use stem_core::id::{Namespace, QueueName, TaskId, TaskName, WorkerId};
+use stem_core::id::{Namespace, QueueName, RequestId, TaskId, TaskName, WorkerId};
 use stem_core::release::{Push, PushId, Rollout};
 use stem_core::revoke::{RevokeRequest, module_key};
 use stem_core::time::Clock;
 use stem_engine::{Backends, Client, EnqueueOptions, SystemClock};
+use stem_services::count;
 use support::{BUILD, Live, Place, Ran, appear, assert_keys, fill};
 
 /// What the world is like when a command runs.
@@ -248,9 +249,27 @@ async fn full() -> (Place, Backends) {
     (place, backends)
 }
 
+/// Where commands are tried.
+#[derive(Clone)]
+struct Trial {
+    world: World,
+    /// The one place of the world where nothing can be changed.
+    full: Option<Arc<(Place, Backends)>>,
+    /// The bug that the program has in every other world.
+    planted: Option<&'static str>,
+}
+
+impl Trial {
+    async fn of(world: World) -> Self {
+        let full = if world == Unwritable { Some(Arc::new(full().await)) } else { None };
+        Self { world, full, planted: None }
+    }
+}
+
 /// Runs a command in a world of its own, or in the one where nothing can be changed.
-async fn run(world: World, full: Option<&(Place, Backends)>, words: &[&str]) -> Ran {
-    let place = Place::new();
+async fn run(trial: &Trial, words: &[&str]) -> Ran {
+    let world = trial.world;
+    let place = trial.planted.map_or_else(Place::new, Place::with_planted);
     let asks = words[0] == "worker" && words[1] != "status";
     let mut words = words.to_vec();
     let off = |run: &dyn Fn() -> Ran| tokio::task::block_in_place(run);
@@ -265,7 +284,7 @@ async fn run(world: World, full: Option<&(Place, Backends)>, words: &[&str]) -> 
             off(&|| place.stem_env(&[("STEM_BROKER_URL", "sqlite://bad.db")], &words))
         }
         Unwritable => {
-            let (place, backends) = full.expect("it was made for this world");
+            let (place, backends) = trial.full.as_deref().expect("it was made for this world");
             let ran = off(&|| place.stem_with_small_files(&[], &words));
             let namespace = Namespace::new("stem").unwrap();
             let commands =
@@ -303,24 +322,23 @@ async fn run(world: World, full: Option<&(Place, Backends)>, words: &[&str]) -> 
 }
 
 async fn walk(world: World) {
-    let at = WORLDS.iter().position(|known| *known == world).unwrap();
-    let full = Arc::new(if world == Unwritable { Some(full().await) } else { None });
+    let trial = Trial::of(world).await;
     // A few at once: most of the time of some of them is waiting for who does not answer.
     for rows in TABLE.chunks(5) {
         let mut running = tokio::task::JoinSet::new();
         for row in rows {
-            let full = Arc::clone(&full);
-            running.spawn(async move {
-                try_one(world, full.as_ref().as_ref(), row, row.cells[at]).await;
-            });
+            let trial = trial.clone();
+            running.spawn(async move { try_one(&trial, row).await });
         }
         running.join_all().await;
     }
 }
 
 /// Runs one command as text and as JSON.
-async fn try_one(world: World, full: Option<&(Place, Backends)>, row: &Row, cell: Cell) {
-    let (more, code) = match cell {
+async fn try_one(trial: &Trial, row: &Row) {
+    let world = trial.world;
+    let at = WORLDS.iter().position(|known| *known == world).unwrap();
+    let (more, code) = match row.cells[at] {
         Code(code) => (&[][..], code),
         With(more, code) => (more, code),
         Never(reason) => {
@@ -331,9 +349,9 @@ async fn try_one(world: World, full: Option<&(Place, Backends)>, row: &Row, cell
     let mut words = row.words.to_vec();
     words.extend(more);
     let what = format!("{world:?}: {words:?}");
-    let text = run(world, full, &words).await;
+    let text = run(trial, &words).await;
     words.push("--json");
-    let json = run(world, full, &words).await;
+    let json = run(trial, &words).await;
     assert_eq!((text.code, json.code), (code, code), "{what}: {text:#?}\n{json:#?}");
 
     let has_document = matches!(code, 0 | 1 | 4) || code == 3 && row.tells_nothing;
@@ -341,15 +359,19 @@ async fn try_one(world: World, full: Option<&(Place, Backends)>, row: &Row, cell
         assert_eq!(json.stdout.lines().count(), 1, "{what}: one document in one line: {json:#?}");
         assert_keys(&json.json(), row.keys, &what);
     } else {
-        assert!(json.stdout.is_empty() && text.stdout.is_empty(), "{what}: {json:#?} {text:#?}");
+        let is_silent = json.stdout.is_empty() && text.stdout.is_empty();
+        assert!(is_silent, "{what}: a document of nothing: {json:#?} {text:#?}");
     }
     assert!(!text.stdout.starts_with(['{', '[']), "{what}: text is for people: {text:#?}");
     for ran in [text, json] {
+        let all = format!("{}{}", ran.stdout, ran.stderr);
         for words in ["panicked", "stack backtrace", "RUST_BACKTRACE", ".rs:", "\u{1b}["] {
-            assert!(!format!("{}{}", ran.stdout, ran.stderr).contains(words), "{what}: {ran:#?}");
+            assert!(!all.contains(words), "{what}: never told: {words:?}: {ran:#?}");
         }
         if code == 0 {
-            assert!(!ran.stderr.contains("error: "), "{what}: {ran:#?}");
+            assert!(!all.is_empty(), "{what}: it went well and nothing is told");
+            let is_error = ran.stderr.contains("error: ");
+            assert!(!is_error, "{what}: it went well and tells an error: {ran:#?}");
         } else {
             ran.complains();
         }
@@ -420,4 +442,97 @@ async fn a_broker_that_refuses_a_command_leaves_the_revocation_stored_and_says_s
         place.stem_env(&elsewhere, &["revokes", "list", "--json"]).expect(0).json()
     });
     assert_eq!(listed[0]["taskId"], "t", "{listed}");
+}
+
+/// What the check says of the first row that begins with these words; empty if it finds nothing.
+async fn found(trial: Trial, words: &[&str]) -> String {
+    let row = TABLE.iter().find(|row| row.words.starts_with(words)).unwrap();
+    let tried = tokio::spawn(async move { try_one(&trial, row).await }).await;
+    let Err(error) = tried else { return String::new() };
+    *error.into_panic().downcast().expect("it says what it found")
+}
+
+/// What the check says of `worker ping` by a program with this bug.
+async fn found_of(planted: &'static str, world: World) -> String {
+    found(Trial { planted: Some(planted), ..Trial::of(world).await }, &["worker", "ping"]).await
+}
+
+/// A bug, a world that shows it, and how the check puts it.
+async fn each_is_found(bugs: &[(&'static str, World, &str)]) {
+    for &(planted, world, says) in bugs {
+        let said = found_of(planted, world).await;
+        assert!(said.contains(says), "{planted} when {world:?}: {says:?} is not in {said:?}");
+    }
+    count("plants", bugs.len().try_into().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_found_where_no_bug_is_planted() {
+    for world in [Nobody, Silent, Answered, Unreadable] {
+        assert_eq!(found_of(r#""$0" "$@""#, world).await, "", "{world:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planted_exit_code_that_lies_is_found() {
+    let always_fine = r#""$0" "$@"; exit 0"#;
+    let always_failed = r#""$0" "$@"; exit 1"#;
+    let some_are_all = r#""$0" "$@" || { code=$?; [ $code -eq 4 ] || exit $code; }"#;
+    let nobody_is_an_error = r#""$0" "$@" || { code=$?; [ $code -ne 3 ] || exit 1; exit $code; }"#;
+    each_is_found(&[
+        (always_fine, Nobody, "left: (0, 0)\n right: (3, 3)"),
+        (always_fine, Silent, "left: (0, 0)\n right: (3, 3)"),
+        (always_fine, Refused, "left: (0, 0)\n right: (1, 1)"),
+        (always_fine, Unreadable, "left: (0, 0)\n right: (5, 5)"),
+        (always_fine, Misused, "left: (0, 0)\n right: (2, 2)"),
+        (always_failed, Answered, "left: (1, 1)\n right: (0, 0)"),
+        (some_are_all, Partial, "left: (0, 0)\n right: (4, 4)"),
+        (nobody_is_an_error, Nobody, "left: (1, 1)\n right: (3, 3)"),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_output_that_lies_is_found() {
+    let no_output = r#"exec "$0" "$@" >/dev/null"#;
+    let no_error = r#"exec "$0" "$@" 2>/dev/null"#;
+    let no_text = r#"case "$*" in *--json) ;; *) exec >/dev/null 2>&1; esac; exec "$0" "$@""#;
+    let no_hint = r#"{ "$0" "$@" 2>&1 >&3 | sed '/^hint: /d' >&2; } 3>&1; exit 3"#;
+    let twice = r#""$0" "$@" | sed p; exit 3"#;
+    let other_key = r#""$0" "$@" | sed 's/"missing"/"lost"/'; exit 3"#;
+    let always_json = r#"case "$*" in *--json) ;; *) set -- "$@" --json; esac; exec "$0" "$@""#;
+    let output_of_none = r#"echo '{}'; exec "$0" "$@""#;
+    let error_of_none = r#"echo 'error: none' >&2; exec "$0" "$@""#;
+    let panic = r#"echo 'it panicked' >&2; exec "$0" "$@""#;
+    each_is_found(&[
+        (no_output, Nobody, "one document in one line"),
+        (no_error, Nobody, "no error is told"),
+        (no_text, Answered, "it went well and nothing is told"),
+        (no_hint, Nobody, "no hint is at the end"),
+        (twice, Nobody, "one document in one line"),
+        (other_key, Nobody, "missing is missing in"),
+        (always_json, Answered, "text is for people"),
+        (output_of_none, Unreadable, "a document of nothing"),
+        (error_of_none, Answered, "it went well and tells an error"),
+        (panic, Answered, "never told: \"panicked\""),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planted_broadcast_is_found_where_nothing_may_be_sent() {
+    let trial = Trial::of(Unwritable).await;
+    let ping = ["worker", "ping"];
+    assert_eq!(found(trial.clone(), &ping).await, "", "nothing is sent yet");
+    let (_, backends) = trial.full.as_deref().unwrap();
+    let frame = CommandFrame {
+        request_id: RequestId::new("r").unwrap(),
+        namespace: Namespace::new("stem").unwrap(),
+        expires_at: SystemClock.now().after(Duration::from_mins(10)),
+        text: "{}".into(),
+    };
+    backends.control.send(&frame).await.unwrap();
+    let said = found(trial, &ping).await;
+    assert!(said.contains("it was sent all the same"), "{said}");
+    count("plants", 1);
 }

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::symlink;
 
+use stem_services::count;
+
 use super::nodes::{Bystander, Nodes, lives};
 
 /// Puts something in the place of a PID file.
@@ -24,7 +26,7 @@ fn ticks(pid: u32) -> u64 {
 fn a_recycled_number_is_not_the_worker_and_is_not_signalled() {
     let nodes = Nodes::new();
     let mut bystander = Bystander::new();
-    let pid = bystander.0.id();
+    let pid = bystander.id();
     nodes.place.write("run/alpha.pid", file(pid, ticks(pid) - 1));
     nodes.multi("status", &["alpha"]).expect(3).complains().says("another's now");
     let stopped = nodes.document("stop", &["alpha", "--timeout", "0s"], 0);
@@ -67,7 +69,7 @@ fn a_copy_in_the_place_of_the_file_does_not_make_a_living_node_one_that_does_not
 fn a_file_that_proves_nothing_gets_nobody_signalled_and_stays() {
     let nodes = Nodes::new();
     let mut bystander = Bystander::new();
-    let number = bystander.0.id().to_string();
+    let number = bystander.id().to_string();
     let me = std::process::id().to_string();
     for (text, running) in [
         ("-1", 3),
@@ -99,7 +101,7 @@ fn a_file_that_proves_nothing_gets_nobody_signalled_and_stays() {
 fn what_is_no_plain_file_of_ours_is_neither_followed_nor_removed() {
     let nodes = Nodes::new();
     let mut bystander = Bystander::new();
-    let pid = bystander.0.id();
+    let pid = bystander.id();
     let good = nodes.place.write("elsewhere/alpha.pid", file(pid, ticks(pid)));
     let path = nodes.pidfile("alpha");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -182,4 +184,34 @@ fn a_log_that_is_a_trap_is_not_written() {
     assert!(ran.stderr.contains("symbolic link") && ran.stderr.contains("2 names"), "{ran:?}");
     assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
     assert!(nodes.workers().is_empty());
+}
+
+/// What becomes of a bystander whose number is in a PID file, where `stem worker multi stop` is this.
+fn harm_by(planted: &'static str) -> Option<String> {
+    let nodes = Nodes::with_planted(planted);
+    let mut bystander = Bystander::new();
+    nodes.place.write("run/alpha.pid", file(bystander.id(), ticks(bystander.id()) - 1));
+    nodes.multi("stop", &["alpha", "--timeout", "0s"]).expect(0);
+    bystander.harm()
+}
+
+#[test]
+fn a_planted_tool_that_trusts_the_number_in_a_file_is_found_whatever_it_sends() {
+    assert_eq!(harm_by(r#"exec "$0" "$@""#), None, "the real one");
+    assert_eq!(harm_by("kill -0 $(head -n 1 run/alpha.pid)"), None, "a look is no signal");
+    let bugs = [
+        ("kill $(head -n 1 run/alpha.pid)", "signalled"),
+        ("kill -INT $(head -n 1 run/alpha.pid)", "signalled"),
+        ("kill -QUIT $(head -n 1 run/alpha.pid)", "signalled"),
+        ("kill -KILL $(head -n 1 run/alpha.pid)", "killed"),
+        ("kill -STOP $(head -n 1 run/alpha.pid)", "stopped"),
+        // After these it goes on as if nothing had been.
+        ("pid=$(head -n 1 run/alpha.pid); kill -STOP $pid; kill -CONT $pid", "signalled"),
+        ("kill -CONT $(head -n 1 run/alpha.pid)", "signalled"),
+        ("kill -WINCH $(head -n 1 run/alpha.pid)", "signalled"),
+    ];
+    for (planted, harm) in bugs {
+        assert_eq!(harm_by(planted).as_deref(), Some(harm), "{planted}");
+    }
+    count("plants", bugs.len().try_into().unwrap());
 }

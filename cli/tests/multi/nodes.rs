@@ -1,7 +1,9 @@
 //! Nodes in a place of their own, all of which are gone when it is dropped.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,7 +20,15 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     pub(crate) fn new() -> Self {
-        let place = Place::new();
+        Self::of(Place::new())
+    }
+
+    /// Nodes of a program with a bug, as [`Place::with_planted`] takes it.
+    pub(crate) fn with_planted(around: &'static str) -> Self {
+        Self::of(Place::with_planted(around))
+    }
+
+    fn of(place: Place) -> Self {
         place.write("modules/quick.wasm", super::support::command_module());
         place.write("modules/spin.wasm", super::support::talking_spin());
         Self { place }
@@ -128,23 +138,81 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// A process of somebody else, which must outlive what is done here.
-pub(crate) struct Bystander(pub(crate) Child);
+/// Says each line back, and each signal that it can get, also those that do nothing to others.
+const BYSTANDER: &str = r#"
+some='1 2 3 4 5 6 7 8 10 11 12 13 14 15 16 17 18'
+trap 'echo signalled' $some 20 21 22 23 24 25 26 27 28 29 30 31
+while read -r line; do echo "$line"; done
+"#;
+
+/// A process of somebody else, which must outlive what is done here and never hear of it. It ends with its pipe.
+pub(crate) struct Bystander {
+    child: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+    asked: u32,
+}
 
 impl Bystander {
     pub(crate) fn new() -> Self {
-        Self(Command::new("sleep").arg("3600").stdout(Stdio::null()).spawn().unwrap())
+        let mut shell = Command::new("sh");
+        shell.args(["-c", BYSTANDER]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = shell.spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (said, lines) = channel();
+        std::thread::spawn(move || {
+            BufReader::new(output)
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| said.send(line))
+        });
+        let mut new = Self { child, input, lines, asked: 0 };
+        // From here on it hears signals.
+        new.is_unharmed();
+        new
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What was done to it since it was last asked. A signal that was sent before takes effect before it can answer, so
+    /// an answer proves that there was none.
+    pub(crate) fn harm(&mut self) -> Option<String> {
+        self.asked += 1;
+        let question = format!("question {}", self.asked);
+        // To one that is gone this fails, and it does not answer either.
+        let _ = writeln!(self.input, "{question}");
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
+            match self.lines.recv_timeout(Duration::from_millis(20)) {
+                Ok(line) if line == question => return None,
+                Ok(line) => return Some(line),
+                Err(RecvTimeoutError::Disconnected) => return Some("killed".to_owned()),
+                Err(RecvTimeoutError::Timeout) if self.is_stopped() => {
+                    return Some("stopped".to_owned());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        Some("mute".to_owned())
+    }
+
+    fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, after)| after.starts_with(['T', 't']))
     }
 
     #[track_caller]
     pub(crate) fn is_unharmed(&mut self) {
-        assert!(self.0.try_wait().unwrap().is_none(), "the bystander was signalled");
+        let harm = self.harm();
+        assert!(harm.is_none(), "the bystander was signalled: {harm:?}");
     }
 }
 
 impl Drop for Bystander {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 /// A home, a state directory and a working directory of its own.
 pub(crate) struct Place {
     dir: TempDir,
+    around: Option<&'static str>,
 }
 
 /// What a run came to.
@@ -37,7 +38,12 @@ pub(crate) struct Ran {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::tempdir().unwrap(), around: None }
+    }
+
+    /// Where the program is one with a bug: this shell script, for which `"$0" "$@"` is the real one.
+    pub(crate) fn with_planted(around: &'static str) -> Self {
+        Self { around: Some(around), ..Self::new() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -57,8 +63,10 @@ impl Place {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stem"));
+        let program = env!("CARGO_BIN_EXE_stem");
+        let mut command = Command::new(if self.around.is_some() { "sh" } else { program });
         command
+            .args(self.around.into_iter().flat_map(|around| ["-c", around, program]))
             .args(args)
             .env_clear()
             .env("HOME", self.dir.path())
@@ -207,8 +215,10 @@ impl Ran {
     /// It failed as every failure must: an error, then a hint, and nothing that is not JSON for programs.
     #[track_caller]
     pub(crate) fn complains(self) -> Self {
-        assert!(self.stderr.lines().any(|line| line.starts_with("error: ")), "{self:#?}");
-        assert!(self.stderr.lines().last().unwrap_or_default().starts_with("hint: "), "{self:#?}");
+        let mut lines = self.stderr.lines();
+        assert!(lines.any(|line| line.starts_with("error: ")), "no error is told: {self:#?}");
+        let last = self.stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("hint: "), "no hint is at the end: {self:#?}");
         self
     }
 

@@ -69,6 +69,20 @@ impl Worker {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
+    /// With which arguments it and every child of its run, as everybody on this machine may read.
+    pub(crate) fn command_lines(&self) -> String {
+        let number = self.child.id();
+        let of_threads = std::fs::read_dir(format!("/proc/{number}/task")).unwrap().flatten();
+        let children = of_threads
+            .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
+            .collect::<String>();
+        let own = number.to_string();
+        let numbers = children.split_whitespace().chain([own.as_str()]);
+        let lines =
+            numbers.filter_map(|number| std::fs::read(format!("/proc/{number}/cmdline")).ok());
+        String::from_utf8_lossy(&lines.collect::<Vec<_>>().join(&b'\n')).replace('\0', " ")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

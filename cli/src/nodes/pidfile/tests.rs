@@ -3,6 +3,7 @@
 use std::os::unix::fs::{chown, symlink};
 use std::process::Command;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use stem_core::id::{Namespace, WorkerId};
 
@@ -79,8 +80,12 @@ fn who_meant_to_clear_a_dead_ones_file_does_not_remove_its_successor() {
     drop(successor);
 }
 
-#[test]
-fn of_many_starts_one_wins() {
+/// How many start at once.
+const RACERS: usize = 8;
+
+/// Lets many create one file at once, again and again; says how it came out if it is not that one has won, the others
+/// were told so, and nothing is left when the winner is gone.
+fn race<T: Send>(create: impl Fn(&Path) -> Result<T, CliError> + Sync) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..20 {
         let path = dir.path().join(format!("{round}.pid"));
@@ -89,23 +94,83 @@ fn of_many_starts_one_wins() {
             let gone = process::Identity { start_ticks: 1, ..process::this().unwrap() };
             std::fs::write(&path, text_of(gone)).unwrap();
         }
-        let together = Barrier::new(8);
+        let together = Barrier::new(RACERS);
         let start = || {
             together.wait();
-            PidFile::create(&path, about("a"))
+            create(&path)
         };
-        let won: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+        let ended: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..RACERS).map(|_| scope.spawn(start)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        let losers: Vec<_> = won.iter().filter_map(|start| start.as_ref().err()).collect();
-        assert_eq!(losers.len(), 7, "{losers:?}");
-        for error in losers {
-            assert!(error.what.contains("runs already"), "{error}");
+        let losers: Vec<_> = ended.iter().filter_map(|start| start.as_ref().err()).collect();
+        let won = RACERS - losers.len();
+        if won != 1 {
+            return Err(format!("{won} have won: {losers:?}"));
         }
-        drop(won);
+        if let Some(error) = losers.iter().find(|error| !error.what.contains("runs already")) {
+            return Err(format!("a loser was told: {error}"));
+        }
+        drop(ended);
     }
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left behind");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().collect();
+    if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
+}
+
+#[test]
+fn of_many_starts_one_wins() {
+    race(|path| PidFile::create(path, about("a"))).unwrap();
+}
+
+/// What one is told who has lost.
+fn lost() -> CliError {
+    CliError::failed("node a runs already", "stop that worker first")
+}
+
+#[test]
+fn a_planted_look_then_write_that_lets_two_win_is_found() {
+    let (looks, looked) = (AtomicUsize::new(0), Barrier::new(RACERS));
+    let two_in_between = race(|path| {
+        let is_free = look(path)?.gives_way();
+        let has_time_to_look = looks.fetch_add(1, Ordering::Relaxed) < 2;
+        looked.wait();
+        if !is_free || !has_time_to_look {
+            return Err(lost());
+        }
+        std::fs::write(path, text_of(process::this().unwrap())).unwrap();
+        Ok(())
+    });
+    assert!(two_in_between.unwrap_err().starts_with("2 have won"));
+    stem_services::count("plants", 1);
+}
+
+#[test]
+fn a_planted_start_that_removes_what_lives_is_found() {
+    // As if every file that is there were a dead one's; one after the other, so that each finds one.
+    let turn = Mutex::new(());
+    let error = race(|path| {
+        let _turn = turn.lock().unwrap();
+        let _ = std::fs::remove_file(path);
+        PidFile::create(path, about("a"))
+    });
+    assert!(error.unwrap_err().starts_with("8 have won"));
+    stem_services::count("plants", 1);
+}
+
+#[test]
+fn planted_starts_that_all_lose_mislead_or_leave_something_are_found() {
+    let all_lose = race(|_| Err::<(), _>(lost()));
+    assert!(all_lose.unwrap_err().starts_with("0 have won"));
+    let misleads = race(|path| {
+        PidFile::create(path, about("a")).map_err(|_| CliError::failed("the disk is full", "wait"))
+    });
+    assert!(misleads.unwrap_err().contains("the disk is full"));
+    let leaves = race(|path| {
+        std::fs::write(path.with_extension("new"), "").unwrap();
+        PidFile::create(path, about("a"))
+    });
+    assert!(leaves.unwrap_err().contains("0.new"));
+    stem_services::count("plants", 3);
 }
 
 #[test]
