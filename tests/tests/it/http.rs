@@ -58,9 +58,9 @@ fn a_granted_host_answers_and_everything_else_is_denied() {
     let remedy = format!("http = [{{ hosts = [\"127.0.0.1:{}\"]", other.port);
     assert!(denied.stderr.contains(&remedy), "{}", denied.stderr);
 
-    let other = other.port;
+    let elsewhere = other.port;
     for url in [
-        format!("https://127.0.0.1:{other}/"),
+        format!("https://127.0.0.1:{elsewhere}/"),
         format!("http://localhost:{port}/"),
         format!("http://localhost.:{port}/"),
         format!("http://127.1:{port}/"),
@@ -74,10 +74,10 @@ fn a_granted_host_answers_and_everything_else_is_denied() {
         format!("http://[::1]:{port}/"),
         format!("http://[::ffff:127.0.0.1]:{port}/"),
         format!("http://[::ffff:7f00:1]:{port}/"),
-        format!("http://127.0.0.1:{port}@127.0.0.1:{other}/"),
+        format!("http://127.0.0.1:{port}@127.0.0.1:{elsewhere}/"),
         format!("http://user:word@127.0.0.1:{port}/"),
         format!("http://@127.0.0.1:{port}/"),
-        format!("http://127.0.0.1:{port}\\@127.0.0.1:{other}/"),
+        format!("http://127.0.0.1:{port}\\@127.0.0.1:{elsewhere}/"),
         format!("http://127.0.0.1.:{port}/"),
         format!("http://127.0.0.1%2e:{port}/"),
         format!("http://127.0.0.1 :{port}/"),
@@ -109,7 +109,20 @@ fn a_granted_host_answers_and_everything_else_is_denied() {
         let said = fetch(&lab, &args);
         assert_eq!(refused(&said).0, "denied", "{what}: {}", said.stdout);
     }
-    assert_eq!(granted.connections(), 3);
+    assert_eq!((granted.connections(), other.connections()), (3, 0));
+}
+
+/// A grant that names the decoy too, as one that was widened would.
+#[test]
+fn a_planted_grant_that_is_too_wide_is_counted_by_the_decoy() {
+    let (granted, other) = (Server::start(), Server::start());
+    let hosts = [granted.port, other.port].map(|port| format!("127.0.0.1:{port}"));
+    let lab = lab(&format!("http = [{{ hosts = {hosts:?}, plain = true }}]"));
+    fetch(&lab, &json!({ "url": granted.url("/") })).ok();
+    assert_eq!((granted.connections(), other.connections()), (1, 0));
+    fetch(&lab, &json!({ "url": other.url("/") })).ok();
+    assert_eq!((granted.connections(), other.connections()), (1, 1));
+    stem_services::count("plants", 1);
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! What is refused when a module is registered, and with which words.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use stem_isolate::compile::CompileError;
-use stem_isolate::{Compiler, LoadError, RuntimeConfig};
+use stem_isolate::{Compiler, IsolateRuntime, LoadError, RuntimeConfig};
 
 use crate::bench::{Bench, block_on, config, text, wat};
 use crate::commands::{CAT_02, command_02};
 use crate::guests::{self, task};
+use crate::planted::found;
 
 /// A sandbox whose modules are compiled in a child.
 fn with_child() -> RuntimeConfig {
@@ -205,26 +209,82 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// How long a bomb may take on a machine that does much else. On one that does nothing else the bound on the child's
+/// processor time is the tighter one.
+const LONG: Duration = Duration::from_secs(100);
+/// What may be resident of a child that compiles a bomb, in KiB. The bound on its address space is wider: that counts
+/// what is only reserved.
+const PEAK_KIB: u64 = 512 << 10;
+
+/// Runs the program behind its first argument, ends as that does, and writes into the file that is the first argument
+/// how many KiB were resident of it at most: `getrusage` of all children so far, with `ru_maxrss` behind two times.
+const MEASURED: &str = r#"my $at = shift; my $ended = system { $ARGV[0] } @ARGV; my $usage = "\0" x 144;
+    syscall(NUMBER, -1, $usage) == 0 or die; open my $file, ">", $at or die; print $file (unpack "l!5", $usage)[4];
+    close $file; kill $ended & 127, $$ if $ended & 127; exit $ended >> 8;"#;
+
+/// A compiler that leaves in this file how much memory it had.
+fn measured(peak: &Path, compiler: &[&str]) -> Compiler {
+    let number = if cfg!(target_arch = "x86_64") { "98" } else { "165" };
+    let measured = MEASURED.replace("NUMBER", number);
+    let words = ["-e", &measured, peak.to_str().unwrap()];
+    let args = words.iter().chain(compiler).map(|&word| word.to_owned()).collect();
+    Compiler::Child { program: "perl".into(), args, env: vec![] }
+}
+
+/// Loads a bomb and sees that it is refused or compiled by then, in no more memory than it may have; says which.
+async fn bounded(runtime: &IsolateRuntime, peak: &Path, bomb: &[u8], most: Duration) -> String {
+    // What the last one left.
+    let _ = std::fs::remove_file(peak);
+    let began = Instant::now();
+    let told = match runtime.load(bomb).await {
+        Ok(_) => "compiled".to_owned(),
+        Err(error @ (LoadError::NotAdmitted(_) | LoadError::Compile(_))) => error.to_string(),
+        Err(other) => panic!("{other}"),
+    };
+    let took = began.elapsed();
+    // Not there where it was refused without a child.
+    let kib = std::fs::read_to_string(peak).map_or(0, |text| text.parse::<u64>().unwrap());
+    let told = format!("{told}; {took:?}, {kib} KiB");
+    assert!(took <= most, "too slow: {told}");
+    assert!(kib <= PEAK_KIB, "too much memory: {told}");
+    told
+}
+
 #[test]
 fn compile_bombs_are_refused_or_compiled_within_the_childs_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let peak = dir.path().join("peak");
     block_on(async {
-        let bench = Bench::of(&with_child()).await;
+        let compiler = measured(&peak, &[env!("CARGO_BIN_EXE_stem-compile")]);
+        let bench = Bench::of(&RuntimeConfig { compiler, ..with_child() }).await;
+        assert!(peak.exists(), "the child is measured (hint: the tests need perl)");
         for (name, bomb) in bombs() {
-            let began = std::time::Instant::now();
-            let loaded = bench.runtime.load(&bomb).await;
-            let told = match loaded {
-                Ok(_) => "compiled".to_owned(),
-                Err(error @ (LoadError::NotAdmitted(_) | LoadError::Compile(_))) => {
-                    error.to_string()
-                }
-                Err(other) => panic!("{name}: {other}"),
-            };
-            let took = began.elapsed();
-            println!("{name} ({} KiB): {told}; {took:?}", bomb.len() >> 10);
-            assert!(took.as_secs() < 100, "{name} took {took:?}");
+            println!("{name} ({} KiB):", bomb.len() >> 10);
+            println!("    {}", bounded(&bench.runtime, &peak, &bomb, LONG).await);
         }
         bench.assert_good_task_runs().await;
     });
+}
+
+#[test]
+fn a_planted_compiler_that_takes_too_long_or_too_much_memory_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let peak = dir.path().join("peak");
+    let task = wat(&guests::raw("", "", "(i32.const 0)"));
+    // It refuses every module, after this.
+    let with = |deed: &str, most: Duration| {
+        let script = format!("cat >/dev/null; {deed}; exit 3");
+        let compiler = measured(&peak, &["/bin/sh", "-c", &script]);
+        let config = RuntimeConfig { compiler, isolates: 1, ..config() };
+        let runtime = IsolateRuntime::new(&config).unwrap();
+        block_on(bounded(&runtime, &peak, &task, most))
+    };
+    with(":", LONG);
+    let said = found(|| drop(with("sleep 1", Duration::from_millis(300))));
+    assert!(said.starts_with("too slow: "), "{said}");
+    let said = found(|| drop(with("dd if=/dev/zero of=/dev/null bs=600M count=1", LONG)));
+    assert!(said.starts_with("too much memory: "), "{said}");
+    stem_services::count("plants", 2);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 mod guest;
 mod lifecycle;
 mod paths;
+mod planted;
 mod quota;
 mod race;
 mod spec;

@@ -18,6 +18,7 @@ mod hostile;
 mod http;
 mod kv;
 mod leaks;
+mod planted;
 mod published;
 mod raw;
 mod secrets;

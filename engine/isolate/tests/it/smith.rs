@@ -8,6 +8,7 @@ mod make;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use stem_core::outcome::{FailureKind, Outcome, StopHow, StopReason};
@@ -17,7 +18,11 @@ use stem_isolate::{Compiler, Exit, LoadError, Module, RuntimeConfig};
 use tokio::sync::Semaphore;
 
 use self::make::Made;
-use crate::bench::{Bench, Worker, block_on, config, has_a_process_of_its_own, resident, within};
+use crate::bench::{
+    self, Bench, Worker, block_on, config, has_a_process_of_its_own, resident, wat, within,
+};
+use crate::guests::raw;
+use crate::planted::found;
 use crate::stopping::assert_all_slots_are_free;
 
 /// How many modules there are unless `STEM_TEST_SMITH` says otherwise.
@@ -246,4 +251,23 @@ fn ended(made: &Made, exit: &Exit) -> String {
             if begun { "stopped" } else { "stopped before it began" }.to_owned()
         }
     }
+}
+
+#[test]
+fn a_planted_panic_of_the_worker_is_no_guests_way_to_end() {
+    let bench = Bench::new();
+    let reports = "(call $progress (i32.const -1) (i32.const 0) (i32.const 0))";
+    let bytes = wat(&raw("", "", reports));
+    let made = Made { seed: 0, bytes, is_of_the_profile: true, ends: true, repeats: true };
+    let once = || {
+        block_on(async {
+            let module = bench.runtime.load(&made.bytes).await.unwrap();
+            bench::exit(bench.start(&module, b"1")).await
+        })
+    };
+    assert_eq!(ended(&made, &once()), "succeeded");
+    bench.worker.panics.store(true, Ordering::SeqCst);
+    let said = found(|| drop(ended(&made, &once())));
+    assert!(said.contains("host-panic"), "{said}");
+    stem_services::count("plants", 1);
 }

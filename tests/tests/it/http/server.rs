@@ -1,15 +1,20 @@
 //! A web server: every path is a behaviour.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::lab::PATIENCE;
+
 /// A web server of this test.
 pub(super) struct Server {
     pub(super) port: u16,
+    address: SocketAddr,
     seen: Arc<Seen>,
+    /// Connections of the test's own.
+    markers: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -41,7 +46,7 @@ impl Server {
         listener: TcpListener,
         serve: impl Fn(TcpStream, &Seen) + Send + Sync + 'static,
     ) -> Self {
-        let port = listener.local_addr().unwrap().port();
+        let address = listener.local_addr().unwrap();
         let (seen, serve) = (Arc::<Seen>::default(), Arc::new(serve));
         let counted = Arc::clone(&seen);
         // Ends with the process.
@@ -52,11 +57,18 @@ impl Server {
                 std::thread::spawn(move || serve(stream.unwrap(), &seen));
             }
         });
-        Self { port, seen }
+        Self { port: address.port(), address, seen, markers: AtomicUsize::new(0) }
     }
 
+    /// How many connections there were. They are taken in turn: once this has made one and was answered, every one
+    /// before it is counted. Not for a server with TLS.
     pub(super) fn connections(&self) -> usize {
-        self.seen.connections.load(Ordering::SeqCst)
+        let mut marker = TcpStream::connect(self.address).unwrap();
+        marker.set_read_timeout(Some(PATIENCE)).unwrap();
+        marker.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        assert!(marker.read(&mut [0]).unwrap() > 0);
+        let markers = self.markers.fetch_add(1, Ordering::SeqCst) + 1;
+        self.seen.connections.load(Ordering::SeqCst) - markers
     }
 
     /// Connections that were closed by the other side while an answer was still under way.

@@ -36,9 +36,9 @@ const WAYS: [Do; 16] = [
     Do::RemoveDir,
 ];
 
-/// The yard's outside: a file and a directory with a file, which were last read long ago, so that a look at them is seen.
-fn outside(yard: &Yard) {
-    let outside = yard.dir.path().join("outside");
+/// Outside of everything below this: a file and a directory with a file, which were last read long ago, so that a look at them is seen.
+pub(super) fn outside(dir: &Path) {
+    let outside = dir.join("outside");
     fs::create_dir_all(outside.join("dir")).unwrap();
     for name in ["secret", "dir/inner"] {
         fs::write(outside.join(name), SECRET).unwrap();
@@ -52,15 +52,15 @@ fn outside(yard: &Yard) {
 }
 
 #[derive(Debug, PartialEq)]
-struct Seen {
+pub(super) struct Seen {
     text: Option<String>,
     times: [i64; 4],
     size_links_mode: [u64; 3],
 }
 
 /// Everything that can be known of what lies outside. Its own looks change nothing: the times are put back.
-fn look(yard: &Yard) -> BTreeMap<String, Seen> {
-    let outside = yard.dir.path().join("outside");
+pub(super) fn look(dir: &Path) -> BTreeMap<String, Seen> {
+    let outside = dir.join("outside");
     let names = [".", "secret", "dir", "dir/inner", "empty"];
     let about = names.map(|name| fs::symlink_metadata(outside.join(name)).unwrap());
     let mut seen = BTreeMap::new();
@@ -182,7 +182,7 @@ fn links(up: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn attempts(script: Script, cases: &[String]) -> Script {
+pub(super) fn attempts(script: Script, cases: &[String]) -> Script {
     cases.iter().fold(script, |script, path| {
         WAYS.iter().fold(script, |script, &way| match way {
             // Out of the directory, and into it.
@@ -203,7 +203,7 @@ fn is_inside(way: Do, path: &str) -> bool {
             && matches!(way, Do::Readlink | Do::Link | Do::Rename | Do::Unlink | Do::ReadLink)
 }
 
-fn assert_outside(cases: &[String], answers: &[Answer], what: &str) {
+pub(super) fn assert_outside(cases: &[String], answers: &[Answer], what: &str) {
     let mut answers = answers.iter();
     for path in cases {
         for way in WAYS {
@@ -227,11 +227,11 @@ fn assert_outside(cases: &[String], answers: &[Answer], what: &str) {
 #[tokio::test]
 async fn no_path_leads_out_of_a_scratch_directory() {
     let yard = Yard::new().await;
-    outside(&yard);
+    outside(yard.dir.path());
     // BASE/stem-scratch-UID/w-NUMBER/ATTEMPT, below `scratches`.
     let up = "../../../..";
     let cases = cases(up, yard.dir.path());
-    let before = look(&yard);
+    let before = look(yard.dir.path());
     for guest in &yard.guests {
         // In a directory of its own for each case, since some ways take a link away.
         for some in cases.chunks(1) {
@@ -247,14 +247,14 @@ async fn no_path_leads_out_of_a_scratch_directory() {
             assert_outside(some, rest, "scratch");
         }
     }
-    assert_eq!(look(&yard), before);
+    assert_eq!(look(yard.dir.path()), before);
     yard.swept().await;
 }
 
 #[tokio::test]
 async fn no_path_leads_out_of_an_input_and_nothing_in_it_changes() {
     let yard = Yard::new().await;
-    outside(&yard);
+    outside(yard.dir.path());
     let inside = yard.dir.path().join("inputs/x");
     fs::create_dir_all(inside.join("sub/deep")).unwrap();
     fs::write(inside.join("file"), "inside").unwrap();
@@ -268,7 +268,7 @@ async fn no_path_leads_out_of_an_input_and_nothing_in_it_changes() {
     let mut cases = cases(up, yard.dir.path());
     cases
         .extend(["absolute", "absolute/", "environ", "root/etc/passwd", "root"].map(str::to_owned));
-    let before = look(&yard);
+    let before = look(yard.dir.path());
     let names = |path: &Path| {
         let entries = fs::read_dir(path).unwrap();
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
@@ -322,7 +322,7 @@ async fn no_path_leads_out_of_an_input_and_nothing_in_it_changes() {
         assert!(refused.iter().enumerate().all(|(at, refused)| *refused || at == 2), "{refused:?}");
         assert!(answers[13..].iter().all(|answer| answer.errno != 0), "{answers:?}");
     }
-    assert_eq!(look(&yard), before);
+    assert_eq!(look(yard.dir.path()), before);
     assert_eq!((names(&inside), names(&inside.join("sub"))), listed);
     assert_eq!(fs::read_to_string(inside.join("file")).unwrap(), "inside");
 }

@@ -93,12 +93,12 @@ impl Attack {
     }
 }
 
-/// What is resident once that is no more than so much, or after a while.
-async fn settled(enough: u64) -> u64 {
+/// What is resident once that is no more than so much, or after so long.
+async fn settled(enough: u64, patience: Duration) -> u64 {
     let began = Instant::now();
     loop {
         let now = resident();
-        if now <= enough || began.elapsed() > PATIENCE / 3 {
+        if now <= enough || began.elapsed() > patience {
             return now;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -110,6 +110,8 @@ struct Run {
     bench: Bench,
     /// What was resident before the first.
     baseline: u64,
+    /// How long it may take until what an attack used is given back.
+    patience: Duration,
     /// The table of the documentation.
     table: String,
     /// The same with what differs from run to run.
@@ -126,7 +128,7 @@ impl Run {
             let took = began.elapsed();
             self.bench.assert_good_task_runs().await;
             let enough = self.baseline + AFTER_ONE;
-            let now = settled(enough).await;
+            let now = settled(enough, self.patience).await;
             let grown = now.saturating_sub(self.baseline) >> 10;
             if now > enough && has_a_process_of_its_own() {
                 self.findings.push(format!("{}: {grown} KiB stay", attack.what));
@@ -141,6 +143,21 @@ impl Run {
     }
 }
 
+/// A bench that compiles as a worker does, and nothing seen yet.
+async fn begun() -> Run {
+    let program = env!("CARGO_BIN_EXE_stem-compile").into();
+    let compiler = Compiler::Child { program, args: vec![], env: vec![] };
+    let bench = Bench::of(&RuntimeConfig { compiler, ..config() }).await;
+    Run {
+        bench,
+        baseline: resident(),
+        patience: PATIENCE / 3,
+        table: String::new(),
+        measured: String::new(),
+        findings: Vec::new(),
+    }
+}
+
 fn built(attacks: Vec<Attack>) -> Vec<(Attack, Vec<u8>)> {
     let built = |attack: Attack| {
         let module = (attack.module)();
@@ -152,22 +169,18 @@ fn built(attacks: Vec<Attack>) -> Vec<(Attack, Vec<u8>)> {
 #[test]
 fn each_attack_gets_its_answer_and_a_good_task_and_the_memory_are_as_before() {
     let (table, Run { measured, findings, .. }) = block_on(async {
-        let program = env!("CARGO_BIN_EXE_stem-compile").into();
-        let compiler = Compiler::Child { program, args: vec![], env: vec![] };
-        let bench = Bench::of(&RuntimeConfig { compiler, ..config() }).await;
+        let mut run = begun().await;
         let (guests, bombs) = (built(guests::attacks()), built(bombs::attacks()));
         for _ in 0..50 {
-            bench.assert_good_task_runs().await;
+            run.bench.assert_good_task_runs().await;
         }
-        let (table, measured) = (String::new(), String::new());
-        let findings = Vec::new();
-        let mut run = Run { bench, baseline: resident(), table, measured, findings };
+        run.baseline = resident();
         run.round(&guests).await;
         let (mut table, first) = (std::mem::take(&mut run.table), resident());
         for _ in 1..ROUNDS {
             run.round(&guests).await;
         }
-        let last = settled(first + AFTER_ALL).await;
+        let last = settled(first + AFTER_ALL, run.patience).await;
         println!("resident: {first} bytes after one round, {last} after {ROUNDS}");
         if last > first + AFTER_ALL && has_a_process_of_its_own() {
             run.findings.push(format!("{ROUNDS} rounds: from {first} to {last} bytes"));
@@ -195,4 +208,31 @@ fn assert_documented(expected: &str) {
         marked::part(&text, "attacks") == Some(expected),
         "docs/hostile-input.md must have between its marks of `attacks`:\n\n{expected}"
     );
+}
+
+/// The attack of this name, as the list has it.
+fn listed(what: &str) -> Attack {
+    guests::attacks().into_iter().find(|attack| attack.what == what).unwrap()
+}
+
+#[test]
+fn a_planted_sandbox_without_a_bound_and_one_that_keeps_memory_are_found() {
+    const RESULT: &str = "gives a result of 1 MB";
+    let unbounded = |bench: &mut Bench| bench.limits.result_bytes = 1 << 30;
+    let keeping = |_: &mut Bench| std::mem::forget(vec![1_u8; 64 << 20]);
+    block_on(async {
+        let mut run = begun().await;
+        run.patience = Duration::from_secs(1);
+        run.round(&built(vec![listed(RESULT)])).await;
+        assert!(run.findings.is_empty(), "{:?}", run.findings);
+        run.round(&built(vec![Attack { prepare: unbounded, ..listed(RESULT) }])).await;
+        assert_eq!(run.findings, [format!("{RESULT}: {}", Answer::EndsWell.told())]);
+        run.findings.clear();
+        run.round(&built(vec![Attack { prepare: keeping, ..listed(RESULT) }])).await;
+        if has_a_process_of_its_own() {
+            let [said] = &run.findings[..] else { panic!("{:?}", run.findings) };
+            assert!(said.starts_with(RESULT) && said.ends_with(" KiB stay"), "{said}");
+        }
+    });
+    stem_services::count("plants", 2);
 }

@@ -209,22 +209,72 @@ async fn a_lookup_that_hangs_ends_the_request_and_not_its_turn() {
     assert!(matches!(error, Error::DestinationNotFound), "{error}");
 }
 
+/// Somebody who takes every connection, says nothing and hangs up.
+struct Door {
+    port: u16,
+    came: Arc<AtomicUsize>,
+}
+
+impl Door {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let came = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&came);
+        // Ends with the process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                drop(stream);
+            }
+        });
+        Self { port, came }
+    }
+
+    /// How many came. They are taken in turn: once this has been, everybody before it is counted.
+    fn came(self) -> usize {
+        let mut last = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        last.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(last.read(&mut [0]).unwrap(), 0);
+        self.came.load(Ordering::SeqCst) - 1
+    }
+}
+
+const OURS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const THEIRS: IpAddr = IpAddr::V4(Ipv4Addr::new(93, 184, 216, 34));
+
+/// How a request ends whose host's name has these addresses, how often it was asked for them, and how many came to our
+/// door of it.
+async fn mixed(found: Vec<IpAddr>, any_address: bool) -> (Error, usize, usize) {
+    let door = Door::new();
+    let asked = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&asked);
+    let network = Arc::new(Network::resolving(move |host, port| {
+        assert_eq!(host, "mixed.example.org");
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(found.iter().map(|&address| (address, port).into()).collect())
+    }));
+    let plan = Plan { any_address, ..plan("mixed.example.org", door.port) };
+    let error = send(&network, get(), plan).await.err().unwrap();
+    (error, asked.load(Ordering::SeqCst), door.came())
+}
+
 #[tokio::test]
 async fn one_address_inside_is_enough_to_refuse_and_a_name_is_asked_once() {
-    let port = server(|_| panic!("nobody may come here"));
-    let ours = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let theirs: IpAddr = "93.184.216.34".parse().unwrap();
-    for found in [vec![ours], vec![theirs, ours], vec![ours, theirs]] {
-        let asked = Arc::<AtomicUsize>::default();
-        let counted = Arc::clone(&asked);
-        let network = Arc::new(Network::resolving(move |host, port| {
-            assert_eq!(host, "mixed.example.org");
-            counted.fetch_add(1, Ordering::SeqCst);
-            Ok(found.iter().map(|&address| (address, port).into()).collect())
-        }));
-        let plan = Plan { any_address: false, ..plan("mixed.example.org", port) };
-        let error = send(&network, get(), plan).await.err().unwrap();
+    for found in [vec![OURS], vec![THEIRS, OURS], vec![OURS, THEIRS]] {
+        let (error, asked, came) = mixed(found, false).await;
         assert!(matches!(error, Error::DestinationIpProhibited), "{error}");
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert_eq!((asked, came), (1, 0));
     }
+}
+
+#[tokio::test]
+async fn a_planted_client_that_does_not_look_at_addresses_is_counted_at_the_door() {
+    // Nobody else's address comes first: there might be somebody.
+    for found in [vec![OURS], vec![OURS, THEIRS]] {
+        let (error, asked, came) = mixed(found, true).await;
+        assert!(!matches!(error, Error::DestinationIpProhibited), "{error}");
+        assert_eq!((asked, came), (1, 1));
+    }
+    stem_services::count("plants", 1);
 }
