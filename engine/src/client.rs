@@ -1,6 +1,6 @@
 //! [`Client`]: what producers and operators do with tasks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,35 +176,35 @@ impl Client {
     }
 
     /// Puts dead letters back into their queues, with no attempt used up. Tasks without a dead letter are `Absent`, and so is
-    /// one that somebody else replays meanwhile, where the records lie in another service.
+    /// one that somebody else replays meanwhile.
     pub async fn replay(&self, tasks: &[TaskId]) -> Result<Vec<Replayed>, BackendError> {
-        let dead_letters = &self.backends.dead_letters;
-        let records = self.backends.records();
-        if records == Records::Here || tasks.is_empty() {
-            return dead_letters.replay(tasks, records).await;
+        if tasks.is_empty() {
+            return Ok(Vec::new());
         }
-        // The record first: a redelivery that finds a final record is discarded. A crash in between leaves a record that says
-        // queued beside a dead letter; the next replay heals it.
-        let queued = self.record_replays(tasks).await?;
-        let wanted: Vec<TaskId> =
-            tasks.iter().filter(|task| queued.contains(*task)).cloned().collect();
-        let mut replayed = dead_letters.replay(&wanted, records).await?.into_iter();
-        let answer = |task| {
-            if queued.contains(task) { replayed.next() } else { Some(Replayed::Absent) }
-        };
-        Ok(tasks.iter().map_while(answer).collect())
+        let records = self.backends.records();
+        let mut letters = self.dead_tokens(tasks).await?;
+        if records == Records::Elsewhere {
+            // The record first: a redelivery that finds a final record is discarded. A crash in between leaves a record that
+            // says queued beside a dead letter; the next replay heals it.
+            letters = self.record_replays(letters).await?;
+        }
+        let replayed = self.backends.dead_letters.replay(&letters, records).await?;
+        let mut answers: BTreeMap<TaskId, Replayed> =
+            letters.into_iter().map(|(task, _)| task).zip(replayed).collect();
+        Ok(tasks.iter().map(|task| answers.remove(task).unwrap_or(Replayed::Absent)).collect())
     }
 
-    /// Of what is there to be replayed, under the tokens by which it is there: so this changes nothing when it comes late,
-    /// after another replay and all that followed. Answers those that wait again on record.
-    async fn record_replays(&self, tasks: &[TaskId]) -> Result<BTreeSet<TaskId>, BackendError> {
-        let results = &self.backends.results;
-        let letters = self.dead_tokens(tasks).await?;
-        let recorded = results.record_replayed(&letters).await?;
-        let mut queued = BTreeSet::new();
+    /// Under the tokens by which they are dead, so this changes nothing when it comes late, after another replay and all that
+    /// followed. Answers those that wait again on record.
+    async fn record_replays(
+        &self,
+        letters: Vec<(TaskId, LeaseToken)>,
+    ) -> Result<Vec<(TaskId, LeaseToken)>, BackendError> {
+        let recorded = self.backends.results.record_replayed(&letters).await?;
+        let mut queued = Vec::with_capacity(letters.len());
         for (letter, answer) in letters.into_iter().zip(recorded) {
             if answer == Recorded::Stored || self.record_forgotten(&letter).await? {
-                queued.insert(letter.0);
+                queued.push(letter);
             }
         }
         Ok(queued)

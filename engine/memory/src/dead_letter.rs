@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use stem_core::backend::dead_letter::{DeadFilter, DeadLetter, DeadLetters, RAW_BYTES, Replayed};
 use stem_core::backend::{BackendError, Records, ServiceId};
 use stem_core::envelope::wire;
-use stem_core::id::TaskId;
+use stem_core::id::{LeaseToken, TaskId};
 use stem_core::settlement::DeadReason;
 use stem_core::time::Timestamp;
 
@@ -28,12 +28,13 @@ impl DeadLetters for Memory {
 
     async fn replay(
         &self,
-        tasks: &[TaskId],
+        letters: &[(TaskId, LeaseToken)],
         records: Records,
     ) -> Result<Vec<Replayed>, BackendError> {
         let now = self.now();
         let mut state = self.state();
-        let replayed = tasks.iter().map(|task| replay(&mut state, now, task, records)).collect();
+        let replayed =
+            letters.iter().map(|letter| replay(&mut state, now, letter, records)).collect();
         drop(state);
         self.ring();
         Ok(replayed)
@@ -74,8 +75,14 @@ fn letter(dead: &Dead) -> DeadLetter {
     }
 }
 
-fn replay(state: &mut State, now: Timestamp, task: &TaskId, records: Records) -> Replayed {
-    let Some(dead) = state.dead.get(task) else { return Replayed::Absent };
+fn replay(
+    state: &mut State,
+    now: Timestamp,
+    (task, token): &(TaskId, LeaseToken),
+    records: Records,
+) -> Replayed {
+    let dead = state.dead.get(task).filter(|dead| dead.entry.token == *token);
+    let Some(dead) = dead else { return Replayed::Absent };
     if let Body::Raw(bytes) = &dead.entry.body
         && wire::decode(bytes).is_err()
     {
@@ -88,10 +95,9 @@ fn replay(state: &mut State, now: Timestamp, task: &TaskId, records: Records) ->
     entry.retries = 0;
     entry.deliveries = 0;
     entry.losses = 0;
-    let token = entry.token;
     state.put(entry);
     if records == Records::Here {
-        state.records.replay(task, token);
+        state.records.replay(task, *token);
     }
     Replayed::Queued
 }

@@ -109,34 +109,38 @@ impl Inner {
         Ok(found.into_iter().map(|(letter, _)| letter).collect())
     }
 
-    async fn replay(&self, tasks: &[TaskId], records: Records) -> Result<Vec<Replayed>, Fault> {
-        let filter =
-            DeadFilter { tasks: tasks.to_vec(), limit: usize::MAX, ..DeadFilter::default() };
+    async fn replay(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+        records: Records,
+    ) -> Result<Vec<Replayed>, Fault> {
+        let tasks = letters.iter().map(|(task, _)| task.clone()).collect();
+        let filter = DeadFilter { tasks, limit: usize::MAX, ..DeadFilter::default() };
         // The bytes of a dead letter do not change, so what is read here holds when the script runs.
-        let unreadable: HashSet<TaskId> = self
+        let unreadable: HashSet<(TaskId, LeaseToken)> = self
             .dead_letters(&filter)
             .await?
             .into_iter()
             .filter(|letter| {
                 wire::decode(&letter.envelope).map_or(true, |envelope| envelope.id != letter.task)
             })
-            .map(|letter| letter.task)
+            .map(|letter| (letter.task, letter.token))
             .collect();
-        let readable: Vec<&TaskId> =
-            tasks.iter().filter(|task| !unreadable.contains(*task)).collect();
+        let readable: Vec<_> =
+            letters.iter().filter(|letter| !unreadable.contains(*letter)).collect();
         let mut queued = Vec::with_capacity(readable.len());
-        for tasks in readable.chunks(ITEMS) {
+        for letters in readable.chunks(ITEMS) {
             let mut call = self.call(&script::REPLAY);
             call.arg(u8::from(records == Records::Here));
-            for task in tasks {
-                call.arg(task.as_str());
+            for (task, token) in letters {
+                call.arg(task.as_str()).arg(token.0);
             }
             queued.extend(read::list(self.run(&script::REPLAY, &call).await?)?);
         }
         let mut queued = queued.into_iter();
-        let mut replayed = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            if unreadable.contains(task) {
+        let mut replayed = Vec::with_capacity(letters.len());
+        for letter in letters {
+            if unreadable.contains(letter) {
                 replayed.push(Replayed::Unreadable);
                 continue;
             }
@@ -173,10 +177,10 @@ impl DeadLetters for Redis {
 
     async fn replay(
         &self,
-        tasks: &[TaskId],
+        letters: &[(TaskId, LeaseToken)],
         records: Records,
     ) -> Result<Vec<Replayed>, BackendError> {
-        let replayed = self.inner.replay(tasks, records).await;
+        let replayed = self.inner.replay(letters, records).await;
         replayed.map_err(|fault| self.inner.during(fault, "replay dead letters"))
     }
 

@@ -292,7 +292,7 @@ async fn disturb(store: Arc<Postgres>, worker: u128, until: Instant, settled: Ar
         if round.is_multiple_of(7) {
             let filter = DeadFilter { limit: 5, ..DeadFilter::default() };
             let dead = DeadLetters::list(&*store, &filter).await.unwrap();
-            let dead: Vec<TaskId> = dead.into_iter().map(|letter| letter.task).collect();
+            let dead: Vec<_> = dead.into_iter().map(|letter| (letter.task, letter.token)).collect();
             store.replay(&dead, Records::Here).await.unwrap();
         }
         if round.is_multiple_of(31) {

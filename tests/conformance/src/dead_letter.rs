@@ -6,6 +6,7 @@ use stem_core::backend::Records;
 use stem_core::backend::broker::{Published, ReceiveRequest, Settled};
 use stem_core::backend::dead_letter::{DeadFilter, DeadLetter, Replayed};
 use stem_core::envelope::{Envelope, wire};
+use stem_core::id::{LeaseToken, TaskId};
 use stem_core::settlement::{DeadReason, Settlement};
 use stem_core::task::TaskState;
 
@@ -29,6 +30,7 @@ crate::cases! { ($) dead_letter_suite dead_letter:
     a_replayed_task_takes_its_unique_key_back,
     a_replay_leaves_a_unique_key_to_the_task_that_has_it_now,
     a_replayed_task_can_die_again,
+    a_replay_that_comes_late_leaves_a_newer_dead_letter_alone,
     a_removed_dead_letter_is_gone_for_good,
     a_removal_keeps_the_record,
     a_removal_counts_what_was_there,
@@ -48,7 +50,14 @@ async fn tasks(b: &Backends, filter: DeadFilter) -> Vec<String> {
 }
 
 async fn replay(b: &Backends, id: &str) -> Replayed {
-    b.dead.replay(&[task(id)], Records::Here).await.unwrap().remove(0)
+    b.dead.replay(&[letter(b, id).await], Records::Here).await.unwrap().remove(0)
+}
+
+/// By what a dead letter is replayed; a token of nobody where there is none.
+pub(crate) async fn letter(b: &Backends, id: &str) -> (TaskId, LeaseToken) {
+    let filter = DeadFilter { tasks: vec![task(id)], limit: 1, ..DeadFilter::default() };
+    let letters = b.dead.list(&filter).await.unwrap();
+    (task(id), letters.first().map_or(LeaseToken(1), |letter| letter.token))
 }
 
 async fn a_dead_letter_says_what_why_and_when(h: &dyn Harness) {
@@ -161,7 +170,8 @@ async fn without_records_a_replay_leaves_the_record_alone(h: &dyn Harness) {
     let b = h.connect().await;
     dead(h, &b, "t").await;
     let before = record(&b, "t").await;
-    let replayed = b.dead.replay(&[task("t")], Records::Elsewhere).await.unwrap();
+    let letter = letter(&b, "t").await;
+    let replayed = b.dead.replay(&[letter], Records::Elsewhere).await.unwrap();
     assert_eq!(replayed, [Replayed::Queued]);
     assert_eq!(record(&b, "t").await, before);
 }
@@ -185,7 +195,7 @@ async fn a_replay_of_what_cannot_be_read_leaves_it_there(h: &dyn Harness) {
 async fn a_task_twice_in_one_replay_is_queued_once(h: &dyn Harness) {
     let b = h.connect().await;
     dead(h, &b, "t").await;
-    let twice = [task("t"), task("nobody"), task("t")];
+    let twice = [letter(&b, "t").await, letter(&b, "nobody").await, letter(&b, "t").await];
     let replayed = b.dead.replay(&twice, Records::Here).await.unwrap();
     assert_eq!(replayed, [Replayed::Queued, Replayed::Absent, Replayed::Absent]);
     take(&b).await;
@@ -194,17 +204,18 @@ async fn a_task_twice_in_one_replay_is_queued_once(h: &dyn Harness) {
 async fn two_replays_at_once_queue_a_task_once(h: &dyn Harness) {
     const TASKS: usize = 20;
     let b = h.connect().await;
-    let all: Vec<_> = (0..TASKS).map(|n| task(&format!("t{n}"))).collect();
-    for id in &all {
-        dead(h, &b, id.as_str()).await;
+    let mut all = Vec::new();
+    for id in (0..TASKS).map(|n| format!("t{n}")) {
+        dead(h, &b, &id).await;
+        all.push(letter(&b, &id).await);
     }
     let mut replays = Vec::new();
     for _ in 0..2 {
         let (b, all) = (h.connect().await, all.clone());
         replays.push(tokio::spawn(async move {
             let mut queued = 0;
-            for id in &all {
-                let replayed = b.dead.replay(std::slice::from_ref(id), Records::Here).await;
+            for letter in &all {
+                let replayed = b.dead.replay(std::slice::from_ref(letter), Records::Here).await;
                 queued += usize::from(replayed.unwrap() == [Replayed::Queued]);
             }
             queued
@@ -257,6 +268,30 @@ async fn a_replayed_task_can_die_again(h: &dyn Harness) {
     let letter = list(&b, DeadFilter::default()).await.remove(0);
     assert_eq!((letter.deliveries, letter.dead_at, letter.history.len()), (1, h.now(), 2));
     assert_eq!(state(&b, "t").await, TaskState::Failed);
+}
+
+async fn a_replay_that_comes_late_leaves_a_newer_dead_letter_alone(h: &dyn Harness) {
+    let b = h.connect().await;
+    dead(h, &b, "t").await;
+    let first = [letter(&b, "t").await];
+    assert_eq!(replay(&b, "t").await, Replayed::Queued);
+    for records in [Records::Here, Records::Elsewhere] {
+        assert_eq!(b.dead.replay(&first, records).await.unwrap(), [Replayed::Absent], "it waits");
+    }
+    finish(h, &b, &take(&b).await, fail()).await;
+    let newer = letter(&b, "t").await;
+    assert!(newer.1 > first[0].1);
+    let before = record(&b, "t").await;
+    for records in [Records::Here, Records::Elsewhere] {
+        assert_eq!(b.dead.replay(&first, records).await.unwrap(), [Replayed::Absent]);
+        assert_eq!(list(&b, DeadFilter::default()).await.len(), 1, "it is where it was");
+        assert_eq!(record(&b, "t").await, before);
+    }
+    // In one call the right one of both is found.
+    let both = [first[0].clone(), newer];
+    let replayed = b.dead.replay(&both, Records::Here).await.unwrap();
+    assert_eq!(replayed, [Replayed::Absent, Replayed::Queued]);
+    take(&b).await;
 }
 
 async fn a_removed_dead_letter_is_gone_for_good(h: &dyn Harness) {

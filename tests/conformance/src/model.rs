@@ -13,7 +13,7 @@ use stem_core::backend::broker::{Delivery, ReceiveRequest, Renewal, Renewed, Set
 use stem_core::backend::dead_letter::Replayed;
 use stem_core::backend::result::Recorded;
 use stem_core::envelope::Envelope;
-use stem_core::id::{Incarnation, TaskId};
+use stem_core::id::{Incarnation, LeaseToken, TaskId};
 use stem_core::machine::share::{Share, Shares};
 use stem_core::settlement::Settlement;
 use stem_core::task::{Progress, TaskState};
@@ -300,14 +300,22 @@ impl Life<'_> {
     }
 
     async fn replay(&mut self) {
-        let tasks = std::slice::from_ref(&self.id);
-        let answer = self.backends.dead.replay(tasks, Records::Here).await.unwrap();
+        // By another token nothing is there, whatever there is.
+        let (id, dead) = (self.id.clone(), Arc::clone(&self.backends.dead));
+        let replay = async |token| {
+            let letters = [(id.clone(), LeaseToken(token))];
+            dead.replay(&letters, Records::Here).await.unwrap()
+        };
+        let token = self.model.token;
+        for stale in [token.saturating_sub(1), token + 1].into_iter().filter(|it| *it != token) {
+            assert_eq!(replay(stale).await, [Replayed::Absent]);
+        }
+        let answer = replay(token).await;
         if self.model.phase != Phase::Dead {
             assert_eq!(answer, [Replayed::Absent]);
             return;
         }
         assert_eq!(answer, [Replayed::Queued]);
-        let token = self.model.token;
         self.model = Model {
             phase: Phase::Ready,
             state: TaskState::Queued,

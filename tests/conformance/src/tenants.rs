@@ -16,6 +16,7 @@ use stem_core::settlement::{Settle, Settlement};
 use stem_core::task::TaskState;
 use stem_core::tenant::{HEADER, Tenant};
 
+use crate::dead_letter::letter;
 use crate::fixture::*;
 use crate::queue::pause;
 use crate::{Backends, Harness};
@@ -226,7 +227,7 @@ async fn a_release_and_a_replay_keep_the_tenant(h: &dyn Harness) {
     finish(h, &b, &delivery, Settlement::Release).await;
     let delivery = take_of_a(&b).await;
     finish(h, &b, &delivery, fail()).await;
-    let replayed = b.dead.replay(&[task("t")], Records::Here).await.unwrap();
+    let replayed = b.dead.replay(&[letter(&b, "t").await], Records::Here).await.unwrap();
     assert_eq!(replayed, [Replayed::Queued]);
     let delivery = take_of_a(&b).await;
     finish(h, &b, &delivery, Settlement::Succeed(result())).await;
@@ -255,7 +256,7 @@ async fn what_is_kept_for_nobody_stays_nobodys_whatever_its_header_says(h: &dyn 
     finish(h, &b, &delivery, Settlement::Release).await;
     assert_eq!(receive(&b, &without(["-"])).await, []);
     finish(h, &b, &take(&b).await, fail()).await;
-    b.dead.replay(&[task("t")], Records::Here).await.unwrap();
+    b.dead.replay(&[letter(&b, "t").await], Records::Here).await.unwrap();
     assert_eq!(receive(&b, &without(["-"])).await, []);
     let delivery = receive(&b, &without(["a"])).await.remove(0);
     finish(h, &b, &delivery, Settlement::Succeed(result())).await;

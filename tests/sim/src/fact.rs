@@ -452,6 +452,8 @@ pub enum Fact {
     Replayed {
         /// Which.
         task: TaskId,
+        /// By which it was found dead.
+        token: LeaseToken,
         /// What the store answered.
         answer: Replayed,
     },

@@ -89,7 +89,7 @@ pub trait Mischief: Send + Sync + Debug {
     fn queues(&self, _answer: &mut Answer<Vec<QueueStatus>>) {}
 
     /// After dead letters were replayed.
-    fn replayed(&self, _tasks: &[TaskId], _answers: &mut [Replayed]) {}
+    fn replayed(&self, _answers: &mut [Replayed]) {}
 }
 
 /// Puts a mischief in front of all of them, if there is one.

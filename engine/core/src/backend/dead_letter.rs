@@ -61,7 +61,7 @@ pub struct DeadFilter {
 pub enum Replayed {
     /// It waits in its queue again, with no attempt used up and no delivery counted.
     Queued,
-    /// There is no such dead letter; a replay at the same moment may have been first.
+    /// There is no such dead letter, or it is a newer one; a replay at the same moment may have been first.
     Absent,
     /// Its envelope cannot be read, so it cannot run.
     Unreadable,
@@ -77,10 +77,12 @@ pub trait DeadLetters: Send + Sync + Debug {
     /// Those meant, oldest first.
     async fn list(&self, filter: &DeadFilter) -> Result<Vec<DeadLetter>, BackendError>;
 
-    /// Puts tasks back into their queues; with [`Records::Here`] their records become `queued` in the same step.
+    /// Puts tasks back into their queues; with [`Records::Here`] their records become `queued` in the same step. Which dead
+    /// letters are meant their tokens say: one of another token is [`Replayed::Absent`], so a call that comes late, or a
+    /// second time, does nothing to a task that was replayed and has died anew.
     async fn replay(
         &self,
-        tasks: &[TaskId],
+        letters: &[(TaskId, LeaseToken)],
         records: Records,
     ) -> Result<Vec<Replayed>, BackendError>;
 

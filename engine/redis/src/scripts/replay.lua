@@ -1,15 +1,16 @@
--- Puts dead letters back. ARGV: now, records, then tasks. Answers 1 for each that is queued, 0 for one that is not dead.
+-- Puts dead letters back. ARGV: now, records, then task and token of each. Answers 1 for each that is queued, 0 for one that is
+-- not dead, or of another token: what was replayed and has died anew is not what was asked for.
 -- The token goes on from where it was, so whoever holds an old one stays refused. A unique key that another task has
 -- taken meanwhile is left to it.
 local here = ARGV[2] == '1'
 local answers = {}
-for n = 3, #ARGV do
+for n = 3, #ARGV, 2 do
   local id = ARGV[n]
   local d = redis.call('HMGET', task_key(id), 'h', 'q', 'n', 'p', 's', 'u', 't')
   local h = d[1] or older(id)
   local phase, token = parts(h or '')
-  if phase == DEAD then
-    answers[n - 2] = 1
+  if phase == DEAD and token == ARGV[n + 1] then
+    answers[#answers + 1] = 1
     redis.call('HSET', task_key(id), 'h', hold(READY, token, text[now], '0', '0', '0'))
     redis.call('HDEL', task_key(id), 'x', 'f')
     if d[6] and redis.call('HSETNX', P .. 'q/unique', d[6], id) == 0 then
@@ -21,7 +22,7 @@ for n = 3, #ARGV do
       replay_record(id, token)
     end
   else
-    answers[n - 2] = 0
+    answers[#answers + 1] = 0
   end
 end
 flush()

@@ -159,7 +159,7 @@ impl Operation for List {
 }
 
 struct Replay {
-    tasks: Vec<TaskId>,
+    letters: Vec<(TaskId, LeaseToken)>,
     records: Records,
 }
 
@@ -201,26 +201,27 @@ impl Operation for Replay {
         conn: &mut PgConnection,
         now: Option<i64>,
     ) -> Result<Self::Output, Trouble> {
-        let tasks: Vec<&str> = self.tasks.iter().map(TaskId::as_str).collect();
+        let tasks: Vec<&str> = self.letters.iter().map(|(task, _)| task.as_str()).collect();
         let dead: Vec<(String, i64, Option<Vec<u8>>)> =
             sqlx::query_as(DEAD).bind(tasks).fetch_all(&mut *conn).await?;
-        // The token of each, unless it cannot be read.
-        let readable: HashMap<String, Option<LeaseToken>> = dead
+        // The token of each, and whether it can be read.
+        let dead: HashMap<String, (LeaseToken, bool)> = dead
             .into_iter()
             .map(|(task, token, wire)| {
                 let readable = envelopes::is_readable(wire.as_deref(), &task);
-                (task, readable.then(|| LeaseToken(unsigned(token))))
+                (task, (LeaseToken(unsigned(token)), readable))
             })
             .collect();
         let mut queued: Vec<(&str, LeaseToken)> = Vec::new();
         let mut seen = HashSet::new();
-        let mut replayed = Vec::with_capacity(self.tasks.len());
-        for task in &self.tasks {
-            replayed.push(match readable.get(task.as_str()) {
+        let mut replayed = Vec::with_capacity(self.letters.len());
+        for (task, token) in &self.letters {
+            replayed.push(match dead.get(task.as_str()) {
+                Some((dead, _)) if dead != token => Replayed::Absent,
                 None => Replayed::Absent,
-                Some(None) => Replayed::Unreadable,
-                Some(Some(_)) if !seen.insert(task) => Replayed::Absent,
-                Some(Some(token)) => {
+                Some((_, false)) => Replayed::Unreadable,
+                Some(_) if !seen.insert(task) => Replayed::Absent,
+                Some(_) => {
                     queued.push((task.as_str(), *token));
                     Replayed::Queued
                 }
@@ -282,10 +283,10 @@ impl DeadLetters for Postgres {
 
     async fn replay(
         &self,
-        tasks: &[TaskId],
+        letters: &[(TaskId, LeaseToken)],
         records: Records,
     ) -> Result<Vec<Replayed>, BackendError> {
-        self.call(Replay { tasks: tasks.to_vec(), records }).await
+        self.call(Replay { letters: letters.to_vec(), records }).await
     }
 
     async fn purge(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {

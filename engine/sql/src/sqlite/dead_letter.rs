@@ -132,7 +132,7 @@ async fn list(conn: &mut SqliteConnection, filter: &DeadFilter) -> Result<Vec<De
 }
 
 struct Replay {
-    tasks: Vec<TaskId>,
+    letters: Vec<(TaskId, LeaseToken)>,
     records: Records,
 }
 
@@ -156,30 +156,32 @@ impl Operation for Replay {
         conn: &mut SqliteConnection,
         now: Timestamp,
     ) -> Result<Self::Output, Fault> {
+        let tasks: Vec<&TaskId> = self.letters.iter().map(|(task, _)| task).collect();
         let dead: Vec<(String, i64, Option<Vec<u8>>)> = sqlx::query_as(
             "SELECT x.task, x.token, e.wire FROM dead_letters AS x LEFT JOIN envelopes AS e ON e.seq = x.seq
              WHERE x.task IN (SELECT value FROM json_each(?1))",
         )
-        .bind(to_json(&self.tasks))
+        .bind(to_json(&tasks))
         .fetch_all(&mut *conn)
         .await?;
-        // The token of each, unless it cannot be read.
-        let readable: HashMap<String, Option<LeaseToken>> = dead
+        // The token of each, and whether it can be read.
+        let dead: HashMap<String, (LeaseToken, bool)> = dead
             .into_iter()
-            .map(|(task, token, bytes)| {
-                let readable = envelopes::is_readable(bytes.as_deref(), &task);
-                (task, readable.then(|| LeaseToken(unsigned(token))))
+            .map(|(task, token, wire)| {
+                let readable = envelopes::is_readable(wire.as_deref(), &task);
+                (task, (LeaseToken(unsigned(token)), readable))
             })
             .collect();
-        let mut replayed = Vec::with_capacity(self.tasks.len());
+        let mut replayed = Vec::with_capacity(self.letters.len());
         let mut done: HashMap<&str, LeaseToken> = HashMap::new();
         // One by one: of two dead letters with one unique key only the first gets it back.
-        for task in &self.tasks {
-            replayed.push(match readable.get(task.as_str()) {
+        for (task, token) in &self.letters {
+            replayed.push(match dead.get(task.as_str()) {
+                Some((dead, _)) if dead != token => Replayed::Absent,
                 None => Replayed::Absent,
                 Some(_) if done.contains_key(task.as_str()) => Replayed::Absent,
-                Some(None) => Replayed::Unreadable,
-                Some(Some(token)) => {
+                Some((_, false)) => Replayed::Unreadable,
+                Some(_) => {
                     done.insert(task.as_str(), *token);
                     sqlx::query(REVIVE)
                         .bind(task.as_str())
@@ -248,10 +250,10 @@ impl DeadLetters for Sqlite {
 
     async fn replay(
         &self,
-        tasks: &[TaskId],
+        letters: &[(TaskId, LeaseToken)],
         records: Records,
     ) -> Result<Vec<Replayed>, BackendError> {
-        self.write(Replay { tasks: tasks.to_vec(), records }).await
+        self.write(Replay { letters: letters.to_vec(), records }).await
     }
 
     async fn purge(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {

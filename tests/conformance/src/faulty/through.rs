@@ -414,10 +414,10 @@ impl DeadLetters for Through<dyn DeadLetters> {
 
     async fn replay(
         &self,
-        tasks: &[TaskId],
+        letters: &[(TaskId, LeaseToken)],
         records: Records,
     ) -> Result<Vec<Replayed>, BackendError> {
-        let make = || self.inner.replay(tasks, records);
+        let make = || self.inner.replay(letters, records);
         self.faulty.call("dead.replay", Twice::FirstCounts, make).await
     }
 

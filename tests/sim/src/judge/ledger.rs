@@ -209,7 +209,9 @@ impl Ledger {
                     }
                 }
             }
-            Fact::Replayed { task, answer } => self.replayed(bench, call, task, *answer),
+            Fact::Replayed { task, token, answer } => {
+                self.replayed(bench, call, (task, *token), *answer);
+            }
             _ => {}
         }
     }
@@ -406,11 +408,20 @@ impl Ledger {
         self.turn(task, phase);
     }
 
-    fn replayed(&mut self, bench: &mut Bench, call: Call, task: &TaskId, answer: Replayed) {
+    fn replayed(
+        &mut self,
+        bench: &mut Bench,
+        call: Call,
+        (task, token): (&TaskId, LeaseToken),
+        answer: Replayed,
+    ) {
         let Some(life) = self.lives.get_mut(task) else { return };
-        let is_dead = life.phase == Phase::Dead;
+        let is_dead = life.phase == Phase::Dead && life.token == token.0;
         bench.must(Rule::I11, (answer == Replayed::Queued) == is_dead, task, || {
-            format!("{task}: a replay was answered {answer:?}; it is {:?}", life.phase)
+            format!(
+                "{task}: a replay by token {token} was answered {answer:?}; it is {:?}, by {}",
+                life.phase, life.token
+            )
         });
         if answer == Replayed::Queued {
             (life.retries, life.losses, life.deliveries) = (0, 0, 0);

@@ -355,12 +355,27 @@ fn what_is_counted_is_right_and_poison_is_stopped() {
 
 #[test]
 fn a_dead_letter_is_replayed_once() {
-    let replay = |answer| Fact::Replayed { task: held(1).task, answer };
+    let replay_by =
+        |token, answer| Fact::Replayed { task: held(1).task, token: LeaseToken(token), answer };
+    let replay = |answer| replay_by(1, answer);
     let mut story = Story::new();
     story.publish().lease(W0, 1).start(W0, 1).end(W0, 1, End::Failed { fatal: true });
     story.settle(W0, 1, Move::Fail(DeadReason::Fatal));
     story.tell(C0, replay(Replayed::Queued)).tell(C0, replay(Replayed::Absent)).holds();
-    story.tell(C0, replay(Replayed::Queued)).breaks(Rule::I11);
+    // It dies anew: what was asked for before that is not it.
+    story.lease(W0, 2).start(W0, 2).end(W0, 2, End::Failed { fatal: true });
+    story.settle(W0, 2, Move::Fail(DeadReason::Fatal));
+    story.tell(C0, replay(Replayed::Absent)).tell(C0, replay_by(2, Replayed::Queued)).holds();
+    story.tell(C0, replay_by(2, Replayed::Queued)).breaks(Rule::I11);
+}
+
+#[test]
+fn a_dead_letter_is_not_replayed_by_an_older_token() {
+    let mut story = Story::new();
+    story.publish().lease(W0, 1).start(W0, 1).end(W0, 1, End::Failed { fatal: true });
+    story.settle(W0, 1, Move::Fail(DeadReason::Fatal));
+    let (task, answer) = (held(1).task, Replayed::Queued);
+    story.tell(C0, Fact::Replayed { task, token: LeaseToken(0), answer }).breaks(Rule::I11);
 }
 
 #[test]

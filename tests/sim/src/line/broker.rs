@@ -217,11 +217,11 @@ impl DeadLetters for Line {
 
     async fn replay(
         &self,
-        tasks: &[TaskId],
+        letters: &[(TaskId, LeaseToken)],
         records: Records,
     ) -> Result<Vec<Replayed>, BackendError> {
-        let tasks = tasks.to_vec();
-        remote!(self, "dead.replay", 0, [tasks], |b| b.dead_letters.replay(&tasks, records))
+        let letters = letters.to_vec();
+        remote!(self, "dead.replay", 0, [letters], |b| b.dead_letters.replay(&letters, records))
     }
 
     async fn purge(&self, tasks: &[TaskId]) -> Result<u64, BackendError> {

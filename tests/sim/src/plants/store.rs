@@ -266,7 +266,7 @@ pub(super) fn replays_twice(_: Dice) -> Arc<dyn Mischief> {
 }
 
 impl Mischief for ReplaysTwice {
-    fn replayed(&self, _: &[TaskId], answers: &mut [Replayed]) {
+    fn replayed(&self, answers: &mut [Replayed]) {
         answers.fill(Replayed::Queued);
     }
 }

@@ -322,9 +322,13 @@ impl DeadLetters for Through<dyn DeadLetters> {
         self.inner.list(filter).await
     }
 
-    async fn replay(&self, tasks: &[TaskId], records: Records) -> Answer<Vec<Replayed>> {
-        let mut answers = self.inner.replay(tasks, records).await?;
-        self.mischief.replayed(tasks, &mut answers);
+    async fn replay(
+        &self,
+        letters: &[(TaskId, LeaseToken)],
+        records: Records,
+    ) -> Answer<Vec<Replayed>> {
+        let mut answers = self.inner.replay(letters, records).await?;
+        self.mischief.replayed(&mut answers);
         Ok(answers)
     }
 

@@ -308,12 +308,12 @@ impl DeadLetters for Witness<dyn DeadLetters> {
 
     async fn replay(
         &self,
-        tasks: &[TaskId],
+        letters: &[(TaskId, LeaseToken)],
         records: Records,
     ) -> Result<Vec<Replayed>, BackendError> {
-        let answers = self.inner.replay(tasks, records).await?;
-        for (task, answer) in tasks.iter().zip(&answers) {
-            self.tell(Fact::Replayed { task: task.clone(), answer: *answer });
+        let answers = self.inner.replay(letters, records).await?;
+        for ((task, token), answer) in letters.iter().zip(&answers) {
+            self.tell(Fact::Replayed { task: task.clone(), token: *token, answer: *answer });
         }
         Ok(answers)
     }
