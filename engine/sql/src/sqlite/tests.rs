@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::AssertSqlSafe;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions as _};
 use stem_core::backend::ErrorClass;
 use stem_core::backend::broker::{Broker as _, ReceiveRequest};
 use stem_core::id::{Incarnation, QueueName, TaskName, WorkerId};
@@ -187,4 +188,26 @@ async fn the_index_by_tenants_is_made_by_the_first_who_has_quotas() {
     store.receive(&request).await.unwrap();
     store.receive(&request).await.unwrap();
     assert!(is_there().await);
+}
+
+/// What is opened here is synced in full, so only the look itself can be shown what is not.
+#[tokio::test]
+async fn a_file_that_is_not_synced_in_full_is_warned_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("plain.db");
+    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+    let mut conn = options.connect().await.unwrap();
+    for (pragmas, words) in [
+        ("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF", "synchronous is OFF"),
+        ("PRAGMA synchronous = NORMAL", "synchronous is NORMAL"),
+        ("PRAGMA synchronous = FULL; PRAGMA journal_mode = DELETE", "journal_mode is delete"),
+    ] {
+        sqlx::raw_sql(pragmas).execute(&mut conn).await.unwrap();
+        let health = CheckHealth.run(&mut conn, Timestamp::from_unix_millis(0)).await.unwrap();
+        assert_eq!(health.warnings.len(), 1, "{health:?}");
+        assert!(health.warnings[0].contains(words), "{health:?}");
+    }
+    sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut conn).await.unwrap();
+    let health = CheckHealth.run(&mut conn, Timestamp::from_unix_millis(0)).await.unwrap();
+    assert_eq!(health.warnings, [""; 0]);
 }

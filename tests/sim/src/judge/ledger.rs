@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stem_core::backend::broker::{LEAST_STEP, Published, Renewed, Settled};
 use stem_core::backend::dead_letter::Replayed;
-use stem_core::id::{QueueName, TaskId};
+use stem_core::id::{LeaseToken, QueueName, TaskId};
 use stem_core::settlement::DeadReason;
 use stem_core::time::Timestamp;
 
@@ -146,7 +146,7 @@ impl Ledger {
                 && let Phase::Leased { by, .. } = life.phase
             {
                 life.losses += 1;
-                let token = stem_core::id::LeaseToken(life.token);
+                let token = LeaseToken(life.token);
                 lost.push(Lost { held: Held { task: task.clone(), token }, by });
             }
             self.turn(&task, Phase::Ready { since: at });

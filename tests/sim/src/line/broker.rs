@@ -13,7 +13,7 @@ use stem_core::backend::{
 };
 use stem_core::control::wire::{self, CommandFrame, ReplyFrame};
 use stem_core::envelope::Envelope;
-use stem_core::id::{Namespace, QueueName, RequestId, TaskId, TaskName};
+use stem_core::id::{LeaseToken, Namespace, QueueName, RequestId, TaskId, TaskName};
 use stem_core::settlement::Settle;
 use stem_core::time::Timestamp;
 use stem_engine::Backends;
