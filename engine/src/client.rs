@@ -175,8 +175,8 @@ impl Client {
             .collect())
     }
 
-    /// Puts dead letters back into their queues, with no attempt used up. Tasks without a dead letter are `Absent`, and so is
-    /// one that somebody else replays meanwhile.
+    /// Puts dead letters back into their queues, the oldest first, with no attempt used up. Tasks without a dead letter are
+    /// `Absent`, and so is one that somebody else replays meanwhile.
     pub async fn replay(&self, tasks: &[TaskId]) -> Result<Vec<Replayed>, BackendError> {
         if tasks.is_empty() {
             return Ok(Vec::new());
@@ -187,6 +187,9 @@ impl Client {
             // The record first: a redelivery that finds a final record is discarded. A crash in between leaves a record that
             // says queued beside a dead letter; the next replay heals it.
             letters = self.record_replays(letters).await?;
+        }
+        if letters.is_empty() {
+            return Ok(vec![Replayed::Absent; tasks.len()]);
         }
         let replayed = self.backends.dead_letters.replay(&letters, records).await?;
         let mut answers: BTreeMap<TaskId, Replayed> =

@@ -79,7 +79,7 @@ pub trait DeadLetters: Send + Sync + Debug {
 
     /// Puts tasks back into their queues; with [`Records::Here`] their records become `queued` in the same step. Which dead
     /// letters are meant their tokens say: one of another token is [`Replayed::Absent`], so a call that comes late, or a
-    /// second time, does nothing to a task that was replayed and has died anew.
+    /// second time, does nothing to a task that was replayed, delivered again and given up anew.
     async fn replay(
         &self,
         letters: &[(TaskId, LeaseToken)],
