@@ -288,15 +288,7 @@ fn a_planted_compiler_without_walls_is_found_at_everything_it_does() {
         assert!(went.values().all(|went| went == OK), "{wanted:?}: {went:?}");
         assert!(!place.path("own/file").exists());
     }
-    count("plants", 2);
-}
-
-/// Adds to what `cargo xtask test` sums up, as `stem_services::count` does: this crate needs nothing else of that.
-fn count(what: &str, many: u64) {
-    let Some(path) = std::env::var_os("STEM_TEST_COUNTS") else { return };
-    let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-    // One write for a whole line, at the end whoever else writes.
-    file.write_all(format!("{what} {many}\n").as_bytes()).unwrap();
+    stem_services::count("plants", 2);
 }
 
 /// Makes each call of the form `name=number=argument…`, and says what the kernel answered: 0, or the error.

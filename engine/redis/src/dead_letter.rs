@@ -114,12 +114,9 @@ impl Inner {
         letters: &[(TaskId, LeaseToken)],
         records: Records,
     ) -> Result<Vec<Replayed>, Fault> {
-        if letters.is_empty() {
-            // To ask for no tasks would be to ask for all.
-            return Ok(Vec::new());
-        }
+        // No tasks would mean all dead letters, but for the bound.
         let tasks = letters.iter().map(|(task, _)| task.clone()).collect();
-        let filter = DeadFilter { tasks, limit: usize::MAX, ..DeadFilter::default() };
+        let filter = DeadFilter { tasks, limit: letters.len(), ..DeadFilter::default() };
         // The bytes of a dead letter do not change, so what is read here holds when the script runs.
         let unreadable: HashSet<(TaskId, LeaseToken)> = self
             .dead_letters(&filter)

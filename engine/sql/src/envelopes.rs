@@ -38,10 +38,3 @@ pub(crate) fn unroutable(name: &str) -> Failure {
     let message = format!("no worker knew the task name {name} in time");
     Failure::new(FailureKind::BadModule, "unroutable", &message)
 }
-
-/// Whether the bytes are the envelope of this task, so that it could run again.
-pub(crate) fn is_readable(bytes: Option<&[u8]>, task: &str) -> bool {
-    bytes
-        .and_then(|bytes| wire::decode(bytes).ok())
-        .is_some_and(|envelope| envelope.id.as_str() == task)
-}

@@ -25,6 +25,7 @@ mod lanes;
 pub mod postgres;
 mod queue_status;
 mod record;
+mod replay;
 mod shelf;
 pub mod sqlite;
 

@@ -1,6 +1,6 @@
 //! [`DeadLetters`] on Postgres. The envelope stays where it was; only the row that points to it moves.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgConnection;
@@ -16,7 +16,7 @@ use super::transact::Operation;
 use super::{Postgres, records};
 use crate::bells::Topics;
 use crate::codec::{from_json, limit, reason, small, time, to_json, unsigned};
-use crate::envelopes;
+use crate::replay::{self, Row};
 
 /// One delivery to give up.
 pub(super) struct Burial {
@@ -202,31 +202,8 @@ impl Operation for Replay {
         now: Option<i64>,
     ) -> Result<Self::Output, Trouble> {
         let tasks: Vec<&str> = self.letters.iter().map(|(task, _)| task.as_str()).collect();
-        let dead: Vec<(String, i64, Option<Vec<u8>>)> =
-            sqlx::query_as(DEAD).bind(tasks).fetch_all(&mut *conn).await?;
-        // The token of each, and whether it can be read.
-        let dead: HashMap<String, (LeaseToken, bool)> = dead
-            .into_iter()
-            .map(|(task, token, wire)| {
-                let readable = envelopes::is_readable(wire.as_deref(), &task);
-                (task, (LeaseToken(unsigned(token)), readable))
-            })
-            .collect();
-        let mut queued: Vec<(&str, LeaseToken)> = Vec::new();
-        let mut seen = HashSet::new();
-        let mut replayed = Vec::with_capacity(self.letters.len());
-        for (task, token) in &self.letters {
-            replayed.push(match dead.get(task.as_str()) {
-                Some((dead, _)) if dead != token => Replayed::Absent,
-                None => Replayed::Absent,
-                Some((_, false)) => Replayed::Unreadable,
-                Some(_) if !seen.insert(task) => Replayed::Absent,
-                Some(_) => {
-                    queued.push((task.as_str(), *token));
-                    Replayed::Queued
-                }
-            });
-        }
+        let dead: Vec<Row> = sqlx::query_as(DEAD).bind(tasks).fetch_all(&mut *conn).await?;
+        let (replayed, queued) = replay::judge(dead, &self.letters);
         if !queued.is_empty() {
             let tasks: Vec<&str> = queued.iter().map(|(task, _)| *task).collect();
             let revived = sqlx::query(REVIVE).bind(tasks).bind(now).execute(&mut *conn).await?;

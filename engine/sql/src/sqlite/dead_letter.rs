@@ -15,8 +15,8 @@ use stem_core::time::Timestamp;
 use super::writer::{Operation, Topics};
 use super::{Sqlite, records};
 use crate::codec::{from_json, limit, reason, small, time, to_json, unsigned};
-use crate::envelopes;
 use crate::fault::Fault;
+use crate::replay::{self, Row};
 
 /// One delivery to give up.
 pub(super) struct Burial {
@@ -157,48 +157,24 @@ impl Operation for Replay {
         now: Timestamp,
     ) -> Result<Self::Output, Fault> {
         let tasks: Vec<&TaskId> = self.letters.iter().map(|(task, _)| task).collect();
-        let dead: Vec<(String, i64, Option<Vec<u8>>)> = sqlx::query_as(
+        let dead: Vec<Row> = sqlx::query_as(
             "SELECT x.task, x.token, e.wire FROM dead_letters AS x LEFT JOIN envelopes AS e ON e.seq = x.seq
              WHERE x.task IN (SELECT value FROM json_each(?1))",
         )
         .bind(to_json(&tasks))
         .fetch_all(&mut *conn)
         .await?;
-        // The token of each, and whether it can be read.
-        let dead: HashMap<String, (LeaseToken, bool)> = dead
-            .into_iter()
-            .map(|(task, token, wire)| {
-                let readable = envelopes::is_readable(wire.as_deref(), &task);
-                (task, (LeaseToken(unsigned(token)), readable))
-            })
-            .collect();
-        let mut replayed = Vec::with_capacity(self.letters.len());
-        let mut done: HashMap<&str, LeaseToken> = HashMap::new();
+        let (replayed, queued) = replay::judge(dead, &self.letters);
         // One by one: of two dead letters with one unique key only the first gets it back.
-        for (task, token) in &self.letters {
-            replayed.push(match dead.get(task.as_str()) {
-                Some((dead, _)) if dead != token => Replayed::Absent,
-                None => Replayed::Absent,
-                Some(_) if done.contains_key(task.as_str()) => Replayed::Absent,
-                Some((_, false)) => Replayed::Unreadable,
-                Some(_) => {
-                    done.insert(task.as_str(), *token);
-                    sqlx::query(REVIVE)
-                        .bind(task.as_str())
-                        .bind(now.unix_millis())
-                        .execute(&mut *conn)
-                        .await?;
-                    sqlx::query("DELETE FROM dead_letters WHERE task = ?1")
-                        .bind(task.as_str())
-                        .execute(&mut *conn)
-                        .await?;
-                    Replayed::Queued
-                }
-            });
+        for (task, _) in &queued {
+            sqlx::query(REVIVE).bind(*task).bind(now.unix_millis()).execute(&mut *conn).await?;
+            sqlx::query("DELETE FROM dead_letters WHERE task = ?1")
+                .bind(*task)
+                .execute(&mut *conn)
+                .await?;
         }
-        if self.records == Records::Here && !done.is_empty() {
-            let done: Vec<(&str, LeaseToken)> = done.into_iter().collect();
-            records::replay(conn, &done).await?;
+        if self.records == Records::Here && !queued.is_empty() {
+            records::replay(conn, &queued).await?;
         }
         Ok(replayed)
     }

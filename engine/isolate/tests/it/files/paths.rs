@@ -36,7 +36,8 @@ const WAYS: [Do; 16] = [
     Do::RemoveDir,
 ];
 
-/// Outside of everything below this: a file and a directory with a file, which were last read long ago, so that a look at them is seen.
+/// Makes what lies outside, below `dir`: a file and a directory with a file, which were last read long ago, so that a look
+/// at them is seen.
 pub(super) fn outside(dir: &Path) {
     let outside = dir.join("outside");
     fs::create_dir_all(outside.join("dir")).unwrap();
