@@ -71,26 +71,6 @@ fn a_task_of_three_leases_runs_once() {
     assert_eq!((&record["deliveryCount"], &record["attempt"]), (&1.into(), &1.into()));
 }
 
-#[test]
-fn a_computing_guest_keeps_its_lease_without_lifting_a_finger() {
-    let lab = Lab::new();
-    let _worker = lab.worker(&["--lease", "3s", "--concurrency", "4"]);
-    let ids: Vec<_> = (0..4).map(|_| lab.enqueue("spin", "{}", &[])).collect();
-    for id in &ids {
-        lab.until_state(id, "running");
-    }
-    // Three leases.
-    std::thread::sleep(Duration::from_secs(9));
-    for id in &ids {
-        let record = lab.show(id);
-        assert_eq!(
-            (record["state"].as_str(), record["deliveryCount"].as_u64()),
-            (Some("running"), Some(1)),
-            "{record}"
-        );
-    }
-}
-
 /// Whether it runs or was given up, delivered at least so often: a slow worker may lose a lease while it lives.
 fn was_delivered(record: &serde_json::Value, times: u64) -> bool {
     let begun = record["state"] == "running" || record["state"] == "failed";

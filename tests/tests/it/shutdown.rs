@@ -11,7 +11,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
+use stem_core::task::{TaskRecord, TaskState};
+use stem_services::RedisServer;
+
 use crate::lab::{Lab, Worker};
+use crate::store::Store;
 
 const TASKS: usize = 16;
 /// How long a soft shutdown waits before force.
@@ -351,4 +355,74 @@ fn a_task_that_obeys_a_soft_shutdown_goes_on_where_it_was() {
     assert_eq!((&record["attempt"], &record["deliveryCount"]), (&json!(1), &json!(1)), "{record}");
     assert_eq!(record["result"]["sum"], 1830, "{record}");
     assert!(record["result"]["resumedAt"].as_u64() >= Some(10), "it began anew: {record}");
+}
+
+/// What is wrong with the broker.
+#[derive(Clone, Copy, Debug)]
+enum Broker {
+    Killed,
+    Frozen,
+}
+
+/// Sixteen tasks in flight and no broker to give them back to: the worker ends all the same, and another has them when their
+/// leases are over.
+fn go_without_a_broker(broker: Broker, way: &[Step], dice: &mut Dice) {
+    let at = format!("{broker:?}, {way:?}");
+    let lab = Lab::new();
+    let server = RedisServer::start();
+    let url = server.url();
+    let env = ["STEM_BROKER_URL", "STEM_RESULT_BACKEND_URL", "STEM_REVOKE_STORE_URL"]
+        .map(|name| (name, url.as_str()));
+    let (tasks, grace) = (TASKS.to_string(), format!("{}ms", GRACE.as_millis()));
+    let words = ["--concurrency", &tasks, "--lease", "2s", "--soft-grace", &grace];
+    for _ in 0..TASKS {
+        let args = r#"{"items":[1,2,3],"delayMs":500}"#;
+        lab.stem_with(&["task", "enqueue", "crunch", "--json-args", args], &env).ok();
+    }
+    let mut worker = lab.worker_with(&words, &env);
+    let records = |_: &Lab| Store::redis(&url).records(None);
+    let begun =
+        |records: &Vec<TaskRecord>| records.iter().all(|record| record.state != TaskState::Queued);
+    lab.wait_for("their start", records, begun);
+    dice.pause(300);
+    match broker {
+        Broker::Killed => server.kill(),
+        Broker::Frozen => server.freeze(),
+    }
+    dice.pause(300);
+    let since = Instant::now();
+    for step in way {
+        take(&lab, &worker, *step, &at);
+        dice.pause(100);
+    }
+    let code = worker.wait();
+    println!("{at}: code {code} after {:?}", since.elapsed());
+    assert_eq!(code, 0, "{at}:\n{}", worker.log());
+    assert!(since.elapsed() < SPARE + LONGEST * 2, "{at} took {:?}", since.elapsed());
+    match broker {
+        Broker::Killed => server.restart(),
+        Broker::Frozen => server.thaw(),
+    }
+    let _next = lab.worker_with(&words, &env);
+    let done = |records: &Vec<TaskRecord>| {
+        records.iter().all(|record| record.state == TaskState::Succeeded)
+    };
+    let records = lab.wait_for("their ends", records, done);
+    assert_eq!(records.len(), TASKS, "{at}");
+    for record in &records {
+        assert_eq!(record.attempt, 1, "{at}: {record:?}");
+        assert!((1..=2).contains(&record.delivery_count), "{at}: {record:?}");
+    }
+    let dead = lab.stem_with(&["dlq", "list", "--json"], &env).ok().json();
+    assert_eq!(dead, json!([]), "{at}");
+}
+
+#[test]
+fn without_a_broker_a_worker_ends_and_its_tasks_come_back_with_their_leases() {
+    let mut dice = Dice::new();
+    let ways: [&[Step]; 5] = [&[TERM], &[INT], &[QUIT], &[TERM, INT], &[TERM, TERM, QUIT]];
+    for round in 0..rounds(ways.len()) {
+        let broker = if round % 2 == 0 { Broker::Killed } else { Broker::Frozen };
+        go_without_a_broker(broker, ways[round % ways.len()], &mut dice);
+    }
 }
