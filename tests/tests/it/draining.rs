@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::lab::Lab;
+use crate::lab::{Lab, number};
 
 /// How long the worker is left draining. Ten minutes are for once in a while.
 fn long() -> Duration {
-    let seconds = std::env::var("STEM_TEST_LONG_DRAIN");
-    Duration::from_secs(seconds.map_or(8, |text| text.parse().expect("a number of seconds")))
+    Duration::from_secs(number("STEM_TEST_LONG_DRAIN", 8))
 }
 
 #[test]

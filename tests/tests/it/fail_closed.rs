@@ -23,7 +23,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use stem_services::{PostgresServer, RedisServer};
 
-use crate::lab::{Lab, Worker, modules};
+use crate::lab::{Lab, Worker, modules, number};
 
 /// What is wrong with a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +38,7 @@ use Fault::{Away, Damaged, Password, Silent};
 
 /// How long a fault lasts once it was noticed.
 fn lasts() -> Duration {
-    let seconds = std::env::var("STEM_TEST_FAULT");
-    Duration::from_secs(seconds.map_or(2, |text| text.parse().expect("a number of seconds")))
+    Duration::from_secs(number("STEM_TEST_FAULT", 2))
 }
 
 /// A store that can be broken and mended.

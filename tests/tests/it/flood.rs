@@ -13,7 +13,7 @@ use stem_core::time::Clock;
 use stem_engine::SystemClock;
 use stem_services::{PostgresServer, RedisServer};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, all_on};
 use crate::store::Store;
 
 /// Of each that floods; more than the eight places do while the test runs.
@@ -227,8 +227,7 @@ fn few_end_while_thousands_wait(store: &Store, url: &str) {
     let few: Vec<_> = (0..MODEST).map(|number| named("nap", "modest", number, 0)).collect();
     store.publish(&few);
 
-    let env = ["STEM_BROKER_URL", "STEM_RESULT_BACKEND_URL", "STEM_REVOKE_STORE_URL"]
-        .map(|name| (name, url));
+    let env = all_on(url);
     let (modules, quotas) = (modules.to_str().unwrap(), quotas.to_str().unwrap());
     let names = ["one", "two"];
     let mut workers = names.map(|name| {

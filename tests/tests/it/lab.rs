@@ -68,6 +68,16 @@ pub(crate) fn modules() -> PathBuf {
     modules
 }
 
+/// How much of something a test does: what the variable says, or what is usual.
+pub(crate) fn number(variable: &str, usual: u64) -> u64 {
+    std::env::var(variable).map_or(usual, |text| text.parse().expect("a whole number"))
+}
+
+/// The environment in which broker, records and revocations are this one service.
+pub(crate) fn all_on(url: &str) -> [(&'static str, &str); 3] {
+    ["STEM_BROKER_URL", "STEM_RESULT_BACKEND_URL", "STEM_REVOKE_STORE_URL"].map(|name| (name, url))
+}
+
 impl Lab {
     pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use stem_core::task::TaskState;
 
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::{Lab, PATIENCE, number};
 use crate::store::Store;
 
 const LEASE: Duration = Duration::from_secs(2);
@@ -33,11 +33,6 @@ const COMPUTE: &str = r#"(module
       (br_if $again (i64.gt_s (call $left (i32.const 1)) (local.get $until))))
     (i32.const 0)))"#;
 const MANIFEST: &str = "[handlers.compute]\nsource = \"file:compute.wasm\"\n[handlers.compute.limits]\ncpu = \"1h\"\nhard = \"1h\"\n";
-
-fn tasks() -> usize {
-    let asked = std::env::var("STEM_TEST_LEASES");
-    asked.map_or(PLACES, |text| text.parse().expect("a whole number"))
-}
 
 /// Computes on every core until told that it is over.
 fn stress<'a>(scope: &'a thread::Scope<'a, '_>, over: &'a AtomicBool) {
@@ -69,7 +64,7 @@ fn a_computing_guest_keeps_its_lease_without_lifting_a_finger() {
     std::fs::create_dir(lab.path("modules")).unwrap();
     std::fs::write(lab.path("modules/compute.wasm"), wat::parse_str(COMPUTE).unwrap()).unwrap();
     std::fs::write(lab.path("modules/stem.toml"), MANIFEST).unwrap();
-    let tasks = tasks();
+    let tasks = usize::try_from(number("STEM_TEST_LEASES", PLACES as u64)).unwrap();
     for _ in 0..tasks {
         lab.enqueue("compute", "{}", &[]);
     }

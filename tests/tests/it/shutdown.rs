@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use stem_core::task::{TaskRecord, TaskState};
 use stem_services::RedisServer;
 
-use crate::lab::{Lab, Worker};
+use crate::lab::{Lab, Worker, all_on, number};
 use crate::store::Store;
 
 const TASKS: usize = 16;
@@ -95,8 +95,7 @@ impl Dice {
 
 /// Each way once, or as often as is asked for.
 fn rounds(ways: usize) -> usize {
-    let asked = std::env::var("STEM_TEST_ROUNDS");
-    asked.map_or(0, |text| text.parse().expect("a whole number")).max(ways)
+    usize::try_from(number("STEM_TEST_ROUNDS", 0)).unwrap().max(ways)
 }
 
 fn records(lab: &Lab) -> BTreeMap<String, Value> {
@@ -371,8 +370,7 @@ fn go_without_a_broker(broker: Broker, way: &[Step], dice: &mut Dice) {
     let lab = Lab::new();
     let server = RedisServer::start();
     let url = server.url();
-    let env = ["STEM_BROKER_URL", "STEM_RESULT_BACKEND_URL", "STEM_REVOKE_STORE_URL"]
-        .map(|name| (name, url.as_str()));
+    let env = all_on(&url);
     let (tasks, grace) = (TASKS.to_string(), format!("{}ms", GRACE.as_millis()));
     let words = ["--concurrency", &tasks, "--lease", "2s", "--soft-grace", &grace];
     for _ in 0..TASKS {
