@@ -1,5 +1,6 @@
 //! One delivery in hand: feeds its machine with facts and performs its orders.
 
+use std::convert::Infallible;
 use std::hash::BuildHasher as _;
 use std::ops::RangeInclusive;
 use std::pin::Pin;
@@ -31,7 +32,7 @@ use super::host::{FIRST, Host};
 use super::keeper::{RenewFor, RenewOrder, SettleOrder};
 use super::shared::{Counters, InHand, RevokedEnd, Running, Shared, whole_millis};
 use super::shipping::{self, Choice};
-use super::{intake, quota, recycle, slots};
+use super::{quota, recycle, slots};
 
 /// A delivery as the intake hands it over.
 #[derive(Debug)]
@@ -50,14 +51,22 @@ pub(super) struct Taken {
 #[derive(Debug)]
 pub(super) enum Start {
     Beside,
-    Alone(slots::Alone),
-    /// It is given back.
-    Back,
+    /// Nobody joins it, and it waits until what came with it has gone back.
+    Alone {
+        _alone: slots::Alone,
+        others: mpsc::Receiver<Infallible>,
+        /// Something else is in hand, and was waited for in vain.
+        beside: bool,
+    },
+    /// It is given back. Kept until then: what is to be alone waits for all of these to be dropped.
+    Back {
+        _going: mpsc::Sender<Infallible>,
+    },
 }
 
 /// Sees a delivery through to its end. Runs as a task of its own; the driver waits for all of them.
 pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
-    let Taken { mut delivery, asked_at, start, place, mut hold } = taken;
+    let Taken { mut delivery, asked_at, mut start, place, mut hold } = taken;
     let broker_ahead = broker_ahead(&delivery, shared.config.lease, asked_at, shared.now());
     let (events, mut facts) = mpsc::unbounded_channel();
     let hand = Arc::new(InHand::new(
@@ -73,11 +82,13 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     if let Some(mode) = shared.draining() {
         hand.tell(Event::Draining { mode, grace: None });
     }
-    let early = match &start {
-        Start::Alone(alone) => until_alone(&shared, &delivery, alone, &mut facts).await,
-        Start::Beside | Start::Back => None,
+    let early = match &mut start {
+        Start::Alone { others, beside, .. } => {
+            until_alone(&shared, &delivery, (others, *beside), &mut facts).await
+        }
+        Start::Beside | Start::Back { .. } => None,
     };
-    let goes_back = matches!(start, Start::Back);
+    let goes_back = matches!(start, Start::Back { .. });
     // Whoever runs it looks at its signature.
     let refused = if goes_back { None } else { judge(&shared, &delivery).await };
     // The machine reckons in steady time, the producer in the wall clock's.
@@ -111,7 +122,7 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
         memory = granted.filter(|bytes| *bytes > 0);
     }
     let first = if goes_back {
-        tracing::debug!(task = %delivery.envelope.id, "it may have taken workers down, as the one it came with, which is to run alone; it goes back");
+        tracing::debug!(task = %delivery.envelope.id, "it goes back: nothing is to be started beside one that may have taken workers down");
         give_back(shared.revocations().get(&delivery.envelope.id, shared.store_time()))
     } else {
         admission(&shared, &delivery, fits).await
@@ -153,23 +164,30 @@ pub(super) async fn see_through(shared: Arc<Shared>, taken: Taken) {
     drop(place);
 }
 
-/// Waits for those who are in hand to end, while nobody joins them; not for ever, since an attempt may take hours. Ends with
-/// what it is told meanwhile, which may be that it is not to start at all.
+/// The longest that one on its last chance waits for what came with it to be given back: as long as the broker answers that
+/// is a moment.
+const OTHERS: Duration = Duration::from_secs(30);
+
+/// Waits for those who came with it to be given back, while nobody joins them; not for ever, since the broker may be away.
+/// Ends with what it is told meanwhile, which may be that it is not to start at all.
 async fn until_alone(
     shared: &Shared,
     delivery: &Delivery,
-    alone: &slots::Alone,
+    (others, beside): (&mut mpsc::Receiver<Infallible>, bool),
     facts: &mut mpsc::UnboundedReceiver<Box<Event>>,
 ) -> Option<Box<Event>> {
     let (task, losses) = (&delivery.envelope.id, delivery.losses);
     tracing::warn!(%task, losses, "it was in hand whenever so many workers were lost, and runs alone now: one more makes it poison");
+    if beside {
+        tracing::warn!(%task, "others do not end, so it begins beside them");
+    }
     tokio::select! {
         // What it is told counts first.
         biased;
         told = facts.recv() => told,
-        () = alone.others_gone() => None,
-        () = tokio::time::sleep((shared.config.lease / 4).min(intake::ALONE / 2)) => {
-            tracing::warn!(%task, "others do not end, so it begins beside them");
+        _ = others.recv() => None,
+        () = tokio::time::sleep((shared.config.lease / 4).min(OTHERS)) => {
+            tracing::warn!(%task, "what came with it cannot be given back, so it begins beside that");
             None
         }
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use stem_core::backend::broker::{Delivery, ReceiveRequest};
+use stem_core::backend::broker::ReceiveRequest;
 use stem_core::control::WorkerState;
-use stem_core::machine::intake::{Begin, Intake};
+use stem_core::machine::intake::{Arrival, Begin, Intake};
 use stem_core::machine::share::Shares;
 use stem_core::observe::Service;
 use tokio::sync::{mpsc, watch};
@@ -15,6 +15,7 @@ use super::attempt::{Start, Taken};
 use super::pace::{MOMENT, Pace};
 use super::shared::{Counters, Shared, whole_millis};
 use super::shipping::sleep_until;
+use super::slots::Alone;
 
 /// How long one request waits for a delivery; also the longest that a drain waits for a request under way. With short
 /// leases a quarter of one: a lease is taken to begin when its request was sent.
@@ -27,7 +28,10 @@ const LOOK_CAP: Duration = Duration::from_millis(80);
 const TICK: Duration = Duration::from_millis(1);
 /// The longest that one task has a worker for itself. What takes its worker down mostly does so soon, and one that does
 /// much must not keep a whole worker from everything else.
-pub(super) const ALONE: Duration = Duration::from_mins(1);
+const ALONE: Duration = Duration::from_mins(1);
+/// The longest that nothing is taken until what is in hand has ended, so that one on its last chance can have the worker for
+/// itself. A quarter of a lease if that is less: whoever waits for the queue should not take it for dead.
+const EMPTIES: Duration = Duration::from_secs(30);
 /// The pause after a request that failed; doubles up to [`PAUSE_CAP`].
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_CAP: Duration = Duration::from_secs(2);
@@ -39,7 +43,12 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
     let (mut pause, mut look) = (PAUSE, LOOK);
     let mut pace = Pace::default();
     let mut was_blind = false;
+    // One on its last chance was given back, for what is in hand to end first.
+    let mut empties: Option<Alone> = None;
     while running(&mut state).await {
+        if shared.slots.taken() == 0 {
+            empties = None;
+        }
         let alone_until = shared.slots.alone_until();
         let intake = Intake {
             state: *state.borrow(),
@@ -108,20 +117,47 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                     pause = PAUSE;
                 }
                 let came = deliveries.len();
-                let mut is_for_one = false;
-                for delivery in deliveries {
+                let losses: Vec<_> = deliveries.iter().map(|delivery| delivery.losses).collect();
+                let arrival = Arrival {
+                    max_losses: shared.config.max_losses,
+                    beside: shared.slots.taken() > ask,
+                    waited: empties.is_some(),
+                };
+                if !arrival.beside {
+                    empties = None;
+                }
+                let begins = arrival.begin(&losses);
+                let goes_back = begins.contains(&Begin::Back);
+                if goes_back && !begins.contains(&Begin::Alone) {
+                    let wait = (shared.config.lease / 4).min(EMPTIES);
+                    tracing::info!(
+                        ?wait,
+                        "one that came was in hand whenever workers were lost, and is given back: nothing is taken until what is in hand has ended"
+                    );
+                    empties = Some(shared.slots.reserve(Instant::now() + wait));
+                }
+                let (going, others) = mpsc::channel(1);
+                let mut others = Some(others);
+                for (delivery, begin) in deliveries.into_iter().zip(begins) {
                     let place = places.split_one().expect("no more deliveries than were asked for");
                     let hold = shared.quotas.as_ref().map(|quotas| {
                         quotas.take(shared.now(), &delivery.receipt.queue, &delivery.tenant)
                     });
-                    let start = start(&shared, &delivery, is_for_one);
-                    is_for_one |= matches!(start, Start::Alone(_));
+                    let start = match begin {
+                        Begin::Beside => Start::Beside,
+                        Begin::Back => Start::Back { _going: going.clone() },
+                        Begin::Alone => {
+                            let others = others.take().expect("one of a request is alone");
+                            let alone = shared.slots.reserve(Instant::now() + ALONE);
+                            Start::Alone { _alone: alone, others, beside: arrival.beside }
+                        }
+                    };
                     let one = Taken { delivery: Box::new(delivery), asked_at, start, place, hold };
                     if taken.send(one).await.is_err() {
                         return;
                     }
                 }
-                drop(places);
+                drop((places, going));
                 if (1..ask).contains(&came) {
                     first_end(&shared, shared.slots.taken(), MOMENT).await;
                 }
@@ -141,15 +177,6 @@ pub(super) async fn take(shared: Arc<Shared>, taken: mpsc::Sender<Taken>) {
                 pause = (pause * 2).min(PAUSE_CAP);
             }
         }
-    }
-}
-
-/// How a delivery begins; `is_for_one` says that one that came with it is to be alone.
-fn start(shared: &Shared, delivery: &Delivery, is_for_one: bool) -> Start {
-    match Begin::of(delivery.losses, shared.config.max_losses, is_for_one) {
-        Begin::Beside => Start::Beside,
-        Begin::Alone => Start::Alone(shared.slots.reserve(Instant::now() + ALONE)),
-        Begin::Back => Start::Back,
     }
 }
 

@@ -22,8 +22,6 @@ pub(super) struct Slots {
     count: Mutex<Count>,
     /// Something changed that may make a place free.
     freed: Notify,
-    /// Somebody has left, while one is to be alone.
-    left: Notify,
 }
 
 /// One or more places; given back when dropped.
@@ -43,7 +41,7 @@ pub(super) struct Alone {
 impl Slots {
     pub(super) fn new(limit: usize) -> Arc<Self> {
         let count = Mutex::new(Count { limit, taken: 0, alone: None });
-        Arc::new(Self { count, freed: Notify::new(), left: Notify::new() })
+        Arc::new(Self { count, freed: Notify::new() })
     }
 
     fn count(&self) -> MutexGuard<'_, Count> {
@@ -103,20 +101,8 @@ impl Drop for Taken {
         if self.places > 0 {
             let mut count = self.slots.count();
             count.taken -= self.places;
-            if count.alone.is_some() {
-                self.slots.left.notify_one();
-            }
             drop(count);
             self.slots.freed.notify_one();
-        }
-    }
-}
-
-impl Alone {
-    /// Waits until one place is taken at the most, which is the waiter's. Cancel-safe.
-    pub(super) async fn others_gone(&self) {
-        while self.slots.taken() > 1 {
-            self.slots.left.notified().await;
         }
     }
 }
@@ -158,20 +144,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_alone_waits_for_the_others_and_nobody_joins_it_for_so_long() {
+    async fn nobody_joins_one_that_is_alone_for_so_long() {
         const LONG: std::time::Duration = std::time::Duration::from_mins(1);
         let slots = Slots::new(3);
-        let mut taken = slots.take(3);
-        let own = taken.split_one().unwrap();
+        let own = slots.take(1);
         let alone = slots.reserve(Instant::now() + LONG);
-        assert!(tokio::time::timeout(LONG / 2, alone.others_gone()).await.is_err());
-        let last = taken.split_one().unwrap();
-        drop(taken);
-        assert!(tokio::time::timeout(LONG / 4, alone.others_gone()).await.is_err());
-        drop(last);
-        alone.others_gone().await;
         assert!(slots.alone_until().is_some());
-        tokio::time::sleep(LONG / 4).await;
+        tokio::time::sleep(LONG).await;
         assert_eq!(slots.alone_until(), None, "its time is over");
         let next = slots.reserve(Instant::now() + LONG);
         drop(alone);

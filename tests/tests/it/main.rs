@@ -16,6 +16,7 @@ mod lab;
 mod leases;
 mod lifecycle;
 mod modules;
+mod poison;
 mod revoking;
 mod scope;
 mod scratch;

@@ -1,4 +1,4 @@
-//! How many deliveries a worker may ask for, and which of those that came begin.
+//! How many deliveries a worker may ask for, and how those that came begin.
 
 use crate::control::WorkerState;
 
@@ -15,7 +15,7 @@ pub struct Intake {
     pub prefetch: usize,
     /// The revocations were last read too long ago, and the worker is to fail closed.
     pub blind: bool,
-    /// One has the worker for itself.
+    /// One has the worker for itself, or is waited for to have it.
     pub alone: bool,
 }
 
@@ -41,21 +41,41 @@ pub enum Begin {
     Back,
 }
 
-impl Begin {
-    /// Of a delivery with so many losses, where so many make poison of it. `alone` says that another of the same moment is
-    /// to be alone.
+/// What the deliveries of one request came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// A loss ends what has lost so many.
+    pub max_losses: u32,
+    /// Something was in hand already.
+    pub beside: bool,
+    /// Something on its last chance came before, and the worker waited in vain for what it had in hand to end.
+    pub waited: bool,
+}
+
+impl Arrival {
+    /// How each of the deliveries of one request begins, from its losses.
     ///
     /// When a worker dies, everything that it had in hand counts a loss, and comes back together: whoever was beside the
-    /// task that kills would become poison with it. So what one more loss would end runs alone, and then it is known who
-    /// did it. Those that came with it on their last chance too are not kept waiting where it may take them down, but go back.
-    pub fn of(losses: u32, max_losses: u32, alone: bool) -> Self {
-        // What is poison already only gets its end.
-        let is_last_chance = losses > 0 && losses.saturating_add(1) == max_losses;
-        match (is_last_chance, alone) {
-            (false, _) => Self::Beside,
-            (true, false) => Self::Alone,
-            (true, true) => Self::Back,
-        }
+    /// task that kills would become poison with it. So what one more loss would end (a last chance) runs alone, and then
+    /// it is known who did it. Nothing is started beside it, not even while it waits for its turn: what came with it goes
+    /// back. Where something runs already, it goes back itself, and the worker takes nothing until its hands are empty;
+    /// only where it has waited for that in vain does the last chance begin beside others.
+    pub fn begin(self, losses: &[u32]) -> Vec<Begin> {
+        let one = losses.iter().position(|losses| self.is_last_chance(*losses));
+        let Some(one) = one else { return vec![Begin::Beside; losses.len()] };
+        let is_refused = self.beside && !self.waited;
+        let begins = |(place, losses): (usize, &u32)| match () {
+            // What is poison already only gets its end.
+            () if *losses >= self.max_losses => Begin::Beside,
+            () if place == one && !is_refused => Begin::Alone,
+            () => Begin::Back,
+        };
+        losses.iter().enumerate().map(begins).collect()
+    }
+
+    /// Whoever takes every loss for poison wants nothing told apart.
+    fn is_last_chance(self, losses: u32) -> bool {
+        losses > 0 && losses.saturating_add(1) == self.max_losses
     }
 }
 
@@ -63,21 +83,34 @@ impl Begin {
 mod tests {
     use super::*;
 
+    const EMPTY: Arrival = Arrival { max_losses: 5, beside: false, waited: false };
+
     #[test]
-    fn what_one_more_loss_would_end_runs_alone_and_only_one_of_those() {
-        for (losses, most, alone, begins) in [
-            (0, 5, false, Begin::Beside),
-            (3, 5, true, Begin::Beside),
-            (4, 5, false, Begin::Alone),
-            (4, 5, true, Begin::Back),
-            (5, 5, false, Begin::Beside),
-            (u32::MAX, 5, true, Begin::Beside),
-            // Whoever takes every loss for poison wants nothing told apart.
-            (0, 1, false, Begin::Beside),
-            (0, 0, false, Begin::Beside),
+    fn what_one_more_loss_would_end_runs_alone_and_what_came_with_it_goes_back() {
+        use Begin::{Alone, Back, Beside};
+        for (losses, begins) in [
+            (&[][..], &[][..]),
+            (&[0, 3, 5, u32::MAX], &[Beside, Beside, Beside, Beside]),
+            (&[4], &[Alone]),
+            (&[0, 4, 3, 4], &[Back, Alone, Back, Back]),
+            (&[5, 4, u32::MAX], &[Beside, Alone, Beside]),
         ] {
-            assert_eq!(Begin::of(losses, most, alone), begins, "{losses} of {most}");
+            assert_eq!(EMPTY.begin(losses), begins, "{losses:?}");
         }
+        // Whoever takes every loss for poison wants nothing told apart.
+        for max_losses in [0, 1] {
+            assert_eq!(Arrival { max_losses, ..EMPTY }.begin(&[0, 0]), [Beside, Beside]);
+        }
+    }
+
+    #[test]
+    fn what_one_more_loss_would_end_goes_back_where_something_runs_until_that_was_waited_for() {
+        use Begin::{Alone, Back, Beside};
+        let beside = Arrival { beside: true, ..EMPTY };
+        assert_eq!(beside.begin(&[0, 4, 5, 4]), [Back, Back, Beside, Back]);
+        assert_eq!(beside.begin(&[0, 3, 5]), [Beside, Beside, Beside]);
+        let waited = Arrival { waited: true, ..beside };
+        assert_eq!(waited.begin(&[0, 4, 5, 4]), [Back, Alone, Beside, Back]);
     }
 
     #[test]
