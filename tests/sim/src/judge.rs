@@ -11,7 +11,7 @@
 //! | I7 | a lease of another length than was asked for; a ready task that no idle worker gets |
 //! | I8 | a start or an effect under a lease that is over |
 //! | I9 | a task that is stuck after the store's clock was set back |
-//! | I10 | a count of losses, attempts or deliveries that is wrong; poison that is started, or what is no poison; more that is taken beside a last chance |
+//! | I10 | a count of losses, attempts or deliveries that is wrong; poison that is started, or what is no poison; more that is taken or started beside a last chance |
 //! | I11 | a dead letter that is replayed twice or not at all |
 //! | I12 | more deliveries in a worker's hands than it has places |
 //! | I13 | a command with a revocation that is not stored |

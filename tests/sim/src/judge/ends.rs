@@ -22,6 +22,20 @@ struct Attempt {
     started: Option<Ms>,
     ended: Option<End>,
     losses: u32,
+    /// The broker took its settlement, or refused it.
+    over: bool,
+    /// It came into the process' hands.
+    came: Option<Came>,
+}
+
+/// How a delivery came.
+#[derive(Clone, Copy, Debug)]
+struct Came {
+    at: Ms,
+    /// Which answer of the broker brought it.
+    batch: u64,
+    /// Something was in hand before.
+    beside: bool,
 }
 
 /// When it has nothing any more that was to be alone, it asks within this.
@@ -34,6 +48,10 @@ pub(super) struct Ends {
     in_hand: BTreeMap<Caller, BTreeSet<Held>>,
     /// Until when a worker need not ask for more, since what one more loss makes poison of has it for itself.
     alone: BTreeMap<Caller, Ms>,
+    /// When one on its last chance first came to a process that had others in hand.
+    first_beside: BTreeMap<Caller, Ms>,
+    /// Answers of the broker that brought something.
+    batches: u64,
     /// Starts of each task since it was published or replayed.
     starts: BTreeMap<TaskId, u32>,
     revoked: BTreeSet<TaskId>,
@@ -51,6 +69,11 @@ impl Ends {
             self.revoked.insert(task.clone());
         }
         let Some(caller) = caller else { return };
+        if let Fact::Settled { held, .. } = fact
+            && let Some(attempt) = self.attempts.get_mut(&(caller, held.clone()))
+        {
+            attempt.over = true;
+        }
         match fact {
             Fact::Leased { held, losses, .. } => {
                 // What is left of a task begins again at the first token: how that ended the first time may be said again.
@@ -70,8 +93,13 @@ impl Ends {
                 {
                     in_hand.remove(&oldest);
                 }
-                if self.alone.contains_key(&caller) && self.last_chance(setting, caller).is_none() {
-                    self.alone.insert(caller, at.after(SOON_ASKED));
+                if self.alone.contains_key(&caller)
+                    && self.last_chances(setting, caller).next().is_none()
+                {
+                    // It may have gone back, and what is in hand is to end first.
+                    let first = self.first_beside.contains_key(&caller);
+                    let empties = if first { empties(setting, caller) } else { 0 };
+                    self.alone.insert(caller, at.after(empties + SOON_ASKED));
                 }
             }
             Fact::Started { held, .. } => {
@@ -106,10 +134,20 @@ impl Ends {
             self.left_alone(bench, setting, (at, caller));
         }
         let in_hand = self.in_hand.entry(caller).or_default();
+        let how = Came { at, batch: self.batches, beside: !in_hand.is_empty() };
+        self.batches += 1;
         in_hand.extend(came.iter().cloned());
         let in_hand = in_hand.len();
-        if self.last_chance(setting, caller).is_some_and(|(held, _)| came.contains(held)) {
+        for held in came {
+            if let Some(attempt) = self.attempts.get_mut(&(caller, held.clone())) {
+                attempt.came = Some(how);
+            }
+        }
+        if self.last_chances(setting, caller).any(|(held, _)| came.contains(held)) {
             self.alone.insert(caller, at.after(60_000 + SOON_ASKED));
+            if how.beside {
+                self.first_beside.entry(caller).or_insert(at);
+            }
         }
         if let Some(declared) = setting.declared(caller) {
             bench.must_be(Rule::I12, in_hand <= declared.concurrency, || {
@@ -121,25 +159,63 @@ impl Ends {
         }
     }
 
-    /// What one more loss makes poison of runs with nobody beside it that came later, for half a minute at least.
+    /// What one more loss makes poison of has nobody beside it that came later: for half a minute at least when it runs, and
+    /// while its process waits for what it has in hand.
     fn left_alone(&self, bench: &mut Bench, setting: &Setting, (at, caller): (Ms, Caller)) {
-        if let Some((held, attempt)) = self.last_chance(setting, caller)
-            && let Some(started) = attempt.started
-        {
-            bench.must(Rule::I10, at >= started.after(30_000), &held.task, || {
-                format!("{} was started for the last time, and more was taken", held.task)
+        for (held, attempt) in self.last_chances(setting, caller) {
+            let until = match (attempt.started, attempt.came) {
+                (Some(started), _) => started.after(30_000),
+                (None, Some(came)) => came.at.after(empties(setting, caller)),
+                (None, None) => continue,
+            };
+            bench.must(Rule::I10, at >= until, &held.task, || {
+                format!("{} was in hand for the last time, and more was taken", held.task)
+            });
+        }
+    }
+
+    /// Nothing starts that came together with one on its last chance; and that starts beside others only if its process has
+    /// waited for them before.
+    fn starts_alone(
+        &self,
+        bench: &mut Bench,
+        setting: &Setting,
+        (at, caller, held): (Ms, Caller, &Held),
+    ) {
+        let attempt = &self.attempts[&(caller, held.clone())];
+        let Some(came) = attempt.came else { return };
+        // What cannot be given back keeps nobody waiting for longer.
+        let waits = at < came.at.after(empties(setting, caller));
+        let with = self
+            .last_chances(setting, caller)
+            .find(|(last, it)| *last != held && it.came.is_some_and(|it| it.batch == came.batch));
+        if let Some((last, _)) = with.filter(|_| waits) {
+            let (task, last) = (&held.task, &last.task);
+            bench.found(
+                Rule::I10,
+                Some(task),
+                format!("{task} was started, and came with {last}, which has one life left"),
+            );
+        }
+        if came.beside && is_last_chance(setting, caller, attempt) {
+            let first = self.first_beside.get(&caller).copied().unwrap_or(came.at);
+            let waited = came.at.since(first) >= empties(setting, caller);
+            bench.must(Rule::I10, waited, &held.task, || {
+                format!("{} has one life left, and was started beside others", held.task)
             });
         }
     }
 
     /// What this process has in hand that has not ended, and of which one more loss makes poison.
-    fn last_chance(&self, setting: &Setting, caller: Caller) -> Option<(&Held, &Attempt)> {
-        let most = setting.declared(caller)?.max_losses;
-        let in_hand = self.in_hand.get(&caller)?.iter();
+    fn last_chances<'a>(
+        &'a self,
+        setting: &'a Setting,
+        caller: Caller,
+    ) -> impl Iterator<Item = (&'a Held, &'a Attempt)> {
+        let in_hand = self.in_hand.get(&caller).into_iter().flatten();
         in_hand
-            .filter_map(|held| Some((held, self.attempts.get(&(caller, held.clone()))?)))
-            .filter(|(_, attempt)| attempt.ended.is_none())
-            .find(|(_, attempt)| attempt.losses > 0 && attempt.losses + 1 == most)
+            .filter_map(move |held| Some((held, self.attempts.get(&(caller, held.clone()))?)))
+            .filter(move |(_, attempt)| is_last_chance(setting, caller, attempt))
     }
 
     /// Whether a worker need not ask for more now.
@@ -174,8 +250,10 @@ impl Ends {
         bench.must(Rule::I4, mine, task, || {
             format!("{task} was started under token {}, which is not in its hands", held.token)
         });
+        let (is_begun, losses) = (attempt.begun, attempt.losses);
+        self.starts_alone(bench, setting, (at, caller, held));
         if ledger.is_apart() {
-            bench.must(Rule::I2, attempt.begun, task, || {
+            bench.must(Rule::I2, is_begun, task, || {
                 let begun = ledger.life(task).and_then(|life| life.begun);
                 format!(
                     "{task} was started under token {}, and its record names {begun:?}",
@@ -189,8 +267,8 @@ impl Ends {
             bench.note("starts of a task that had started before");
         }
         if let Some(declared) = setting.declared(caller) {
-            bench.must(Rule::I10, attempt.losses < declared.max_losses, task, || {
-                format!("{task} was started after {} losses", attempt.losses)
+            bench.must(Rule::I10, losses < declared.max_losses, task, || {
+                format!("{task} was started after {losses} losses")
             });
         }
     }
@@ -288,6 +366,17 @@ impl Ends {
         let attempt = self.attempts.get(&(caller, held.clone()));
         attempt.is_some_and(|attempt| attempt.started.is_some() && attempt.ended.is_none())
     }
+}
+
+/// Whether one more loss makes poison of what has not ended.
+fn is_last_chance(setting: &Setting, caller: Caller, attempt: &Attempt) -> bool {
+    let most = setting.declared(caller).map_or(0, |declared| declared.max_losses);
+    attempt.ended.is_none() && !attempt.over && attempt.losses > 0 && attempt.losses + 1 == most
+}
+
+/// For how long a process takes nothing, so that one on its last chance can have it for itself.
+fn empties(setting: &Setting, caller: Caller) -> u64 {
+    setting.declared(caller).map_or(0, |declared| (declared.lease / 4).min(30_000))
 }
 
 /// Whether a step asks something of a service.

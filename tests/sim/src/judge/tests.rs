@@ -90,24 +90,32 @@ impl Story {
     }
 
     fn publish(&mut self) -> &mut Self {
+        self.publish_as(held(1).task)
+    }
+
+    fn publish_as(&mut self, task: TaskId) -> &mut Self {
         let fact = Fact::Published {
-            task: held(1).task,
+            task: task.clone(),
             queue: QueueName::new("sim").unwrap(),
             answer: Published::Stored,
             not_before: None,
             expires_at: None,
         };
-        self.tell(C0, fact).tell(C0, Fact::Acknowledged { task: held(1).task })
+        self.tell(C0, fact).tell(C0, Fact::Acknowledged { task })
     }
 
     /// The broker looks, and hands the task out.
     fn lease_as(&mut self, caller: Caller, token: u64, counted: (u32, u32, u32)) -> &mut Self {
+        self.lease_of(caller, held(token), counted)
+    }
+
+    fn lease_of(&mut self, caller: Caller, held: Held, counted: (u32, u32, u32)) -> &mut Self {
         let at = Ms(self.at);
         self.judge.calling(Call { at, clock: at.shown(), caller, sent: at });
         self.judge.promoted();
         let (attempt, deliveries, losses) = counted;
         let until = at.after(LEASE).shown();
-        let (held, asked) = (held(token), LEASE);
+        let asked = LEASE;
         self.tell(caller, Fact::Leased { held, until, asked, attempt, deliveries, losses, max: 2 })
     }
 
@@ -351,6 +359,32 @@ fn what_is_counted_is_right_and_poison_is_stopped() {
     let more = || Fact::Held(vec![Held { task: TaskId::new("more").unwrap(), ..held(1) }]);
     last().tell(W0, Fact::Held(Vec::new())).tell(W1, more()).holds();
     last().tell(W0, more()).breaks(Rule::I10);
+}
+
+#[test]
+fn nothing_starts_beside_a_last_chance() {
+    let other = || Held { task: TaskId::new("other").unwrap(), ..held(1) };
+    // Two losses, where three make poison.
+    let last = || {
+        let mut story = Story::new();
+        story.tell(C0, Fact::Tried { task: other().task });
+        story.publish().publish_as(other().task).lease_as(W0, 1, FIRST).wait(LEASE);
+        story.lease_as(W1, 2, (1, 2, 1)).wait(LEASE).lease_as(W0, 3, (1, 3, 2));
+        story
+    };
+    let mut story = last();
+    story.lease_of(W0, other(), FIRST).tell(W0, Fact::Held(vec![held(3), other()]));
+    story.start(W0, 3).holds();
+    story.tell(W0, Fact::Started { held: other(), attempt: 1 }).breaks(Rule::I10);
+    // It came to one who had another in hand.
+    let mut story = last();
+    story.lease_of(W0, other(), FIRST).tell(W0, Fact::Held(vec![other()]));
+    story.tell(W0, Fact::Held(vec![held(3)])).holds();
+    story.start(W0, 3).breaks(Rule::I10);
+    // And more was taken before it began.
+    let mut story = last();
+    story.lease_of(W0, other(), FIRST).tell(W0, Fact::Held(vec![held(3)]));
+    story.tell(W0, Fact::Held(vec![other()])).breaks(Rule::I10);
 }
 
 #[test]

@@ -103,13 +103,46 @@ plain!(
     "Takes more tasks beside one that another loss makes poison of.",
     {
         fn received(&self, _: &ReceiveRequest, answer: &mut Answer<Vec<Delivery>>) {
-            // One below three and five, which are too many.
-            for delivery in answer.iter_mut().flatten().filter(|it| matches!(it.losses, 2 | 4)) {
-                delivery.losses -= 1;
+            answer.iter_mut().flatten().for_each(one_life_more);
+        }
+    }
+);
+
+plain!(
+    starts_what_came_with_it,
+    StartsWhatCameWithIt,
+    "Starts what came together with one that another loss makes poison of.",
+    {
+        fn received(&self, _: &ReceiveRequest, answer: &mut Answer<Vec<Delivery>>) {
+            let Ok(came) = answer else { return };
+            if came.len() > 1 {
+                came.iter_mut().for_each(one_life_more);
             }
         }
     }
 );
+
+plain!(
+    brings_the_last_chance_in,
+    BringsTheLastChanceIn,
+    "Starts one that another loss makes poison of beside what runs.",
+    {
+        fn received(&self, _: &ReceiveRequest, answer: &mut Answer<Vec<Delivery>>) {
+            if let Ok(came) = answer
+                && let [one] = came.as_mut_slice()
+            {
+                one_life_more(one);
+            }
+        }
+    }
+);
+
+/// So that its worker does not know that it is its last, with three and with five lives.
+fn one_life_more(delivery: &mut Delivery) {
+    if matches!(delivery.losses, 2 | 4) {
+        delivery.losses -= 1;
+    }
+}
 
 /// Takes the first loss for poison.
 pub(super) fn impatient(config: &mut WorkerConfig) {

@@ -52,6 +52,8 @@ planted! {
     keeps_what_ended "keeps-what-ended",
     childless "childless",
     joins_the_last_chance "joins-the-last-chance",
+    starts_what_came_with_it "starts-what-came-with-it",
+    brings_the_last_chance_in "brings-the-last-chance-in",
     takes_stale_settlements "takes-stale-settlements",
     takes_stale_renewals "takes-stale-renewals",
     takes_stale_progress "takes-stale-progress",
