@@ -66,6 +66,21 @@ fn kill_storm_mixed() {
     kill_storm("redis with results in postgres", &[redis, postgres], place, tasks() / 8, rules);
 }
 
+#[test]
+fn in_a_calm_each_task_starts_once() {
+    let server = Server::redis(Fsync::Everysec);
+    let place = Place::all_in_one(&server.url());
+    let tasks = number("STEM_TEST_CALM", 10_000);
+    let plan = Plan { tasks, faults: &[], clock_jumps: false, rules: Rules::STRICT };
+    let (_lab, verdict) = storm("a calm", &[server], place, plan, Dice::from_env());
+    must_hold("a calm", &verdict);
+    let counts = verdict.counts;
+    assert!(counts.enqueued >= usize::try_from(tasks).unwrap(), "{counts:?}");
+    assert_eq!((counts.duplicates, counts.refused), (0, 0), "nobody loses a lease");
+    let never_started = counts.ended_revoked - counts.terminated;
+    assert_eq!(counts.starts, counts.enqueued - never_started, "{counts:?}");
+}
+
 /// Tasks of a storm in which disks and memory are full: so few that they are soon done, and so many that they need room.
 const SHORT: u64 = 2_000;
 
